@@ -1,0 +1,251 @@
+"""Problems from GSM8K, MATH, SVAMP, any JSON Lines file, or the embedded generator: one record, one loader.
+
+    DataConfig -> rows of a JSON Lines file (or the generator) -> Problem(question, answer, solution, columns)
+
+Every file goes through the same three rules, so that a copy of GSM8K under another name reads as GSM8K does:
+
+1. an answer whose last line is `#### N` is GSM8K's: N is the gold, the lines before it the worked solution;
+2. where there is no answer, the gold is what the last `\\boxed{...}` of the solution holds (MATH);
+3. calculator annotations `<<48/2=24>>` leave the solution's text; the annotated text stays in the column
+   `annotated_solution`, for the cold start to check.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import warnings
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from data.embedded import DemoConfig, make_problems
+from data.errors import DataError
+from data.jsonl import Row, parse_row, read_lines
+from data.text import has_final_line, last_boxed, number_text, split_final_answer, strip_annotations
+
+# --------------------------------------------------------------------------- the record and how to ask for it
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem with its gold answer: all that prompts, rewards and the cold start need to know."""
+
+    id: str
+    """`<source>/<split>/<row>`, the same in every run: provenance, and the seed of per-problem randomness."""
+
+    question: str
+    """The problem as it is put to the model."""
+
+    answer: str
+    """The gold answer, never empty."""
+
+    solution: str = ""
+    """The worked solution without its final-answer marker; "" if the data has none."""
+
+    columns: dict[str, Any] = field(default_factory=dict)
+    """The row's other columns, handed to the rewards by name."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A known data set: its file per split, and the fields that make up a problem."""
+
+    files: dict[str, str]
+    question: str | list[str] = "question"
+    answer: str | list[str] = "answer"
+    solution: str | list[str] = "solution"
+    marked: bool = False
+    """Whether every answer must end in a line `#### N`."""
+    advice: str = "data.root=DIR names the folder it is in"
+    """What to do when a file is missing."""
+
+
+SOURCES = {
+    "gsm8k": Source(
+        files={"train": "gsm8k_train.jsonl", "test": "gsm8k_test.jsonl"},
+        marked=True,
+        advice="`make data` downloads it, data.root=DIR names another folder",
+    ),
+    "math": Source(files={"train": "math_train.jsonl", "test": "math500_test.jsonl"}, question="problem"),
+    "svamp": Source(
+        files={"test": "svamp_test.jsonl"},
+        question=["Body", "Question"],
+        answer="Answer",
+        solution="Equation",
+    ),
+}
+"""The data sets known by name. `demo` is made, not read; anything else is the path of a .jsonl file."""
+
+Fields = str | list[str]
+
+
+def _default_root() -> str:
+    return os.environ.get("GRPO_DATA") or "datasets"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which problems to load. A slice of rows cuts one file into several parts (SVAMP has a single file)."""
+
+    source: str = "demo"
+    """`demo` (embedded), `gsm8k`, `math`, `svamp`, or the path of a .jsonl file."""
+
+    split: str = "train"
+    """Which part of the source; for a path it only names the problems."""
+
+    root: str = field(default_factory=_default_root)
+    """Folder of the downloaded files; the environment variable GRPO_DATA, else `datasets`."""
+
+    start: int = 0
+    """First row (or demo problem) to take, from 0. Rows are counted before bad ones are skipped."""
+
+    count: int = 0
+    """How many rows to take, at most; 0 takes all there are. The demo has no end: it needs a count."""
+
+    question_field: Fields = ""
+    """Field of the question, or several to join with a space; empty: the source's own (else `question`)."""
+
+    answer_field: Fields = ""
+    """Field of the gold answer, or several; empty: the source's own (else `answer`, else `\\boxed{}`)."""
+
+    solution_field: Fields = ""
+    """Field of the worked solution, or several; empty: the source's own (`solution`, if there is one)."""
+
+    skip_bad_rows: bool = False
+    """Skip malformed rows with a warning that counts them, instead of stopping at the first."""
+
+    shuffle: bool = False
+    """Shuffle the problems taken, by the seed given to `load_problems`."""
+
+    demo: DemoConfig = field(default_factory=DemoConfig)
+    """Knobs of the embedded generator, for `source: demo`."""
+
+    def __post_init__(self) -> None:
+        if self.start < 0 or self.count < 0:
+            raise DataError(f"data.start {self.start} and data.count {self.count} must not be negative")
+
+
+def load_problems(config: DataConfig, seed: int = 0) -> list[Problem]:
+    """Load the problems that `config` asks for.
+
+    Args:
+        config: source, split, slice and field names.
+        seed: seeds the order if `config.shuffle`, and the problems themselves if they are made (`demo`).
+
+    Returns:
+        At least one problem, at most `config.count` if that is not 0.
+
+    Raises:
+        DataError: unknown source or split, missing file, malformed row (unless skipped), or no row at all.
+    """
+    if config.source != "demo":
+        problems = _read_problems(config)
+    elif config.count:
+        problems = make_problems(config.split, config.start + config.count, seed, config.demo)[config.start :]
+    else:
+        raise DataError("data.count is 0, but the demo's problems have no end: say how many")
+    if config.shuffle:
+        random.Random(f"shuffle/{seed}").shuffle(problems)
+    return problems
+
+
+# --------------------------------------------------------------------------- from a file
+
+
+def _read_problems(config: DataConfig) -> list[Problem]:
+    path, source = _locate(config)
+    name = config.source if config.source in SOURCES else path.stem
+    problems: list[Problem] = []
+    bad: list[str] = []
+    for number, line, text in read_lines(path, config.start, config.count):
+        try:
+            problems.append(_to_problem(f"{name}/{config.split}/{number}", parse_row(text), source, config))
+        except DataError as error:
+            bad.append(f"{path}:{line}: {error}")
+            if not config.skip_bad_rows:
+                raise DataError(bad[0]) from error
+    if bad:
+        warnings.warn(f"skipped {len(bad)} bad rows; the first: {bad[0]}", stacklevel=3)
+    if not problems:
+        raise DataError(f"{path}: no problem there (data.start={config.start} data.count={config.count})")
+    return problems
+
+
+def _locate(config: DataConfig) -> tuple[Path, Source]:
+    """The file to read and its data set; a path is a data set with the plainest field names."""
+    if Path(config.source).suffix == ".jsonl":
+        path, source, advice = Path(config.source), Source({}), "look at data.source"
+    elif config.source in SOURCES:
+        source = SOURCES[config.source]
+        if config.split not in source.files:
+            known = ", ".join(source.files)
+            raise DataError(f"data.split: {config.source} has no split {config.split!r}, only {known}")
+        path, advice = Path(config.root) / source.files[config.split], source.advice
+    else:
+        names = ["demo", *SOURCES]
+        near = get_close_matches(config.source, names, n=1)
+        hint = (
+            f"did you mean {near[0]!r}?" if near else f"it is {', '.join(names)} or the path of a .jsonl file"
+        )
+        raise DataError(f"data.source: unknown source {config.source!r}; {hint}")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; {advice}")
+    return path, source
+
+
+def _to_problem(id: str, row: Row, source: Source, config: DataConfig) -> Problem:
+    """One row as a Problem; a field that the user named must be there, the source's own may be missing."""
+    question_field = config.question_field or source.question
+    answer_field = config.answer_field or source.answer
+    solution_field = config.solution_field or source.solution
+    question = _join(row, question_field)
+    solution = _join(row, solution_field, optional=not config.solution_field)
+    may_be_boxed = bool(solution) and not config.answer_field
+    answer = _join(row, answer_field, optional=may_be_boxed, numbers=True)
+    if source.marked and not has_final_line(answer):
+        raise DataError("the answer does not end in a line `#### N`")
+    worked, answer = split_final_answer(answer)
+    solution = solution or worked
+    if may_be_boxed and not answer:
+        answer = last_boxed(solution)
+    for name, text in (("question", question), ("answer", answer)):
+        if not text:
+            raise DataError(f"the {name} is empty")
+    used = {*_names(question_field), *_names(answer_field), *_names(solution_field), *RESERVED_COLUMNS}
+    columns = {name: value for name, value in row.items() if name not in used}
+    plain = strip_annotations(solution)
+    if plain != solution:
+        columns["annotated_solution"] = solution
+    return Problem(id, question, answer, plain, columns)
+
+
+RESERVED_COLUMNS = {"prompts", "completions", "question", "answer", "solution"}
+"""What a reward is called with anyway: a column of that name would shadow it, and is left out."""
+
+
+def _names(fields: Fields) -> list[str]:
+    return [fields] if isinstance(fields, str) else fields
+
+
+def _join(row: Row, fields: Fields, *, optional: bool = False, numbers: bool = False) -> str:
+    """The text of one field, or of several joined with a space. `numbers`: a JSON number will do as well."""
+    texts = []
+    for name in _names(fields):
+        value = row.get(name)
+        if value is None:
+            if optional:
+                continue
+            there = ", ".join(f"{key[:40]!a}" for key in list(row)[:10]) or "nothing"
+            raise DataError(f"the field {name!r} is null or missing; the row has {there}")
+        if numbers and isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = number_text(value)
+        if not isinstance(value, str):
+            wanted = "text or a number" if numbers else "text"
+            raise DataError(f"the field {name!r} must be {wanted}, not {_JSON_NAMES[type(value)]}")
+        texts.append(value.strip())
+    return " ".join(filter(None, texts))
+
+
+_JSON_NAMES = {dict: "an object", list: "a list", int: "a number", float: "a number", bool: "true or false"}

@@ -1,0 +1,62 @@
+"""Reading the texts of the data sets: where the gold answer stands, and what in them is markup."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from data.errors import DataError
+
+ANNOTATION = re.compile(r"<<([^<>\n]*)>>")
+"""GSM8K's calculator annotation, `<<48/2=24>>`."""
+
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
+
+
+def strip_annotations(solution: str) -> str:
+    """A solution without its calculator annotations: "48/2 = <<48/2=24>>24" reads "48/2 = 24"."""
+    return ANNOTATION.sub("", solution)
+
+
+def has_final_line(text: str) -> bool:
+    """Whether the last line is GSM8K's `#### gold`."""
+    return text.strip().rpartition("\n")[2].startswith("####")
+
+
+def split_final_answer(text: str) -> tuple[str, str]:
+    """GSM8K's answer text as (worked solution, gold); ("", text) if its last line is not `#### gold`.
+
+    The gold loses its thousands separators: "1,234" is "1234".
+    """
+    if not has_final_line(text):
+        return "", text.strip()
+    solution, _, last = text.strip().rpartition("\n")
+    gold = last.removeprefix("####").strip()
+    return solution.strip(), gold.replace(",", "") if _THOUSANDS.fullmatch(gold) else gold
+
+
+def last_boxed(solution: str) -> str:
+    r"""What the last `\boxed{...}` (or `\boxed 5`) of a LaTeX text holds; "" if there is none. One pass.
+
+    Raises:
+        DataError: its brace is never closed.
+    """
+    _, found, tail = solution.rpartition("\\boxed")
+    tail = tail.lstrip()
+    if not found or not tail.startswith("{"):
+        return re.split(r"[$\n]", tail, maxsplit=1)[0].strip() if found else ""
+    depth, escaped = 0, False
+    for index, char in enumerate(tail):
+        if escaped or char == "\\":  # \{ and \} are braces to print, not to count
+            escaped = not escaped
+            continue
+        depth += (char == "{") - (char == "}")
+        if depth == 0:
+            return tail[1:index].strip()
+    raise DataError("the last \\boxed{ of the solution is never closed")
+
+
+def number_text(value: int | float) -> str:
+    """A JSON number as people write it: 145.0 is "145", 1e-07 is "0.0000001"."""
+    text = format(Decimal(repr(value or 0)), "f")  # -0.0 is 0
+    return text.rstrip("0").rstrip(".") if "." in text else text
