@@ -1,0 +1,111 @@
+"""From a completion to its think and answer sections, in one pass over the text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# Four literals and nothing to backtrack over: `finditer` reads the text once, whatever is in it.
+_TAG = re.compile(r"</?(?:think|answer)>")
+
+
+@dataclass(frozen=True)
+class Sections:
+    """What one completion holds between its tags."""
+
+    think: str | None
+    """The thought: the text between the only `<think>` and the only `</think>`; None if there isn't one."""
+    answer: str | None
+    """The text of the only answer span, if it opens after the thought is over and is closed; else None."""
+    ok: bool
+    """Exactly `<think>…</think><answer>…</answer>`, neither empty, only white space around and between."""
+
+
+def completion_text(completion: str | Sequence[dict[str, Any]] | None) -> str:
+    """The text of a completion, plain or conversational (TRL: a list of messages).
+
+    >>> completion_text([{"role": "assistant", "content": "hi"}])
+    'hi'
+    """
+    if completion is None or isinstance(completion, str):
+        return completion or ""
+    messages = (message for message in completion if message.get("role", "assistant") == "assistant")
+    return "\n".join(_content(message) for message in messages)
+
+
+def prompt_text(prompt: str | Sequence[dict[str, Any]] | None) -> str:
+    """The text of a prompt, plain or conversational."""
+    if prompt is None or isinstance(prompt, str):
+        return prompt or ""
+    return "\n".join(_content(message) for message in prompt)
+
+
+def completion_texts(completions: Sequence[Any], prompts: Sequence[Any] | None = None) -> list[str]:
+    """Each completion's text, with the `<think>` that its prompt had already opened put back in front.
+
+    Many chat templates end the prompt with `<think>`, so that the model never writes it; a format
+    reward that doesn't know would pay nobody.
+    """
+    texts = [completion_text(completion) for completion in completions]
+    if prompts is None:
+        return texts
+    return [_reopen(text, prompt_text(prompt)) for text, prompt in zip(texts, prompts, strict=True)]
+
+
+def split_sections(text: str) -> Sections:
+    """The think and answer sections of `text`, in time linear in its length.
+
+    A model can't be paid for several tries: with two answer spans, nested ones, one inside the
+    thought or one never closed, `answer` is None.
+
+    >>> split_sections("<think>6*7</think> <answer>42</answer>")
+    Sections(think='6*7', answer='42', ok=True)
+    >>> split_sections("<think>a</think><answer>41</answer><answer>42</answer>").answer is None
+    True
+    """
+    tags = [(match.group(), match.start(), match.end()) for match in _TAG.finditer(text)]
+    names = [name for name, _, _ in tags]
+    think = _only_span(text, tags, names, "<think>", "</think>")
+    answer = _only_span(text, tags, names, "<answer>", "</answer>")
+    if answer is not None and _inside_thought(names):
+        answer = None
+    well_formed = names == ["<think>", "</think>", "<answer>", "</answer>"] and think is not None
+    ok = bool(
+        well_formed
+        and any(char.isalnum() for char in think or "")  # "." is no thought
+        and (answer or "").strip()
+        and not text[: tags[0][1]].strip()
+        and not text[tags[1][2] : tags[2][1]].strip()
+        and not text[tags[3][2] :].strip()
+    )
+    return Sections(think, answer, ok)
+
+
+def _content(message: dict[str, Any]) -> str:
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text") or "" for part in content)  # multi-modal messages: a list of parts
+
+
+def _reopen(text: str, prompt: str) -> str:
+    opened = prompt.rstrip().endswith("<think>") and not text.lstrip().startswith("<think>")
+    return "<think>" + text if opened else text
+
+
+def _only_span(text: str, tags: list, names: list[str], opening: str, closing: str) -> str | None:
+    if names.count(opening) != 1 or names.count(closing) != 1:
+        return None
+    start, end = names.index(opening), names.index(closing)
+    return text[tags[start][2] : tags[end][1]] if end == start + 1 else None  # no tag of any kind inside
+
+
+def _inside_thought(names: list[str]) -> bool:
+    """Whether the only answer span opens within a thought, counting thoughts that nest or never end."""
+    at, depth = names.index("<answer>"), 0
+    for name in names[:at]:
+        depth = depth + 1 if name == "<think>" else max(0, depth - 1)
+    # A thought that the prompt opened, and that ends after the span, holds it too.
+    return depth > 0 or "</think>" in names[at:]

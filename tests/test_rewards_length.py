@@ -1,0 +1,56 @@
+"""The length and repetition rewards against their equations."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from rewards import RewardError, length_reward, repetition_reward
+from rewards.length import soft_overlong
+from rewards.repetition import repeated_share
+
+
+def test_soft_overlong_is_dapo_equation_13():
+    longest, cache = 100, 20
+    for length in range(0, 140):
+        if length <= longest - cache:
+            expected = 0.0
+        elif length <= longest:
+            expected = ((longest - cache) - length) / cache
+        else:
+            expected = -1.0
+        assert soft_overlong(length, longest, cache) == pytest.approx(expected)
+    assert [soft_overlong(n, 100, 0) for n in (100, 101)] == [0.0, -1.0]
+
+
+def test_length_is_in_tokens_where_there_are_any():
+    assert length_reward(["a b c"], completion_ids=[[1] * 8], max_length=8, cache=4) == [-1.0]
+    assert length_reward(["a b c"], max_length=8, cache=4) == [0.0]
+    with pytest.raises(RewardError, match="cache"):
+        length_reward(["a"], max_length=4, cache=5)
+
+
+def test_repeated_share_counts_ngrams():
+    rng = random.Random(0)
+    for _ in range(200):
+        units = [rng.choice("ab") for _ in range(rng.randrange(0, 12))]
+        size = rng.randrange(1, 5)
+        grams = [tuple(units[i : i + size]) for i in range(len(units) - size + 1)]
+        expected = 1 - len(set(grams)) / len(grams) if grams else 0.0
+        assert repeated_share(units, size) == pytest.approx(expected)
+
+
+def test_repetition_reward():
+    assert repetition_reward(["a b c d e f"], ngram_size=2) == [0.0]
+    assert repetition_reward(["a B A b a b"], ngram_size=2, max_penalty=-0.5) == [pytest.approx(-0.3)]
+    assert repetition_reward(["a b c"], completion_ids=[[1, 1, 1, 1]], ngram_size=1) == [-0.75]
+    with pytest.raises(RewardError):
+        repetition_reward(["a"], max_penalty=1.0)
+
+
+def test_repetition_time_is_linear():
+    start = time.perf_counter()
+    repetition_reward(["wait " * 200_000], ngram_size=10)
+    assert time.perf_counter() - start < 5.0
