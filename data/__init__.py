@@ -1,14 +1,20 @@
 """Problems, prompts and cold-start responses: everything the trainer reads, and nothing of the trainer.
 
-load_problems(DataConfig(source="gsm8k", split="train"))   -> [Problem, ...]
+    problems = load_problems(DataConfig(source="gsm8k", split="train"))
+    prompt = build_prompt(problems[0], tokenizer, PromptConfig())
+    response = response_text(problems[0], ColdStartConfig())
+
+Everything that the user can mend is a `DataError` of one line.
 """
 
+from data.coldstart import ColdStartConfig, response_text
 from data.embedded import DemoConfig, make_problems
 from data.errors import DataError
 from data.problems import DataConfig, Problem, load_problems
 from data.prompts import Prompt, PromptConfig, build_prompt, without_prefill
 
 __all__ = [
+    "ColdStartConfig",
     "DataConfig",
     "DataError",
     "DemoConfig",
@@ -18,5 +24,6 @@ __all__ = [
     "build_prompt",
     "load_problems",
     "make_problems",
+    "response_text",
     "without_prefill",
 ]

@@ -5,8 +5,8 @@
 
 The model is asked, as in DeepSeek-R1 (arXiv:2501.12948, table 1), to think in `<think>` tags and
 to answer in `<answer>` tags. Some chat templates (R1's distilled models) open the first tag themselves. That
-piece of the response is the prompt's `prefill`: the trainer puts it before the generated text, so that a format
-reward sees whole tags.
+piece of the response is the prompt's `prefill`: the trainer puts it before the generated text, so that a
+format reward sees whole tags.
 """
 
 from __future__ import annotations
