@@ -1,0 +1,105 @@
+"""Group-normalised advantages: how much better a completion is than its siblings.
+
+    r_i = sum_k w_k r_ik                                        total reward of completion i
+    A_i = (r_i - mean(r)) / (std(r) + eps)                      over the G completions of one prompt
+
+Sources: GRPO, arXiv:2402.03300 (section 4.1); Dr. GRPO, arXiv:2503.20783; RLOO, arXiv:2402.14740;
+GDPO, arXiv:2601.05242; batch-level std, arXiv:2508.08221.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+EPS = 1e-4  # the constant of the published implementations; far below any reward's natural spread
+
+
+def total_reward(rewards: Tensor, weights: Tensor) -> Tensor:
+    """r_i = sum_k w_k r_ik, where NaN means "this reward does not apply" and adds nothing.
+
+    rewards: [N, K], weights: [K]. Returns [N].
+    """
+    return (rewards.nan_to_num(nan=0.0) * weights).sum(dim=1)  # [N]
+
+
+def _standardise(groups: Tensor) -> Tensor:
+    """(x - mean) / (std + eps) along the last axis; std with G - 1; NaN entries stay out of both."""
+    valid = ~groups.isnan()
+    n = valid.sum(dim=-1, keepdim=True)
+    centred = groups - groups.nanmean(dim=-1, keepdim=True)
+    std = (centred.nan_to_num(nan=0.0).square().sum(dim=-1, keepdim=True) / (n - 1).clamp(min=1)).sqrt()
+    return (centred / (std + EPS)).nan_to_num(nan=0.0)
+
+
+def _group(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
+    """GRPO: A_i = (r_i - mean(r)) / (std(r) + eps) in the group."""
+    return _standardise(total_reward(rewards, weights).view(-1, group_size)).flatten()
+
+
+def _none(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
+    """Dr. GRPO: A_i = r_i - mean(r), no division by the spread (it favours too easy and too hard prompts)."""
+    r = total_reward(rewards, weights).view(-1, group_size)  # [P, G]
+    return (r - r.mean(dim=1, keepdim=True)).flatten()
+
+
+def _batch(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
+    """A_i = (r_i - mean(r in the group)) / (std(r in the batch) + eps)."""
+    r = total_reward(rewards, weights)
+    return _none(rewards, weights, group_size) / (r.std() + EPS)
+
+
+def _rloo(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
+    """RLOO: A_i = r_i - mean of the *other* completions' rewards = G / (G - 1) (r_i - mean(r))."""
+    return _none(rewards, weights, group_size) * group_size / (group_size - 1)
+
+
+def _gdpo(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
+    """GDPO: standardise each reward in its group, sum with the weights, standardise over the batch."""
+    groups = rewards.view(-1, group_size, rewards.shape[1]).transpose(1, 2)  # [P, K, G]
+    per_reward = _standardise(groups).transpose(1, 2).reshape(rewards.shape)  # [N, K]
+    return _standardise((per_reward * weights).sum(dim=1))
+
+
+ADVANTAGES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+    "group": _group,
+    "none": _none,
+    "batch": _batch,
+    "rloo": _rloo,
+    "gdpo": _gdpo,
+}
+
+
+def group_advantages(rewards: Tensor, weights: Tensor, group_size: int, normalise: str = "group") -> Tensor:
+    """Advantage of each completion relative to its group.
+
+    rewards: [N, K] fp32, K reward functions, NaN where one does not apply; the rows of a group are adjacent.
+    weights: [K]. group_size: G, at least 2, divides N. normalise: `group` (GRPO), `none` (Dr. GRPO), `batch`,
+    `rloo`, `gdpo`. Returns [N] fp32. Raises ValueError for an unknown variant or sizes that do not fit.
+    """
+    if normalise not in ADVANTAGES:
+        raise ValueError(f"unknown advantage {normalise!r}; choose one of {', '.join(ADVANTAGES)}")
+    if group_size < 2 or rewards.shape[0] % group_size:
+        raise ValueError(
+            f"{rewards.shape[0]} rewards cannot form groups of {group_size} (at least 2 a group)"
+        )
+    return ADVANTAGES[normalise](rewards.float(), weights.float(), group_size)
+
+
+def zero_spread(rewards: Tensor, weights: Tensor, group_size: int, normalise: str = "group") -> Tensor:
+    """Groups that teach nothing, because all their completions earned the same. Returns bool [P].
+
+    `gdpo` looks at each reward on its own, so there a group counts only if every weighted reward is flat.
+    """
+    if normalise == "gdpo":
+        r = (rewards.nan_to_num(nan=0.0) * weights).view(-1, group_size, rewards.shape[1])  # [P, G, K]
+    else:
+        r = total_reward(rewards, weights).view(-1, group_size, 1)  # [P, G, 1]
+    spread = r.amax(dim=1) - r.amin(dim=1)  # [P, K or 1]
+    return (spread < 1e-6).all(dim=1)
+
+
+def total_std(rewards: Tensor, weights: Tensor, group_size: int) -> float:
+    """Mean over the groups of the std of the total reward: the signal that GRPO learns from."""
+    return total_reward(rewards, weights).view(-1, group_size).std(dim=1).mean().item()

@@ -1,0 +1,43 @@
+"""Micro-batches by token budget: how a batch is cut must not change what is learned from it.
+
+The loss is normalised by counts of the whole batch, taken before it is cut (see `loss.py`), so any cut gives the same
+gradient. The budget bounds the memory: a micro-batch of B completions of P prompts computes
+
+    P * (longest prompt) + B * (longest completion)  tokens, padding included.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from grpo.types import Rollouts
+
+
+def micro_batches(rollouts: Rollouts, tokens: int) -> list[Tensor]:
+    """Cut the rows [N] into lists of rows, each within `tokens` (or a single row, if that alone is more).
+
+    Completions of a prompt stay together, so that it is forwarded once, and prompts are sorted by their longest
+    completion, so that little is padding.
+    """
+    lengths = rollouts.lengths
+    groups = [(rollouts.prompt_index == i).nonzero().squeeze(1) for i in range(len(rollouts.prompts))]
+    groups = sorted((g for g in groups if len(g)), key=lambda g: int(lengths[g].max()))
+    rows = torch.cat([group[lengths[group].argsort(stable=True)] for group in groups]).tolist()
+
+    batches: list[list[int]] = []
+    prompts: set[int] = set()
+    prompt_width = width = 0
+    for row in rows:
+        prompt = int(rollouts.prompt_index[row])
+        new_prompts = prompts | {prompt}
+        new_prompt_width = max(prompt_width, len(rollouts.prompts[prompt]))
+        new_width = max(width, int(lengths[row]))
+        size = len(batches[-1]) + 1 if batches else 1
+        if batches and len(new_prompts) * new_prompt_width + size * new_width <= tokens:
+            batches[-1].append(row)
+            prompts, prompt_width, width = new_prompts, new_prompt_width, new_width
+        else:
+            batches.append([row])
+            prompts, prompt_width, width = {prompt}, len(rollouts.prompts[prompt]), int(lengths[row])
+    return [torch.tensor(batch) for batch in batches]

@@ -1,0 +1,149 @@
+"""`python -m grpo {sft,grpo,reject,eval,sample,report,config} --config FILE.yaml [key.sub=value ...]`
+
+Whatever the user can mend ends with one line on stderr and exit code 2; an interrupt with 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+# quiet libraries before they are imported: their bars and advice would tear ours
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from grpo.config import Config, to_yaml
+from grpo.evaluate import evaluate, evaluation_table
+from grpo.log import say
+from grpo.policy import Policy, load_policy
+from grpo.rejection import train_rejection
+from grpo.runs import Run, RunError, open_run, write_json
+from grpo.settings import load_config
+from grpo.sft import train_sft
+from grpo.trainer import train_grpo
+
+STAGES: dict[str, Callable[[Config, Run], Policy]] = {
+    "sft": train_sft,
+    "grpo": train_grpo,
+    "reject": train_rejection,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    transformers_logging.disable_progress_bar()
+    try:
+        return arguments.command(arguments)
+    except ValueError as error:  # every error of ours that the user can mend is one
+        print(f"grpo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("grpo: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="grpo", description="The reference GRPO trainer.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, command, text in (
+        ("sft", _stage, "supervised fine-tuning (stage 1)"),
+        ("grpo", _stage, "reinforcement learning (stages 2 and 4)"),
+        ("reject", _stage, "rejection sampling and fine-tuning on what is kept (stage 3)"),
+        ("eval", _eval, "evaluate a model"),
+        ("sample", _sample, "print completions of a model"),
+        ("config", _config, "print the resolved configuration, all keys included"),
+    ):
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("--config", metavar="FILE", help="YAML file")
+        sub.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings on top of the file")
+        sub.set_defaults(command=command, name=name)
+    report = commands.add_parser("report", help="table and HTML report of run folders")
+    report.add_argument("folder", help="a run folder, or the folder that holds several")
+    report.set_defaults(command=_report)
+    return parser
+
+
+def _configure(arguments: argparse.Namespace) -> Config:
+    config = load_config(arguments.config, arguments.overrides)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    return config
+
+
+def _stage(arguments: argparse.Namespace) -> int:
+    """Train a stage in its run folder, then evaluate what came out."""
+    config = _configure(arguments)
+    if arguments.name == "grpo" and not config.rewards:
+        raise ValueError("no reward is configured; name at least one below `rewards:`")
+    run = open_run(config, arguments.name)
+    if run.complete:
+        say(
+            f"{run.folder}: this run is complete, nothing to do (name another run= or delete the folder to train again)"
+        )
+        return 0
+    if (run.folder / "checkpoints").exists():
+        say(f"{run.folder}: goes on from its last checkpoint")
+    try:
+        policy = STAGES[arguments.name](config, run)
+        if config.eval.at_end:
+            result = evaluate(config, policy)
+            write_json(run.folder / "eval.json", result)
+            print(evaluation_table({run.folder.name: result}))
+        run.finish(policy)
+    except OSError as error:
+        raise RunError(
+            f"run={run.folder}: {error}; free or mend it, then run the same command to go on"
+        ) from error
+    say(f"{run.folder}: complete; the model is in {run.folder / 'model'}")
+    return 0
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    """Evaluate config.model on config.eval; the result also goes to <run>/eval.json."""
+    config = _configure(arguments)
+    run = open_run(config, "eval")
+    if not run.complete:
+        write_json(run.folder / "eval.json", evaluate(config, load_policy(config.model, config.seed)))
+        run.note(finished=True)
+    import json
+
+    print(evaluation_table({config.model.path: json.loads((run.folder / "eval.json").read_text())}))
+    return 0
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    """Print sampled completions of the first problems of config.eval.data."""
+    from grpo.evaluate import judge
+
+    config = _configure(arguments)
+    from data import load_problems
+
+    problems = load_problems(config.eval.data, config.seed)
+    policy = load_policy(config.model, config.seed)
+    judged = judge(config, policy, problems, config.eval.samples, config.sampling.temperature, "sampling")
+    for j in judged:
+        problem = problems[j.problem]
+        print(f"--- {problem.id}: {problem.question}\n{j.text}\n")
+        print(f"    gold {problem.answer}, {'right' if j.correct else 'wrong'}, {j.reflections} reflections")
+    return 0
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    print(to_yaml(_configure(arguments)), end="")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from grpo.report import write_reports
+
+    print(write_reports(Path(arguments.folder)))
+    return 0

@@ -1,0 +1,163 @@
+"""What can be configured: frozen dataclasses, a docstring under each field.
+
+`settings.py` fills them from YAML files and `key.sub=value` on the command line. `python -m grpo config` prints all
+keys with their defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from data import ColdStartConfig, DataConfig, PromptConfig
+from grpo.loss import LossConfig
+from grpo.optim import OptimConfig
+from grpo.policy import ModelConfig
+from grpo.sampling import SamplingConfig
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """One reward function of the composition r = sum_k weight_k r_k."""
+
+    weight: float = 1.0
+    """Its weight in the total; 0 logs the reward without training on it."""
+    function: str = ""
+    """Registered name or import path `module:function`; empty: the key it stands under."""
+    args: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments bound to the function."""
+
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """The reinforcement-learning loop (stages 2 and 4)."""
+
+    steps: int = 100
+    """Optimiser batches, each with fresh samples."""
+    prompts_per_step: int = 8
+    """P: groups in a batch."""
+    group_size: int = 8
+    """G: completions sampled for each prompt."""
+    updates_per_batch: int = 1
+    """mu: optimiser steps on the same samples."""
+    drop_zero_spread: bool = True
+    """Drop groups whose completions all earned the same (their advantage is 0) and sample others in their place."""
+    max_refills: int = 2
+    """How many times a step samples again to replace dropped groups, at most."""
+    mask_truncated: bool = False
+    """Keep truncated completions out of the loss (DAPO's overlong filtering); they still count in their group."""
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """Supervised fine-tuning (stages 1 and 3): cross-entropy on the completion's tokens only."""
+
+    steps: int = 0
+    """Optimiser steps; 0: as many as `epochs` needs."""
+    epochs: float = 1.0
+    """Passes over the data."""
+    batch_size: int = 64
+    """Sequences per optimiser step."""
+
+
+@dataclass(frozen=True)
+class RejectConfig:
+    """Rejection sampling (stage 3): sample, keep what is right, train on it."""
+
+    samples: int = 8
+    """k: completions sampled per problem."""
+    per_problem: int = 2
+    """Completions kept per problem, at most."""
+    reflection: str = "any"
+    """any; prefer: reflective completions are kept first; only: others are never kept."""
+    sft_from: str = ""
+    """Model to fine-tune on what is kept; empty: the one that was sampled."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation, at the end of each stage and by `grpo eval`."""
+
+    data: DataConfig = field(default_factory=lambda: DataConfig(split="test", count=200))
+    """Held-out problems."""
+    samples: int = 4
+    """k: completions sampled per problem."""
+    temperature: float = 1.0
+    """Their temperature; the greedy completion is evaluated besides."""
+    pass_at: tuple[int, ...] = (1, 4)
+    """The k of pass@k, none above `samples`."""
+    require_tags: bool = True
+    """Take the answer from the <answer> tags alone; false: also a box or a final-answer phrase (base models)."""
+    at_end: bool = True
+    """Evaluate when a training stage ends."""
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What a run writes down, and how often."""
+
+    completions_per_step: int = 4
+    """Sampled completions written to completions.jsonl at each GRPO step."""
+    save_every: int = 50
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """Checkpoints kept, the newest ones."""
+    tensorboard: bool = False
+    """Write TensorBoard events too (`pip install grpo[tensorboard]`)."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a stage needs; each part is documented where it is used."""
+
+    run: str = "runs/default"
+    """Run folder: metrics, completions, checkpoints, model and report go there."""
+    seed: int = 0
+    """Seeds data order, sampling and initialisation."""
+    threads: int = 0
+    """CPU threads; 0: PyTorch's choice."""
+    tokens_per_micro_batch: int = 16384
+    """Tokens computed at a time in training, padding included: trades memory for time, never changes the result."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The policy to start from."""
+    data: DataConfig = field(default_factory=lambda: DataConfig(count=1000))
+    """Training problems."""
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    """How a problem becomes a prompt."""
+    coldstart: ColdStartConfig = field(default_factory=ColdStartConfig)
+    """How worked solutions become responses in tags (stage 1)."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How completions are drawn."""
+    rewards: dict[str, RewardConfig] = field(default_factory=dict)
+    """Reward functions by name."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """The policy loss; `loss.preset` names a published one to start from."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """The optimiser."""
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    """Stages 2 and 4."""
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    """Stages 1 and 3."""
+    reject: RejectConfig = field(default_factory=RejectConfig)
+    """Stage 3."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """Evaluation."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """Logging and checkpoints."""
+
+
+def to_dict(config: Any) -> Any:
+    """The configuration as plain dicts, lists and scalars."""
+    if dataclasses.is_dataclass(config):
+        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, dict):
+        return {key: to_dict(value) for key, value in config.items()}
+    return [to_dict(v) for v in config] if isinstance(config, (list, tuple)) else config
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration; `load_config` reads it back to an equal one."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,210 @@
+"""Evaluation on held-out problems: k sampled completions and the greedy one for each.
+
+accuracy     share of right completions                                     sampled and greedy
+pass@k       1 - C(n - c, k) / C(n, k), averaged over problems: n samples, c right     arXiv:2107.03374, eq. 1
+maj@k        share of problems whose most frequent answer is right          arXiv:2203.11171
+interval     95 %: the problems are the sample, not the completions, which are alike within a problem
+reflection   share of completions that reflect, and how right they and the others are
+
+python -m grpo eval --config experiments/demo/eval.yaml model.path=runs/demo/4-final
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from data import build_prompt, load_problems
+from grpo.config import Config
+from grpo.log import progress, table
+from grpo.policy import Policy
+from grpo.sampling import SamplingConfig, sample_groups
+from grpo.scoring import Scored, decode
+from grpo.trainer import check_lengths
+from grpo.types import Problem
+from rewards import accuracy_reward, count_reflections, format_reward
+from rewards.answer import equivalent, extract_answer
+
+EVAL_STEP = -1  # sampling's step number for evaluation: its random numbers are not those of any training step
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is known of one completion."""
+
+    problem: int
+    """Index of its problem."""
+    text: str
+    correct: bool
+    well_formed: bool
+    reflections: int
+    answer: str | None
+    tokens: int
+    truncated: bool
+
+
+def evaluate(config: Config, policy: Policy, problems: list[Problem] | None = None) -> dict[str, Any]:
+    """Evaluate a policy on `config.eval`. Returns figures ready for JSON; shares are in [0, 1]."""
+    problems = problems or load_problems(config.eval.data, config.seed)
+    sampled = judge(config, policy, problems, config.eval.samples, config.eval.temperature, "eval sampled")
+    greedy = judge(config, policy, problems, 1, 0.0, "eval greedy")
+    shares = per_problem(sampled, len(problems))
+    return {
+        "problems": len(problems),
+        "samples": config.eval.samples,
+        "temperature": config.eval.temperature,
+        "source": f"{config.eval.data.source}/{config.eval.data.split}",
+        "sampled": {
+            **describe(sampled),
+            "ci95": normal_interval(shares),
+            "pass_at": {str(k): pass_at_k(sampled, len(problems), k) for k in config.eval.pass_at},
+            "maj": {str(config.eval.samples): majority(sampled, problems)},
+        },
+        "greedy": {**describe(greedy), "ci95": wilson_interval(sum(j.correct for j in greedy), len(greedy))},
+    }
+
+
+def judge(
+    config: Config, policy: Policy, problems: list[Problem], samples: int, temperature: float, name: str
+) -> list[Judged]:
+    """Sample completions of every problem and judge each; completions of a problem are adjacent."""
+    sampling: SamplingConfig = replace(config.sampling, temperature=temperature)
+    per_round = max(1, sampling.max_rows // samples)
+    judged: list[Judged] = []
+    with progress(total=len(problems) * samples, desc=name, unit="completion") as bar:
+        for first in range(0, len(problems), per_round):
+            some = problems[first : first + per_round]
+            prompts = [build_prompt(p, policy.tokenizer, config.prompt) for p in some]
+            check_lengths(policy, prompts, sampling.max_new_tokens)
+            rollouts = sample_groups(
+                policy,
+                [p.ids for p in prompts],
+                [p.id for p in some],
+                samples,
+                sampling,
+                config.seed,
+                EVAL_STEP,
+            )
+            scored = decode(policy, rollouts, prompts, some)
+            index = (rollouts.prompt_index + first).tolist()
+            judged += _judge(scored, index, rollouts.truncated.tolist(), config.eval.require_tags)
+            bar.set_postfix(accuracy=f"{sum(j.correct for j in judged) / len(judged):.3f}")
+            bar.update(len(index))
+    return judged
+
+
+def _judge(scored: Scored, index: list[int], truncated: list[bool], require_tags: bool) -> list[Judged]:
+    columns = scored.columns()
+    correct = accuracy_reward(**columns, require_tags=require_tags)
+    formed = format_reward(**columns)
+    return [
+        Judged(
+            problem=index[row],
+            text=text,
+            correct=bool(correct[row]),
+            well_formed=bool(formed[row]),
+            reflections=count_reflections(text, require_tags=require_tags),
+            answer=extract_answer(text, require_tags=require_tags),
+            tokens=len(scored.token_ids[row]),
+            truncated=truncated[row],
+        )
+        for row, text in enumerate(scored.texts)
+    ]
+
+
+# ---- figures ------------------------------------------------------------------------------------------------
+
+
+def describe(judged: list[Judged]) -> dict[str, float | None]:
+    """Means over completions; None where there is nothing to average."""
+    reflecting = [j for j in judged if j.reflections]
+    others = [j for j in judged if not j.reflections]
+    return {
+        "accuracy": _mean([j.correct for j in judged]),
+        "format": _mean([j.well_formed for j in judged]),
+        "reflection_rate": _mean([bool(j.reflections) for j in judged]),
+        "reflections": _mean([j.reflections for j in judged]),
+        "accuracy_reflecting": _mean([j.correct for j in reflecting]),
+        "accuracy_others": _mean([j.correct for j in others]),
+        "length": _mean([j.tokens for j in judged]),
+        "truncated": _mean([j.truncated for j in judged]),
+    }
+
+
+def _mean(values: list) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def per_problem(judged: list[Judged], problems: int) -> list[float]:
+    """[problems]: share of right completions of each."""
+    groups: list[list[bool]] = [[] for _ in range(problems)]
+    for j in judged:
+        groups[j.problem].append(j.correct)
+    return [sum(g) / len(g) for g in groups]
+
+
+def pass_at_k(judged: list[Judged], problems: int, k: int) -> float:
+    """Unbiased pass@k: 1 - C(n - c, k) / C(n, k), averaged over problems. Raises ValueError if k > n."""
+    n = len(judged) // problems
+    if k > n:
+        raise ValueError(f"pass@{k} needs {k} samples per problem, there are {n}")
+    counts = [round(share * n) for share in per_problem(judged, problems)]
+    return sum(1 - math.comb(n - c, k) / math.comb(n, k) for c in counts) / problems
+
+
+def majority(judged: list[Judged], problems: list[Problem]) -> float:
+    """maj@k over all k samples: equivalent answers vote together, ties go to the first; no answer, no vote."""
+    right = 0
+    for i, problem in enumerate(problems):
+        votes: list[tuple[str, list[bool]]] = []
+        for j in (j for j in judged if j.problem == i and j.answer is not None):
+            same = next((v for a, v in votes if a == j.answer or equivalent(a, j.answer)), None)
+            if same is None:
+                votes.append((j.answer, same := []))
+            same.append(j.correct)
+        if votes:
+            right += max(votes, key=lambda vote: len(vote[1]))[1][0]
+    return right / len(problems)
+
+
+def normal_interval(shares: list[float]) -> list[float]:
+    """95 % interval of a mean over problems: mean +- 1.96 s / sqrt(n), cut to [0, 1]."""
+    x = torch.tensor(shares, dtype=torch.float64)
+    half = 1.96 * (x.std().item() if len(shares) > 1 else 1.0) / math.sqrt(len(shares))
+    return [max(0.0, x.mean().item() - half), min(1.0, x.mean().item() + half)]
+
+
+def wilson_interval(right: int, n: int) -> list[float]:
+    """95 % Wilson interval of a share of n independent trials (Wilson 1927, eq. 4)."""
+    z2, p = 1.96**2, right / n
+    centre, half = p + z2 / (2 * n), 1.96 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return [max(0.0, (centre - half) / (1 + z2 / n)), min(1.0, (centre + half) / (1 + z2 / n))]
+
+
+# ---- tables -------------------------------------------------------------------------------------------------
+
+COLUMNS = ["", "sampled", "95 %", "greedy", "pass@k", "maj@k", "format", "reflecting", "per text", "acc. refl.", "others", "length"]  # fmt: skip
+
+
+def evaluation_row(name: str, result: dict[str, Any]) -> list[str]:
+    """One row of `COLUMNS` for one evaluation."""
+    s, (low, high) = result["sampled"], result["sampled"]["ci95"]
+    k, passed = max(result["sampled"]["pass_at"].items(), key=lambda item: int(item[0]), default=("", None))
+    return [
+        name, _share(s["accuracy"]), f"{low:.3f}-{high:.3f}", _share(result["greedy"]["accuracy"]),
+        f"{_share(passed)} @{k}", *(f"{_share(v)} @{k}" for k, v in s["maj"].items()), _share(s["format"]),
+        _share(s["reflection_rate"]), f"{s['reflections']:.2f}", _share(s["accuracy_reflecting"]),
+        _share(s["accuracy_others"]), f"{s['length']:.1f}",
+    ]  # fmt: skip
+
+
+def evaluation_table(results: dict[str, dict[str, Any]]) -> str:
+    """A text table of several evaluations, one per row."""
+    return table(COLUMNS, [evaluation_row(name, result) for name, result in results.items()])
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,179 @@
+"""LoRA by hand (arXiv:2106.09685, eq. 3), in PEFT's file format.
+
+    y = W x + (alpha / r) B A x        W frozen; A [r, in] random, B [out, r] zero, so that y = W x at the start
+
+The reference policy of a LoRA run needs no second model: it is W with a frozen copy of the adapter that the run
+began with. After a LoRA cold start this copy *is* the SFT policy; W alone would be the base model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+PREFIX = "base_model.model."  # PEFT wraps the model twice and its keys say so
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters in place of full-parameter training."""
+
+    rank: int = 0
+    """Rank r of the update; 0 trains all parameters instead."""
+    alpha: float = 32.0
+    """The update is scaled by alpha / r."""
+    targets: tuple[str, ...] = ()
+    """Names of the linear layers to adapt (`q_proj`, ...); empty: all of them but the head."""
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer plus a trained low-rank update. x [..., in] -> [..., out]."""
+
+    def __init__(self, base: nn.Linear, rank: int, scaling: float):
+        super().__init__()
+        self.base, self.scaling = base.requires_grad_(False), scaling
+        device = base.weight.device
+        self.lora_A = nn.Parameter(torch.zeros(rank, base.in_features, device=device))  # [r, in]
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, device=device))  # [out, r]
+        self.frozen: tuple[Tensor, Tensor] | None = None  # the reference's A and B
+        self.as_reference = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.frozen if self.as_reference else (self.lora_A, self.lora_B)
+        y = self.base(x)
+        return y + ((x.to(a.dtype) @ a.T) @ b.T * self.scaling).to(y.dtype)
+
+
+def adapters(model: nn.Module) -> dict[str, LoraLinear]:
+    """The adapted layers of a model, by module name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, LoraLinear)}
+
+
+def _wrap(model: nn.Module, names: list[str], rank: int, scaling: float) -> None:
+    model.requires_grad_(False)
+    for name in names:
+        parent, _, child = name.rpartition(".")
+        owner = model.get_submodule(parent)
+        setattr(owner, child, LoraLinear(getattr(owner, child), rank, scaling))
+
+
+def _linear_names(model: nn.Module, targets: tuple[str, ...] | list[str]) -> list[str]:
+    """Linear layers whose name ends in one of the targets; all but the head where there are none."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    linears = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
+    return [n for n in linears if not targets or any(n == t or n.endswith("." + t) for t in targets)]
+
+
+def add_adapter(model: nn.Module, config: LoraConfig, seed: int) -> None:
+    """Add a fresh adapter: A ~ kaiming-uniform(sqrt 5) as in PEFT, B = 0. Raises ValueError if nothing matches."""
+    names = _linear_names(model, config.targets)
+    if not names:
+        raise ValueError(
+            f"model.lora.targets={list(config.targets)}: no linear layer of the model has such a name"
+        )
+    _wrap(model, names, config.rank, config.alpha / config.rank)
+    generator = torch.Generator().manual_seed(seed)
+    for layer in adapters(model).values():
+        bound = 1 / math.sqrt(layer.lora_A.shape[1])
+        layer.lora_A.data.copy_(torch.empty(layer.lora_A.shape).uniform_(-bound, bound, generator=generator))
+
+
+@torch.no_grad()
+def merge(model: nn.Module) -> None:
+    """Fold the update into the weights, W + (alpha / r) B A, and drop the adapter."""
+    for name, layer in adapters(model).items():
+        update = layer.scaling * (layer.lora_B @ layer.lora_A)  # [out, in]
+        layer.base.weight.add_(update.to(layer.base.weight.dtype))
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer.base)
+
+
+def freeze_reference(model: nn.Module) -> None:
+    """Keep a copy of the adapter as it is now: the KL's reference."""
+    for layer in adapters(model).values():
+        layer.frozen = (layer.lora_A.detach().clone(), layer.lora_B.detach().clone())
+
+
+@contextmanager
+def reference_weights(model: nn.Module) -> Iterator[None]:
+    """Inside, the model computes with the frozen copy of its adapter."""
+    layers = list(adapters(model).values())
+    if not layers or any(layer.frozen is None for layer in layers):
+        raise RuntimeError("no reference: call Policy.freeze_reference() before training begins")
+    for layer in layers:
+        layer.as_reference = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.as_reference = False
+
+
+# ---- PEFT's files -------------------------------------------------------------------------------------------
+
+
+def save_adapter(model: nn.Module, folder: Path, base: str) -> None:
+    """Write adapter_model.safetensors and adapter_config.json as PEFT does; `base` is named in the latter."""
+    layers = adapters(model)
+    tensors = {}
+    for name, layer in layers.items():
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = layer.lora_A.detach().cpu().contiguous()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = layer.lora_B.detach().cpu().contiguous()
+    some = next(iter(layers.values()))
+    rank = some.lora_A.shape[0]
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": rank,
+        "lora_alpha": some.scaling * rank,
+        "lora_dropout": 0.0,
+        "target_modules": sorted({name.rpartition(".")[2] for name in layers}),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def read_source(folder: Path) -> tuple[str, dict]:
+    """Base model name and configuration of a PEFT adapter folder; refuses what this file does not compute."""
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    unsupported = [
+        k for k in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(k)
+    ]
+    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or unsupported:
+        what = ", ".join(unsupported) or f"peft_type {config.get('peft_type')}, bias {config.get('bias')}"
+        raise ValueError(f"{path}: only plain LoRA is supported, not {what}")
+    return config["base_model_name_or_path"], config
+
+
+def load_adapter(model: nn.Module, folder: Path, config: dict) -> None:
+    """Put a PEFT adapter on its base model. Raises ValueError if the files do not fit the model."""
+    path = folder / "adapter_model.safetensors"
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    suffix = ".lora_A.weight"
+    names = [key.removeprefix(PREFIX).removesuffix(suffix) for key in tensors if key.endswith(suffix)]
+    missing = [n for n in names if not isinstance(dict(model.named_modules()).get(n), nn.Linear)]
+    if missing or not names:
+        raise ValueError(f"{path}: adapts {missing[:3] or 'nothing'}, which the base model does not have")
+    rank = config["r"]
+    scaling = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    _wrap(model, names, rank, scaling)
+    for name, layer in adapters(model).items():
+        for which in ("lora_A", "lora_B"):
+            getattr(layer, which).data.copy_(tensors[f"{PREFIX}{name}.{which}.weight"].float())

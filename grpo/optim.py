@@ -1,0 +1,102 @@
+"""AdamW on fp32 master weights, with warm-up, a schedule and gradient clipping.
+
+A bf16 number has 8 bits: 1 + 1e-3 is 1. A learning rate of 1e-6 would move nothing, so what the optimiser moves is
+always fp32. Where the model computes in bf16, its parameters are rounded copies of these masters, and the gradients
+of the micro-batches add up in fp32.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW (arXiv:1711.05101) and its schedule."""
+
+    lr: float = 1e-6
+    """Peak learning rate."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from 0, linearly."""
+    schedule: str = "constant"
+    """After the warm-up: constant, linear or cosine, down to final_lr_share at the last step."""
+    final_lr_share: float = 0.0
+    """Share of the peak learning rate left at the last step (linear and cosine)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of Adam's first and second moment."""
+    eps: float = 1e-8
+    """Adam's epsilon."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay, on matrices only."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this global norm."""
+
+
+def lr_share(step: int, steps: int, config: OptimConfig) -> float:
+    """Learning rate of step `step` (from 0) of `steps`, as a share of its peak."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    shapes = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}
+    shape = shapes[config.schedule]
+    return (
+        shape
+        if config.schedule == "constant"
+        else config.final_lr_share + (1 - config.final_lr_share) * shape
+    )
+
+
+class Optimizer:
+    """Steps the fp32 masters of the given parameters; gradients reach them by themselves during backward."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter], config: OptimConfig, steps: int):
+        self.config, self.steps, self.parameters = config, steps, parameters
+        self.masters = {
+            name: p if p.dtype == torch.float32 else nn.Parameter(p.detach().float())
+            for name, p in parameters.items()
+        }
+        for name, p in parameters.items():
+            if self.masters[name] is not p:
+                p.register_post_accumulate_grad_hook(self._move_gradient(self.masters[name]))
+        matrices = [m for m in self.masters.values() if m.dim() >= 2]
+        others = [m for m in self.masters.values() if m.dim() < 2]
+        groups = [
+            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        self.adamw = torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=config.eps, fused=True
+        )
+
+    @staticmethod
+    def _move_gradient(master: nn.Parameter):
+        def hook(p: Tensor) -> None:
+            gradient = p.grad.float()
+            master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+            p.grad = None
+
+        return hook
+
+    def step(self, step: int) -> dict[str, float]:
+        """Clip, step and clear. Returns `grad_norm` (before clipping) and `lr`; a non-finite gradient moves nothing."""
+        masters = list(self.masters.values())
+        norm = nn.utils.clip_grad_norm_(masters, self.config.max_grad_norm).item()
+        lr = self.config.lr * lr_share(step, self.steps, self.config)
+        if math.isfinite(norm):
+            for group in self.adamw.param_groups:
+                group["lr"] = lr
+            self.adamw.step()
+            self.copy_to_model()
+        self.adamw.zero_grad(set_to_none=True)
+        return {"grad_norm": norm, "lr": lr}
+
+    @torch.no_grad()
+    def copy_to_model(self) -> None:
+        """Round the masters into the model's compute dtype."""
+        for name, p in self.parameters.items():
+            if self.masters[name] is not p:
+                p.copy_(self.masters[name])

@@ -1,0 +1,227 @@
+"""The policy: a causal language model, its tokenizer, every end-of-sequence id, and the frozen reference.
+
+A model is a hub id, a folder in Hugging Face format, a LoRA adapter folder in PEFT format, a `.gguf` file, or
+`tiny`, the embedded base model of the demo (`tiny-init`: the same, untrained).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
+
+from grpo import lora
+
+
+class ModelError(ValueError):
+    """A model or tokenizer that cannot be used, in one line: what, where, what to do."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which policy to load and how to train it."""
+
+    path: str = "tiny"
+    """Hub id, Hugging Face folder, PEFT adapter folder, run folder, `.gguf` file, `tiny` or `tiny-init`."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    dtype: str = "float32"
+    """Compute dtype, float32 or bfloat16. The weights that the optimiser moves are fp32 in both cases."""
+    device: str = "cpu"
+    """Where the model runs: cpu, cuda, cuda:0, ..."""
+    lora: lora.LoraConfig = field(default_factory=lora.LoraConfig)
+    """LoRA settings; rank 0 trains all parameters."""
+
+
+@dataclass
+class Policy:
+    """A loaded model. The model stays in eval mode: dropout would make the policy differ from its own samples."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    eos_ids: list[int]
+    """Every id that ends a completion; instruct models have several."""
+    source: str
+    """Where the base weights came from, for the manifest and the adapter's configuration."""
+    _reference: Policy | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest sequence that the model was built for, in tokens (null: not stated)."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+    def hidden_states(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None) -> Tensor:
+        """The model without its head: ids [B, S], mask [B, cached + S], positions [B, S] -> [B, S, D]."""
+        output = self.model.base_model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return output.last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The head, always in fp32: bf16 logits would cost 0.02 nats a token. [..., D] -> [..., V]."""
+        head = self.model.get_output_embeddings()
+        bias = None if head.bias is None else head.bias.float()
+        return F.linear(hidden.float(), head.weight.float(), bias)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that training moves, by name: all of them, or the adapter's."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def freeze_reference(self) -> None:
+        """Remember the present policy as the KL's reference. LoRA keeps a copy of its adapter alone."""
+        if lora.adapters(self.model):
+            lora.freeze_reference(self.model)
+        else:
+            frozen = copy.deepcopy(self.model).requires_grad_(False)
+            self._reference = Policy(frozen, self.tokenizer, self.eos_ids, self.source)
+
+    @contextmanager
+    def reference(self) -> Iterator[Policy]:
+        """The frozen reference: a second model, or under LoRA this one with the reference's adapter."""
+        if self._reference is not None:
+            yield self._reference
+        else:
+            with lora.reference_weights(self.model):
+                yield self
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `AutoModelForCausalLM.from_pretrained` (or PEFT, for an adapter) loads."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if lora.adapters(self.model):
+            lora.save_adapter(self.model, folder, self.source)
+        else:
+            self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def load_policy(config: ModelConfig, seed: int = 0) -> Policy:
+    """Load model and tokenizer, add or merge LoRA, and check that our head is the model's.
+
+    Raises ModelError, in one line, for anything that cannot be loaded.
+    """
+    path = resolve_path(config.path)
+    try:
+        source, adapter = (
+            lora.read_source(path) if (path / "adapter_config.json").exists() else (str(path), None)
+        )
+        model, tokenizer = _load_base(config, source if adapter else config.path, seed)
+    except ModelError:
+        raise
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError, ...
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"model.path={config.path}: cannot be loaded: {reason}") from error
+    if tokenizer.eos_token_id is None and not _eos_ids(model, tokenizer):
+        raise ModelError(
+            f"model.path={config.path}: no end-of-sequence token; set eos_token in its tokenizer_config"
+        )
+    model = model.to(device=config.device, dtype=torch.float32).eval()
+    policy = Policy(model, tokenizer, _eos_ids(model, tokenizer), source if adapter else str(config.path))
+    _check_head(policy)
+    if adapter:
+        lora.load_adapter(model, path, adapter)
+        if not config.lora.rank:
+            lora.merge(model)
+        elif config.lora.rank != adapter["r"]:
+            raise ModelError(
+                f"model.path={config.path}: its adapter has rank {adapter['r']}, not {config.lora.rank}; set "
+                f"model.lora.rank={adapter['r']} to go on with it, or 0 to merge it and train all parameters"
+            )
+    elif config.lora.rank:
+        lora.add_adapter(model, config.lora, seed)
+    if not config.lora.rank:
+        model.requires_grad_(True)
+    _cast(model, getattr(torch, config.dtype))
+    return policy
+
+
+def resolve_path(path: str) -> Path:
+    """The model's folder: a run folder stands for the `model/` in it."""
+    folder = Path(path)
+    return folder / "model" if (folder / "model").is_dir() and (folder / "manifest.json").exists() else folder
+
+
+def _load_base(
+    config: ModelConfig, source: str, seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The full-precision model and tokenizer behind a source name."""
+    if source in ("tiny", "tiny-init"):
+        from data import tiny_model
+
+        if source == "tiny-init":
+            return tiny_model.build_model(seed), tiny_model.build_tokenizer()
+        source = str(tiny_model.BASE_FOLDER)
+    path, extra = resolve_path(source), {}
+    if source.endswith(".gguf"):
+        if not path.is_file():
+            raise ModelError(f"model.path={source}: no such file")
+        path, extra = path.parent, {"gguf_file": path.name}
+    elif not path.is_dir() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
+        raise ModelError(
+            f"model.path={source}: no such folder; give a hub id, a model or run folder, or a .gguf file"
+        )
+    name = str(path) if path.is_dir() else source
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=config.revision, **extra)
+    model = AutoModelForCausalLM.from_pretrained(name, revision=config.revision, dtype=torch.float32, **extra)
+    if extra:  # the weights were dequantised on the way in: they are plain fp32 now
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.is_quantized, model.hf_quantizer = False, None
+    return model, tokenizer
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every id that may end a completion: of the tokenizer, the model's and the generation configuration."""
+    found: set[int] = set()
+    for ids in (
+        tokenizer.eos_token_id,
+        getattr(model.config, "eos_token_id", None),
+        getattr(getattr(model, "generation_config", None), "eos_token_id", None),
+    ):
+        found.update(ids if isinstance(ids, (list, tuple)) else [] if ids is None else [ids])
+    return sorted(found)
+
+
+@torch.no_grad()
+def _check_head(policy: Policy) -> None:
+    """Refuse models that change their logits after the head (soft caps, scales): we skip that code."""
+    ids = torch.tensor([[policy.eos_ids[0]] * 2], device=policy.device)
+    positions = torch.arange(2, device=policy.device)[None]
+    ours = policy.logits(policy.hidden_states(ids, torch.ones_like(ids), positions, None))
+    if not torch.allclose(ours, policy.model(ids).logits.float(), atol=1e-3, rtol=1e-3):
+        raise ModelError(
+            f"model.path={policy.source}: {type(policy.model).__name__} changes its logits after the head"
+        )
+
+
+def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Compute in `dtype`, adapters excepted: they are their own fp32 masters."""
+    if dtype != torch.float32:
+        kept = {name: p.data for name, p in model.named_parameters() if ".lora_" in name}
+        model.to(dtype)
+        for name, p in model.named_parameters():
+            if name in kept:
+                p.data = kept[name]
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a file, or a ModelError that names the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: {error}") from None

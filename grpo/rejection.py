@@ -1,0 +1,113 @@
+"""Rejection sampling, stage 3: sample from the RL policy, keep what is right, fine-tune on it.
+
+    for each problem: k completions -> correct and well formed -> distinct -> at most m of them -> samples.jsonl -> SFT
+
+As in DeepSeek-R1 (arXiv:2501.12948, section 2.3.3) and RFT (arXiv:2308.01825).
+
+    python -m grpo reject --config experiments/demo/reject.yaml
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from data import load_problems
+from grpo.config import Config
+from grpo.evaluate import Judged, judge
+from grpo.log import say, table
+from grpo.policy import Policy, load_policy
+from grpo.runs import Run, data_hash, write_json, write_text
+from grpo.sft import fit
+from grpo.types import Problem
+
+
+class NothingKept(ValueError):
+    """No sample passed the filters: there is nothing to fine-tune on."""
+
+
+def train_rejection(config: Config, run: Run) -> Policy:
+    """Run stage 3 in an open run folder: sample once, then fine-tune (and resume there after a stop)."""
+    problems = load_problems(config.data, config.seed)
+    run.note(data_hash=data_hash(problems))
+    if not (run.folder / "samples.jsonl").exists():
+        policy = load_policy(config.model, config.seed)
+        rows, counts = sample_and_filter(config, policy, problems)
+        if not rows:
+            raise NothingKept(
+                f"none of {counts['sampled']} samples was kept ({counts['wrong']} wrong, {counts['malformed']} "
+                "malformed); raise reject.samples, train stage 2 longer or set reject.reflection=any"
+            )
+        write_json(run.folder / "rejection.json", counts)
+        write_text(
+            run.folder / "samples.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
+        )
+        say(
+            table(
+                ["samples", "count", "share"],
+                [[k, str(v), f"{v / counts['sampled']:.3f}"] for k, v in counts.items()],
+            )
+        )
+    by_id = {p.id: p for p in problems}
+    lines = (run.folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    responses = [(by_id[row["id"]], row["response"]) for row in map(json.loads, lines)]
+    start = replace(config.model, path=config.reject.sft_from or config.model.path)
+    return fit(config, run, load_policy(start, config.seed), responses)
+
+
+def sample_and_filter(
+    config: Config, policy: Policy, problems: list[Problem]
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Sample k completions of each problem and filter them.
+
+    Returns the kept rows, each with its provenance, and how many samples each filter took out.
+    """
+    k = config.reject.samples
+    judged = judge(config, policy, problems, k, config.sampling.temperature, "sampling")
+    counts: Counter[str] = Counter({"sampled": len(judged)})
+    rows = []
+    for i, problem in enumerate(problems):
+        samples = list(enumerate(judged[i * k : (i + 1) * k]))
+        for number, sample in filter_samples(samples, config, counts):
+            rows.append(
+                {
+                    "id": problem.id,
+                    "question": problem.question,
+                    "answer": problem.answer,
+                    "response": sample.text,
+                    "reflections": sample.reflections,
+                    "sample": number,
+                    "model": config.model.path,
+                    "temperature": config.sampling.temperature,
+                    "seed": config.seed,
+                }
+            )
+    counts["kept"] = len(rows)
+    return rows, dict(counts)
+
+
+def filter_samples(
+    samples: list[tuple[int, Judged]], config: Config, counts: Counter[str]
+) -> list[tuple[int, Judged]]:
+    """The samples of one problem that are kept; `counts` learns what became of the others."""
+    kept: list[tuple[int, Judged]] = []
+    seen: set[str] = set()
+    for number, sample in samples:
+        text = " ".join(sample.text.split())
+        if not sample.correct:
+            counts["wrong"] += 1
+        elif not sample.well_formed:
+            counts["malformed"] += 1
+        elif config.reject.reflection == "only" and not sample.reflections:
+            counts["without reflection"] += 1
+        elif text in seen:
+            counts["duplicate"] += 1
+        else:
+            seen.add(text)
+            kept.append((number, sample))
+    if config.reject.reflection == "prefer":
+        kept.sort(key=lambda item: not item[1].reflections)  # stable: otherwise in the order of sampling
+    counts["over the cap"] += max(0, len(kept) - config.reject.per_problem)
+    return kept[: config.reject.per_problem]

@@ -1,0 +1,123 @@
+"""THE group-sampling loop: G completions of each prompt, drawn token by token.
+
+    prefill each prompt once -> replicate its cache for the group -> repeat:
+        logp = log softmax(z / temperature)        z: logits of the last token; no top-k, no top-p
+        token = smallest k with  sum_{j <= k} p_j > u
+        a row that drew an end-of-sequence token leaves the batch, and its cache with it
+
+u is one uniform number per token, a function of (seed, step, problem, sample index, position) and of nothing else.
+So what is sampled does not depend on which rows share a batch, on when finished rows leave it, or on how many
+processes the work is spread over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grpo.policy import Policy
+from grpo.prefix import extend, prefill
+from grpo.types import Rollouts, concat_rollouts
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How completions are drawn."""
+
+    temperature: float = 1.0
+    """Softmax temperature; log-probs are of the tempered distribution. 0 is greedy decoding."""
+    max_new_tokens: int = 512
+    """Length limit of a completion in tokens; one that reaches it is marked truncated."""
+    max_rows: int = 256
+    """Completions decoded at a time; bounds the memory of the key-value cache."""
+
+
+def uniforms(seed: int, step: int, problem: str, sample: int, count: int) -> np.ndarray:
+    """The random numbers of one completion: [count] in [0, 1), from a counter-based generator."""
+    name = f"{seed}/{step}/{problem}/{sample}".encode()
+    key = int.from_bytes(hashlib.blake2b(name, digest_size=16).digest(), "little")
+    return np.random.Generator(np.random.Philox(key=key)).random(count)
+
+
+def sample_groups(
+    policy: Policy,
+    prompts: list[list[int]],
+    problem_ids: list[str],
+    group_size: int,
+    config: SamplingConfig,
+    seed: int,
+    step: int = 0,
+    on_chunk: Callable[[int], None] | None = None,
+) -> Rollouts:
+    """Sample `group_size` completions of each prompt.
+
+    prompts: [P] lists of token ids; problem_ids: [P] names that, with seed and step, fix the random numbers.
+    on_chunk: called with the number of completions done. Returns Rollouts with N = P * group_size rows, groups
+    adjacent and in the order of the prompts.
+    """
+    per_chunk = max(1, config.max_rows // group_size)
+    parts = []
+    for first in range(0, len(prompts), per_chunk):
+        some = slice(first, first + per_chunk)
+        names = [(p, s) for p in problem_ids[some] for s in range(group_size)]
+        draws = np.stack([uniforms(seed, step, p, s, config.max_new_tokens) for p, s in names])  # [N, T]
+        parts.append(_sample_chunk(policy, prompts[some], group_size, config, torch.from_numpy(draws)))
+        if on_chunk:
+            on_chunk(len(names))
+    return concat_rollouts(parts)
+
+
+@torch.no_grad()
+def _sample_chunk(
+    policy: Policy, prompts: list[list[int]], group_size: int, config: SamplingConfig, draws: Tensor
+) -> Rollouts:
+    """Decode one batch of groups together. draws: [N, T] uniforms."""
+    device, (n, limit) = policy.device, draws.shape
+    prompt_index = torch.arange(len(prompts), device=device).repeat_interleave(group_size)  # [N]
+    completion_ids = torch.zeros(n, limit, dtype=torch.long, device=device)
+    mask = torch.zeros(n, limit, dtype=torch.bool, device=device)
+    logps = torch.zeros(n, limit, device=device)
+    eos = torch.tensor(policy.eos_ids, device=device)
+    draws = draws.to(device)
+
+    alive = torch.arange(n, device=device)  # [A]: the rows still in the batch
+    prefix = prefill(policy, prompts).rows(prompt_index)
+    start = prefix.mask.sum(dim=1)  # [A]: position of the last prompt token
+    token = prefix.last  # [A]
+    for t in range(limit):
+        attend = torch.cat([prefix.mask, prefix.mask.new_ones(len(alive), t + 1)], dim=1)  # [A, L + t + 1]
+        hidden = extend(policy, prefix, token[:, None], attend, start + t)  # [A, 1, D]
+        token, logp = draw(policy.logits(hidden[:, -1]), config.temperature, draws[alive, t])  # [A], [A]
+        completion_ids[alive, t], logps[alive, t], mask[alive, t] = token, logp, True
+        going = ~torch.isin(token, eos)  # the end-of-sequence token itself was sampled, so it is in the mask
+        if not going.all():
+            keep = going.nonzero().squeeze(1)
+            alive, start, token, prefix = alive[keep], start[keep], token[keep], prefix.rows(keep)
+            if not len(alive):
+                break
+    truncated = torch.zeros(n, dtype=torch.bool, device=device)
+    truncated[alive] = True
+    width = max(int(mask.sum(dim=1).max()), 1)
+    index = prompt_index.cpu()
+    cut = [x[:, :width].cpu() for x in (completion_ids, mask, logps)]
+    return Rollouts(prompts, index, *cut, truncated.cpu())
+
+
+def draw(logits: Tensor, temperature: float, u: Tensor) -> tuple[Tensor, Tensor]:
+    """One token per row by inverse transform sampling, and its log-prob.
+
+    logits: [A, V] fp32; u: [A] in [0, 1). Temperature 0 takes the most likely token (log-prob at temperature 1).
+    """
+    logp = (logits / (temperature or 1.0)).log_softmax(dim=-1)  # [A, V]
+    if temperature == 0:
+        token = logits.argmax(dim=-1)
+    else:
+        cdf = logp.double().exp().cumsum(dim=-1)  # [A, V]; fp64, or the tail of a large vocabulary is lost
+        token = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True).squeeze(1)
+        token = token.clamp(max=logits.shape[-1] - 1)
+    return token, logp.gather(-1, token[:, None]).squeeze(-1)

@@ -1,0 +1,135 @@
+"""From sampled tokens to rewards: decode, call each reward function in TRL's convention, check what comes back.
+
+Every reward keeps its own column of the [N, K] matrix; the total is only ever formed in `advantages.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data import Prompt
+from grpo.config import RewardConfig
+from grpo.policy import Policy
+from grpo.types import Problem, Rollouts
+from rewards import get_reward
+
+
+class RewardFailure(ValueError):
+    """A reward function that raised or returned what is not a score: its name, the problem and the completion."""
+
+
+@dataclass(frozen=True)
+class RewardSet:
+    """The composition r = sum_k w_k r_k."""
+
+    functions: dict[str, Any]
+    weights: Tensor
+    """[K]"""
+
+    def __call__(self, batch: Scored, progress: dict[str, int]) -> Tensor:
+        """Score every completion with every function. Returns [N, K] fp32; NaN where one does not apply.
+
+        progress: `global_step` and `max_steps`, which reach the functions as TRL's `trainer_state`.
+        """
+        columns = {**batch.columns(), "trainer_state": SimpleNamespace(**progress)}
+        scores = [_call(name, function, columns, batch) for name, function in self.functions.items()]
+        return torch.tensor(scores, dtype=torch.float32).T  # [N, K]
+
+
+def load_rewards(configs: dict[str, RewardConfig]) -> RewardSet:
+    """The functions that the configuration names. Raises RewardError for a name or argument that does not exist."""
+    functions = {name: get_reward(c.function or name, **c.args) for name, c in configs.items()}
+    return RewardSet(functions, torch.tensor([c.weight for c in configs.values()]))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Completions with all that a reward may look at. N rows; prompts and problems are given per row."""
+
+    texts: list[str]
+    """Responses: what the prompt prefilled of them (`<think>`, mostly nothing) plus what was sampled."""
+    token_ids: list[list[int]]
+    prompts: list[Prompt]
+    problems: list[Problem]
+
+    def columns(self) -> dict[str, list]:
+        """Keyword arguments of a reward function. Chat prompts make chat completions, as in TRL."""
+        chat = self.prompts[0].messages is not None
+        names = dict.fromkeys(name for p in self.problems for name in p.columns)
+        return {
+            **{name: [p.columns.get(name) for p in self.problems] for name in names},
+            "prompts": [p.messages if chat else p.text for p in self.prompts],
+            "completions": [[{"role": "assistant", "content": t}] if chat else t for t in self.texts],
+            "completion_ids": self.token_ids,
+            "question": [p.question for p in self.problems],
+            "answer": [p.answer for p in self.problems],
+            # peers' rewards look for the gold in here, and a worked solution may not state it
+            "solution": [p.solution if "\\boxed" in p.solution else p.answer for p in self.problems],
+        }
+
+
+def decode(policy: Policy, rollouts: Rollouts, prompts: list[Prompt], problems: list[Problem]) -> Scored:
+    """The text of each completion, exactly as sampled but for the final end-of-sequence token.
+
+    prompts, problems: [P], one per row of `rollouts.prompts`.
+    """
+    index = rollouts.prompt_index.tolist()
+    ids = rollouts.token_lists()
+    bodies = [row[:-1] if row and row[-1] in policy.eos_ids else row for row in ids]
+    texts = policy.tokenizer.batch_decode(
+        bodies, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    return Scored(
+        texts=[prompts[i].prefill + text for i, text in zip(index, texts, strict=True)],
+        token_ids=ids,
+        prompts=[prompts[i] for i in index],
+        problems=[problems[i] for i in index],
+    )
+
+
+def _call(name: str, function: Any, columns: dict[str, list], batch: Scored) -> list[float]:
+    """One function's scores; None becomes NaN, everything else must be a finite number."""
+    try:
+        scores = list(function(**columns))
+    except Exception as error:
+        row = _culprit(function, columns, len(batch.texts))
+        raise RewardFailure(f"reward {name!r} raised {error!r} on {_describe(batch, row)}") from error
+    if len(scores) != len(batch.texts):
+        raise RewardFailure(
+            f"reward {name!r} returned {len(scores)} scores for {len(batch.texts)} completions"
+        )
+    values = []
+    for row, score in enumerate(scores):
+        try:
+            value = math.nan if score is None else float(score)
+        except (TypeError, ValueError):
+            value = None
+        if value is None or (score is not None and not math.isfinite(value)):
+            raise RewardFailure(
+                f"reward {name!r} returned {score!r}, not a finite number, on {_describe(batch, row)}"
+            )
+        values.append(value)
+    return values
+
+
+def _culprit(function: Any, columns: dict[str, Any], count: int) -> int | None:
+    """The first completion on which the function raises when it is called with that one alone."""
+    for row in range(count):
+        single = {k: [v[row]] if isinstance(v, list) else v for k, v in columns.items()}
+        try:
+            list(function(**single))
+        except Exception:
+            return row
+    return None
+
+
+def _describe(batch: Scored, row: int | None) -> str:
+    if row is None:
+        return "the whole batch, though on no completion alone"
+    return f"problem {batch.problems[row].id}, completion {batch.texts[row]!r}"

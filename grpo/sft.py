@@ -1,0 +1,131 @@
+"""Supervised fine-tuning, stages 1 and 3: cross-entropy on the completion's tokens, never on the prompt's.
+
+    loss = - 1 / (tokens of the batch)  sum_it  log pi(o_it | prompt, o_i,<t)
+
+It is the policy's log-probs once more, on given completions in place of sampled ones.
+
+    python -m grpo sft --config experiments/demo/sft.yaml
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+
+from data import Prompt, build_prompt, load_problems, response_text, without_prefill
+from grpo.batching import micro_batches
+from grpo.checkpoint import load_checkpoint, save_checkpoint
+from grpo.config import Config
+from grpo.log import RunLog, progress, say
+from grpo.logprobs import completion_logps
+from grpo.optim import Optimizer
+from grpo.policy import Policy, load_policy
+from grpo.runs import Run, data_hash
+from grpo.stream import Stream
+from grpo.types import Problem, Rollouts
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training sequence, as token ids."""
+
+    prompt: list[int]
+    completion: list[int]
+    """The response with the end-of-sequence token."""
+
+
+def train_sft(config: Config, run: Run) -> Policy:
+    """Stage 1: fine-tune on worked solutions put into the response format."""
+    problems = load_problems(config.data, config.seed)
+    policy = load_policy(config.model, config.seed)
+    responses = [(p, response_text(p, config.coldstart, config.seed)) for p in problems]
+    run.note(data_hash=data_hash(problems))
+    return fit(config, run, policy, responses)
+
+
+def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem, str]]) -> Policy:
+    """Fine-tune a policy on (problem, response) pairs, from the start or from the run's newest checkpoint."""
+    examples = make_examples(config, policy, responses)
+    per_epoch = math.ceil(len(examples) / config.sft.batch_size)
+    steps = config.sft.steps or math.ceil(config.sft.epochs * per_epoch)
+    optimizer = Optimizer(policy.trainable(), config.optim, steps)
+    first = (load_checkpoint(run.folder / "checkpoints", optimizer) or {"step": 0})["step"]
+    log = RunLog(run.folder, first, config.log.tensorboard)
+    stream = Stream(examples, config.seed, first * config.sft.batch_size)
+    with progress(total=steps, initial=first, desc="sft", unit="step") as bar:
+        for step in range(first, steps):
+            started = time.perf_counter()
+            batch = stream.take(config.sft.batch_size)
+            metrics = sft_step(policy, optimizer, batch, config.tokens_per_micro_batch, step)
+            metrics["tokens_per_second"] = metrics["tokens"] / (time.perf_counter() - started)
+            log.step(step + 1, metrics)
+            bar.set_postfix(loss=f"{metrics['loss']:.3f}", lr=f"{metrics['lr']:.1e}")
+            bar.update()
+            if (step + 1) % config.log.save_every == 0 and step + 1 < steps:
+                save_checkpoint(
+                    run.folder / "checkpoints", step + 1, optimizer, {}, config.log.keep_checkpoints
+                )
+    log.close()
+    return policy
+
+
+def make_examples(config: Config, policy: Policy, responses: list[tuple[Problem, str]]) -> list[Example]:
+    """Tokenize; a pair longer than the model's context is left out, and said so."""
+    examples, limit = [], policy.max_positions or math.inf
+    for problem, response in responses:
+        prompt: Prompt = build_prompt(problem, policy.tokenizer, config.prompt)
+        body = without_prefill(response, prompt.prefill)
+        ids = policy.tokenizer(body, add_special_tokens=False)["input_ids"]
+        examples.append(Example(prompt.ids, [*ids, end_id(policy)]))
+    fitting = [e for e in examples if len(e.prompt) + len(e.completion) <= limit]
+    if len(fitting) < len(examples):
+        say(
+            f"{len(examples) - len(fitting)} of {len(examples)} examples are longer than {limit} tokens: left out"
+        )
+    if not fitting:
+        raise ValueError("no training example is left; look at the data and the model's context length")
+    return fitting
+
+
+def end_id(policy: Policy) -> int:
+    """The token that a response is taught to end with: the tokenizer's own, or else the model's first."""
+    eos = policy.tokenizer.eos_token_id
+    return policy.eos_ids[0] if eos is None else eos
+
+
+def sft_step(
+    policy: Policy, optimizer: Optimizer, batch: list[Example], tokens: int, step: int
+) -> dict[str, float]:
+    """One optimiser step on the mean negative log-likelihood of the batch's completion tokens."""
+    given = as_rollouts(batch)
+    num_tokens = int(given.mask.sum())
+    total = 0.0
+    for rows in micro_batches(given, tokens):
+        part = given.select(rows)
+        logps, _ = completion_logps(policy, part, temperature=1.0)  # [B, T], 0 outside the mask
+        loss = -logps.sum() / num_tokens
+        loss.backward()
+        total += loss.item()
+    return {"loss": total, "tokens": num_tokens, **optimizer.step(step)}
+
+
+def as_rollouts(batch: list[Example]) -> Rollouts:
+    """Given completions in the form of sampled ones; equal prompts are forwarded once."""
+    index = {prompt: i for i, prompt in enumerate(dict.fromkeys(tuple(e.prompt) for e in batch))}
+    width = max(len(e.completion) for e in batch)
+    ids = torch.zeros(len(batch), width, dtype=torch.long)  # [B, T]
+    mask = torch.zeros(len(batch), width, dtype=torch.bool)
+    for row, example in enumerate(batch):
+        ids[row, : len(example.completion)] = torch.tensor(example.completion)
+        mask[row, : len(example.completion)] = True
+    return Rollouts(
+        prompts=[list(prompt) for prompt in index],
+        prompt_index=torch.tensor([index[tuple(e.prompt)] for e in batch]),
+        completion_ids=ids,
+        mask=mask,
+        sampler_logps=torch.zeros(len(batch), width),
+        truncated=torch.zeros(len(batch), dtype=torch.bool),
+    )

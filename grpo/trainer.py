@@ -1,0 +1,262 @@
+"""GRPO, top to bottom (arXiv:2402.03300, algorithm 1). One step:
+
+1. take P problems; sample G completions of each from the current policy            sampling.py
+2. score every completion with every reward function                               scoring.py, rewards/
+3. drop groups whose completions all earned the same; sample others in their place
+4. advantage = how much better a completion is than its siblings                    advantages.py
+5. mu times: teacher-forced log-probs -> policy loss -> gradient, in micro-batches  logprobs.py, loss.py
+6. clip the gradient, step the optimiser, log                                       optim.py, log.py
+
+python -m grpo grpo --config experiments/demo/grpo.yaml
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from data import Prompt, build_prompt, load_problems
+from grpo.advantages import group_advantages, total_reward, total_std, zero_spread
+from grpo.batching import micro_batches
+from grpo.checkpoint import load_checkpoint, save_checkpoint
+from grpo.config import Config
+from grpo.log import RunLog, progress, say
+from grpo.logprobs import completion_logps
+from grpo.loss import KL_ESTIMATORS, policy_loss
+from grpo.optim import Optimizer
+from grpo.policy import Policy, load_policy
+from grpo.runs import Run, data_hash
+from grpo.sampling import sample_groups
+from grpo.scoring import RewardSet, Scored, decode, load_rewards
+from grpo.stream import Stream
+from grpo.types import Rollouts, concat_rollouts
+from rewards import count_reflections
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The groups that a step learns from."""
+
+    rollouts: Rollouts
+    """N = P * G completions."""
+    rewards: Tensor
+    """[N, K], one column per reward function, NaN where it does not apply. Never overwritten by the advantage."""
+    metrics: dict[str, float]
+    """Figures about everything that was sampled for this batch, dropped groups included."""
+
+
+def train_grpo(config: Config, run: Run) -> Policy:
+    """Run stage 2 or 4 in an open run folder, from the start or from its newest checkpoint."""
+    problems = load_problems(config.data, config.seed)
+    rewards = load_rewards(config.rewards)
+    policy = load_policy(config.model, config.seed)
+    if config.loss.beta:
+        policy.freeze_reference()
+    optimizer = Optimizer(policy.trainable(), config.optim, config.grpo.steps * config.grpo.updates_per_batch)
+    state = load_checkpoint(run.folder / "checkpoints", optimizer) or {"step": 0, "position": 0}
+    stream = Stream(problems, config.seed, state["position"])
+    log = RunLog(run.folder, state["step"], config.log.tensorboard)
+    run.note(data_hash=data_hash(problems))
+
+    with progress(total=config.grpo.steps, initial=state["step"], desc="grpo", unit="step") as bar:
+        for step in range(state["step"], config.grpo.steps):
+            started = time.perf_counter()
+            batch = collect(config, policy, rewards, stream, step, log)
+            sampled = time.perf_counter()
+            metrics = batch.metrics | update(config, policy, optimizer, batch, rewards.weights, step)
+            ended = time.perf_counter()
+            metrics |= {"seconds": ended - started, "sampling_seconds": sampled - started}
+            metrics["tokens_per_second"] = metrics["sampled_tokens"] / (ended - started)
+            log.step(step + 1, metrics)
+            bar.set_postfix({name: f"{metrics[key]:.2f}" for name, key in SHOWN.items() if key in metrics})
+            bar.update()
+            if (step + 1) % config.log.save_every == 0 and step + 1 < config.grpo.steps:
+                where = run.folder / "checkpoints"
+                save_checkpoint(
+                    where, step + 1, optimizer, {"position": stream.position}, config.log.keep_checkpoints
+                )
+    log.close()
+    return policy
+
+
+SHOWN = {"reward": "reward", "acc": "reward_accuracy", "refl": "reflections", "len": "length", "kl": "kl"}
+
+# ---- steps 1 to 3: experience -------------------------------------------------------------------------------
+
+
+def collect(
+    config: Config, policy: Policy, rewards: RewardSet, stream: Stream, step: int, log: RunLog
+) -> Batch:
+    """Sample and score groups until P of them have a spread of rewards, or the refills are used up."""
+    wanted, size = config.grpo.prompts_per_step, config.grpo.group_size
+    parts: list[
+        tuple[Rollouts, Tensor, Scored, Tensor]
+    ] = []  # per round: samples, rewards, texts, rows to keep
+    missing = wanted
+    for _ in range(1 + config.grpo.max_refills):
+        problems = stream.take(missing)
+        prompts = [build_prompt(p, policy.tokenizer, config.prompt) for p in problems]
+        check_lengths(policy, prompts, config.sampling.max_new_tokens)
+        ids = [p.id for p in problems]
+        rollouts = sample_groups(
+            policy, [p.ids for p in prompts], ids, size, config.sampling, config.seed, step
+        )
+        scored = decode(policy, rollouts, prompts, problems)
+        scores = rewards(scored, {"global_step": step, "max_steps": config.grpo.steps})  # [N, K]
+        flat = zero_spread(scores, rewards.weights, size, config.loss.advantage)  # [P]
+        keep = ~flat if config.grpo.drop_zero_spread else torch.ones_like(flat)
+        parts.append((rollouts, scores, scored, keep.repeat_interleave(size).nonzero().squeeze(1)))
+        missing -= int(keep.sum())
+        if not missing:
+            break
+
+    metrics = describe(parts, rewards, size)
+    _log_completions(log, step, parts[0], rewards, config.log.completions_per_step)
+    kept = [(r.select(rows), s[rows]) for r, s, _, rows in parts if len(rows)]
+    if not kept:
+        kept = [(parts[0][0].select(torch.arange(0)), parts[0][1][:0])]
+    return Batch(concat_rollouts([r for r, _ in kept]), torch.cat([s for _, s in kept]), metrics)
+
+
+def check_lengths(policy: Policy, prompts: list[Prompt], max_new_tokens: int) -> None:
+    """Refuse prompts that leave no room in the model's context. Raises ValueError with the setting to change."""
+    longest = max(len(p.ids) for p in prompts)
+    if policy.max_positions and longest + max_new_tokens > policy.max_positions:
+        raise ValueError(
+            f"a prompt of {longest} tokens + sampling.max_new_tokens={max_new_tokens} exceeds the model's context of "
+            f"{policy.max_positions}; lower sampling.max_new_tokens or leave out the long problems"
+        )
+
+
+def describe(
+    parts: list[tuple[Rollouts, Tensor, Scored, Tensor]], rewards: RewardSet, size: int
+) -> dict[str, float]:
+    """What was sampled in a step; the README's glossary explains each figure."""
+    scores = torch.cat([s for _, s, _, _ in parts])  # [N, K], dropped groups included
+    lengths = torch.cat([r.lengths for r, _, _, _ in parts]).float()
+    reflections = [count_reflections(text) for _, _, scored, _ in parts for text in scored.texts]
+    kept = sum(len(rows) for _, _, _, rows in parts)
+    return {
+        "reward": total_reward(scores, rewards.weights).mean().item(),
+        "reward_std": total_std(scores, rewards.weights, size),
+        **{
+            f"reward_{name}": m
+            for name, m in zip(rewards.functions, scores.nanmean(dim=0).tolist(), strict=True)
+        },
+        "reflections": sum(reflections) / len(reflections),
+        "zero_spread": 1 - kept / len(scores),
+        "refills": len(parts) - 1,
+        "groups": kept / size,
+        "length": lengths.mean().item(),
+        "length_max": lengths.max().item(),
+        "truncated": torch.cat([r.truncated for r, _, _, _ in parts]).float().mean().item(),
+        "sampled_tokens": lengths.sum().item(),
+    }
+
+
+def _log_completions(log: RunLog, step: int, part: tuple, rewards: RewardSet, count: int) -> None:
+    """Write the first completions of a step with what each reward gave them."""
+    _, scores, scored, _ = part
+    for row in range(min(count, len(scored.texts))):
+        given = {
+            n: None if s != s else s for n, s in zip(rewards.functions, scores[row].tolist(), strict=True)
+        }
+        problem = scored.problems[row]
+        log.sample(
+            step + 1, problem=problem.id, answer=problem.answer, completion=scored.texts[row], rewards=given
+        )
+
+
+# ---- steps 4 to 6: learning ---------------------------------------------------------------------------------
+
+
+def update(
+    config: Config, policy: Policy, optimizer: Optimizer, batch: Batch, weights: Tensor, step: int
+) -> dict[str, float]:
+    """mu optimiser steps on one batch. Returns the metrics of the last; `sampler_gap` is the first's."""
+    rollouts, temperature = batch.rollouts, config.sampling.temperature
+    if not len(rollouts):
+        say(
+            f"step {step + 1}: every group was dropped (all its completions earned the same); nothing to learn from"
+        )
+        return {}
+    micro = micro_batches(rollouts, config.tokens_per_micro_batch)
+    ref_logps = None  # [N, T]
+    if config.loss.beta:
+        with policy.reference() as reference:
+            ref_logps = frozen_logps(reference, rollouts, micro, temperature)
+    advantages = batch_advantages(config, policy, batch, weights, ref_logps, micro)  # [N]
+    mask = (
+        rollouts.mask & ~rollouts.truncated[:, None] if config.grpo.mask_truncated else rollouts.mask
+    )  # [N, T]
+    loss_config = replace(config.loss, max_length=config.loss.max_length or config.sampling.max_new_tokens)
+    # counts of the whole batch, before it is cut
+    counts = {"num_tokens": mask.sum().clamp(min=1), "num_sequences": mask.any(dim=1).sum().clamp(min=1)}
+
+    old_logps = torch.zeros_like(rollouts.sampler_logps)  # [N, T], filled in the first iteration
+    metrics: dict[str, float] = {}
+    for iteration in range(config.grpo.updates_per_batch):
+        sums: dict[str, Tensor] = {}
+        for rows in micro:
+            part = rollouts.select(rows)
+            now = slice(part.mask.shape[1])  # slots that the micro-batch fills
+            logps, entropy = completion_logps(policy, part, temperature)  # [B, T]
+            logps, entropy = logps.cpu(), entropy.cpu()
+            if iteration == 0:
+                old_logps[rows, now] = logps.detach()
+            ref = None if ref_logps is None else ref_logps[rows, now]
+            loss, parts = policy_loss(
+                logps, old_logps[rows, now], ref, advantages[rows], mask[rows, now], loss_config, **counts
+            )
+            loss.backward()
+            gap = (logps.detach() - part.sampler_logps).abs()
+            per_token = {"entropy": entropy, "sampler_gap": gap}
+            parts |= {name: (x * part.mask).sum() / rollouts.mask.sum() for name, x in per_token.items()}
+            _add(sums, {"loss": loss.detach(), **parts})
+        sampler_gap = metrics.get(
+            "sampler_gap", sums["sampler_gap"].item()
+        )  # it is one only before the first step
+        metrics = {name: value.item() for name, value in sums.items()} | {"sampler_gap": sampler_gap}
+        metrics |= optimizer.step(step * config.grpo.updates_per_batch + iteration)
+    return metrics
+
+
+def batch_advantages(
+    config: Config,
+    policy: Policy,
+    batch: Batch,
+    weights: Tensor,
+    ref_logps: Tensor | None,
+    micro: list[Tensor],
+) -> Tensor:
+    """Advantages [N]; with the KL in the reward, r_i loses beta * sum_t kl_it before it is compared."""
+    rewards = batch.rewards
+    if config.loss.beta and config.loss.kl_in == "reward":
+        logps = frozen_logps(policy, batch.rollouts, micro, config.sampling.temperature)
+        kl = KL_ESTIMATORS[config.loss.kl](logps, ref_logps)  # [N, T]
+        kl = (kl * batch.rollouts.mask).sum(dim=1, keepdim=True)  # [N, 1]: one more reward, of weight -beta
+        rewards = torch.cat([rewards, kl], dim=1)
+        weights = torch.cat([weights, torch.tensor([-config.loss.beta])])
+    return group_advantages(rewards, weights, config.grpo.group_size, config.loss.advantage)
+
+
+@torch.no_grad()
+def frozen_logps(policy: Policy, rollouts: Rollouts, micro: list[Tensor], temperature: float) -> Tensor:
+    """Log-probs of the samples without gradient, [N, T]."""
+    logps = torch.zeros_like(rollouts.sampler_logps)
+    for rows in micro:
+        part = rollouts.select(rows)
+        logps[rows, : part.mask.shape[1]] = completion_logps(policy, part, temperature)[0].cpu()
+    return logps
+
+
+def _add(sums: dict[str, Tensor], parts: dict[str, Tensor]) -> None:
+    """Micro-batches add up, except for maxima."""
+    for name, value in parts.items():
+        if name not in sums:
+            sums[name] = value
+        else:
+            sums[name] = torch.maximum(sums[name], value) if name.endswith("_max") else sums[name] + value
