@@ -56,9 +56,11 @@ def compute(expression: str) -> tuple[Fraction, list[str]]:
             carry_out(down_to=_BINDS[sign])
             pending.append(sign)
         wants_number = not (number or sign == ")")
-    carry_out(down_to=1)
-    if wants_number or pending:
+    if wants_number:
         raise ValueError("the expression breaks off")
+    carry_out(down_to=1)
+    if pending:
+        raise ValueError("unbalanced parentheses")
     return values[0], steps
 
 

@@ -2,8 +2,8 @@
 
     python -m data.download [gsm8k] [math] [--root datasets]
 
-GSM8K alone by default. Each file is pinned: its commit in the address, its size and SHA-256 in the table below.
-It is written under a temporary name and takes its own only when every byte is right, so what is there is whole.
+GSM8K alone by default. Each file is pinned: its commit in the address, its size and SHA-256 in the table.
+It is written under a temporary name and takes its own only when every byte is right: what is there is whole.
 SVAMP is not fetched: its official file is one JSON array, and the JSON Lines form has no official checksum.
 """
 
@@ -80,13 +80,9 @@ DOWNLOADS = {
 
 def main(argv: list[str] | None = None, downloads: dict[str, dict[str, Download]] = DOWNLOADS) -> int:
     """The command line; returns the exit code (2 after an error of one line)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data.download", description="Fetch the public data sets."
-    )
+    parser = argparse.ArgumentParser(prog="python -m data.download", description="Fetch the public data sets.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(downloads)} (gsm8k)")
-    parser.add_argument(
-        "--root", default=os.environ.get("GRPO_DATA") or "datasets", help="folder to write to"
-    )
+    parser.add_argument("--root", default=os.environ.get("GRPO_DATA") or "datasets", help="folder to write to")
     parser.add_argument("--base-url", default="", help="a mirror to ask instead of the official hosts")
     args = parser.parse_args(argv)
     try:
@@ -122,11 +118,12 @@ def fetch(download: Download, target: Path, base_url: str) -> None:
     except DataError:
         raise
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise DataError(f"{target}: cannot be fetched from {url}: {error}") from error
+        reason = " ".join(str(error).split())  # some servers' nonsense comes with line ends
+        raise DataError(f"{target}: cannot be fetched from {url}: {reason}") from error
     finally:  # after Ctrl-C as well
-        part.unlink(missing_ok=True)
-        if new_folder and not target.exists():
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+            if new_folder and not target.exists():
                 target.parent.rmdir()
     print(f"{target}: downloaded, checksum right")
 

@@ -58,7 +58,7 @@ class Source:
     solution: str | list[str] = "solution"
     marked: bool = False
     """Whether every answer must end in a line `#### N`."""
-    advice: str = "data.root=DIR names the folder it is in"
+    advice: str = "put it there, or name its folder with data.root=DIR"
     """What to do when a file is missing."""
 
 
@@ -68,7 +68,11 @@ SOURCES = {
         marked=True,
         advice="`make data` downloads it, data.root=DIR names another folder",
     ),
-    "math": Source(files={"train": "math_train.jsonl", "test": "math500_test.jsonl"}, question="problem"),
+    "math": Source(
+        files={"train": "math_train.jsonl", "test": "math500_test.jsonl"},
+        question="problem",
+        advice="`python -m data.download math` fetches it, data.root=DIR names another folder",
+    ),
     "svamp": Source(
         files={"test": "svamp_test.jsonl"},
         question=["Body", "Question"],

@@ -1,0 +1,194 @@
+"""Prompts: chat templates of every kind, plain text, BOS and EOS, and the prefill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from data import DataError, Problem, PromptConfig, build_prompt, without_prefill
+
+PROBLEM = Problem("x/train/0", "What is {system} + 1?", "2")
+SMOLLM2 = Path(__file__).parents[2] / "smollm2"
+
+CHATML = (
+    "{% for m in messages %}<bos>{{ m['role'] }}\n{{ m['content'] | trim }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}<bos>assistant\n{% endif %}"
+)
+R1_DISTILL = (
+    "<bos>{% for m in messages %}{% if m['role'] == 'user' %}<User>{{ m['content'] }}"
+    "{% elif m['role'] == 'system' %}{{ m['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<Assistant><think>\n{% endif %}"
+)
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[model]\n"
+)
+DROPS_SYSTEM = "{% for m in messages if m['role'] == 'user' %}U: {{ m['content'] }}\n{% endfor %}A:"
+NO_THINKING = CHATML.replace("assistant\n", "assistant\n<think>\n\n</think>\n\n")
+
+
+def make_tokenizer(template: str | None = None, adds: str = "$A") -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer; `adds` says which special tokens it puts around a text."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {letter: index for index, letter in enumerate([*letters, "<bos>", "<eos>"])}
+    core = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.post_processor = processors.TemplateProcessing(
+        single=adds, special_tokens=[("<bos>", vocab["<bos>"]), ("<eos>", vocab["<eos>"])]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", eos_token="<eos>")
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+# --------------------------------------------------------------------------- chat
+
+
+def test_auto_is_chat_if_there_is_a_template():
+    assert build_prompt(PROBLEM, make_tokenizer(CHATML), PromptConfig()).messages is not None
+    assert build_prompt(PROBLEM, make_tokenizer(), PromptConfig()).messages is None
+    assert build_prompt(PROBLEM, make_tokenizer(CHATML), PromptConfig(style="plain")).messages is None
+
+
+@pytest.mark.parametrize("adds", ["$A", "<bos> $A", "<bos> $A <eos>"])
+def test_chat_is_the_template_and_not_a_token_more(adds):
+    tokenizer = make_tokenizer(CHATML, adds)
+    prompt = build_prompt(PROBLEM, tokenizer, PromptConfig(system="Think.", instruction="Now {question}"))
+    assert prompt.messages == [
+        {"role": "system", "content": "Think."},
+        {"role": "user", "content": "What is {system} + 1?\n\nNow {question}"},
+    ]
+    assert prompt.text == (
+        "<bos>system\nThink.<eos>\n<bos>user\nWhat is {system} + 1?\n\nNow {question}<eos>\n<bos>assistant\n"
+    )
+    assert tokenizer.decode(prompt.ids) == prompt.text, "no BOS but the template's, no EOS at the end"
+    assert prompt.prefill == ""
+
+
+@pytest.mark.parametrize(
+    ("template", "prefill"),
+    [(R1_DISTILL, "<think>\n"), (NO_THINKING, "<think>\n\n</think>\n\n"), (CHATML, ""), (NO_SYSTEM, "")],
+)
+@pytest.mark.parametrize("question", ["1 + 1?", "Say <think>", "Is this <think>\n a tag?"])
+def test_prefill_is_what_the_template_opened_not_the_question(template, prefill, question):
+    prompt = build_prompt(Problem("x/y/0", question, "2"), make_tokenizer(template), PromptConfig())
+    assert prompt.prefill == prefill
+    assert prompt.text.endswith(prefill)
+
+
+@pytest.mark.parametrize("template", [NO_SYSTEM, DROPS_SYSTEM])
+def test_system_text_joins_the_user_where_the_template_has_no_place_for_it(template):
+    prompt = build_prompt(PROBLEM, make_tokenizer(template), PromptConfig(system="Think."))
+    assert prompt.messages == [{"role": "user", "content": "Think.\n\nWhat is {system} + 1?"}]
+    assert "Think.\n\nWhat is" in prompt.text
+
+
+def test_no_system_text_no_system_message():
+    prompt = build_prompt(PROBLEM, make_tokenizer(CHATML), PromptConfig(system=""))
+    assert [message["role"] for message in prompt.messages] == ["user"]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages[9].content }}",
+        "{% for %}",
+        "{{ raise_exception('a\nb') }}",
+        "{{ ''.__class__.__mro__[1].x }}",
+    ],
+)
+@pytest.mark.parametrize("system", ["", "Think."])
+def test_a_template_that_fails_is_one_line(template, system):
+    with pytest.raises(DataError, match="the chat template fails: ") as caught:
+        build_prompt(PROBLEM, make_tokenizer(template), PromptConfig(system=system))
+    assert "\n" not in str(caught.value)
+
+
+def test_chat_without_a_template_says_what_to_use():
+    with pytest.raises(DataError, match="the tokenizer has no chat template: use plain or auto"):
+        build_prompt(PROBLEM, make_tokenizer(), PromptConfig(style="chat"))
+
+
+# --------------------------------------------------------------------------- plain
+
+
+@pytest.mark.parametrize(
+    ("adds", "bos"),
+    [("$A", []), ("<bos> $A", ["<bos>"]), ("<bos> $A <eos>", ["<bos>"]), ("$A <eos>", []), ("<eos> $A", [])],
+)
+def test_plain_has_the_tokenizers_bos_and_never_its_eos(adds, bos):
+    tokenizer = make_tokenizer(None, adds)
+    prompt = build_prompt(PROBLEM, tokenizer, PromptConfig(system="S"))
+    assert prompt.text == "S\nUser: What is {system} + 1?\nAssistant:"
+    assert tokenizer.decode(prompt.ids) == "".join(bos) + prompt.text
+    again = build_prompt(PROBLEM, tokenizer, PromptConfig(template="<bos>{question}"))
+    assert tokenizer.decode(again.ids).count("<bos>") == 1, "a template's own BOS is not doubled"
+
+
+def test_plain_template_fills_in_its_two_names_only_and_once():
+    config = PromptConfig(system="{question}", template=r"{system}|{question} in \boxed{}: {x}", instruction="Go.")
+    prompt = build_prompt(PROBLEM, make_tokenizer(), config)
+    assert prompt.text == r"{question}|" + "What is {system} + 1?\n\nGo." + r" in \boxed{}: {x}"
+
+
+@pytest.mark.parametrize(("template", "prefill"), [("{question} <think>\n", "<think>\n"), ("{question}", "")])
+def test_plain_prefill(template, prefill):
+    problem = Problem("x/y/0", "Say <think>", "2")
+    assert build_prompt(problem, make_tokenizer(), PromptConfig(template=template)).prefill == prefill
+
+
+# --------------------------------------------------------------------------- both
+
+
+def test_default_asks_for_the_tags():
+    for tokenizer in (make_tokenizer(), make_tokenizer(CHATML), make_tokenizer(NO_SYSTEM)):
+        text = build_prompt(PROBLEM, tokenizer, PromptConfig()).text
+        assert all(tag in text for tag in ("<think>", "</think>", "<answer>", "</answer>", PROBLEM.question))
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [({"style": "chatty"}, "auto, chat or plain"), ({"template": "{}"}, "no {question} in it")],
+)
+def test_bad_config(config, reason):
+    with pytest.raises(DataError, match=reason):
+        PromptConfig(**config)
+
+
+def test_a_prompt_without_a_token():
+    with pytest.raises(DataError, match="x/train/0 has no token"):
+        build_prompt(PROBLEM, make_tokenizer("{{ '' }}"), PromptConfig(system=""))
+
+
+@pytest.mark.parametrize(
+    ("response", "prefill", "rest"),
+    [
+        ("<think>\na", "", "<think>\na"),
+        ("<think>\na", "<think>\n", "a"),
+        ("<think>\na", "<think>", "\na"),
+        ("<think>a", "<think>\n", "a"),
+    ],
+)
+def test_without_prefill(response, prefill, rest):
+    assert without_prefill(response, prefill) == rest
+
+
+def test_without_prefill_of_another_beginning():
+    with pytest.raises(DataError, match="does not begin with the prompt's"):
+        without_prefill("a", "<think>\n")
+
+
+@pytest.mark.skipif(not (SMOLLM2 / "tokenizer.json").exists(), reason="SmolLM2 is not there")
+def test_smollm2():
+    tokenizer = AutoTokenizer.from_pretrained(SMOLLM2)
+    prompt = build_prompt(PROBLEM, tokenizer, PromptConfig(system="Think."))
+    assert prompt.text == (
+        "<|im_start|>system\nThink.<|im_end|>\n<|im_start|>user\nWhat is {system} + 1?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    ids = tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, return_dict=False)
+    assert prompt.ids == ids
