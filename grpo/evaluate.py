@@ -158,7 +158,7 @@ def pass_at_k(judged: list[Judged], problems: int, k: int) -> float:
 def majority(judged: list[Judged], problems: list[Problem]) -> float:
     """maj@k over all k samples: equivalent answers vote together, ties go to the first; no answer, no vote."""
     right = 0
-    for i, problem in enumerate(problems):
+    for i in range(len(problems)):
         votes: list[tuple[str, list[bool]]] = []
         for j in (j for j in judged if j.problem == i and j.answer is not None):
             same = next((v for a, v in votes if a == j.answer or equivalent(a, j.answer)), None)
@@ -186,25 +186,53 @@ def wilson_interval(right: int, n: int) -> list[float]:
 
 # ---- tables -------------------------------------------------------------------------------------------------
 
-COLUMNS = ["", "sampled", "95 %", "greedy", "pass@k", "maj@k", "format", "reflecting", "per text", "acc. refl.", "others", "length"]  # fmt: skip
+WIDTH = 100  # characters of a text table; what does not fit goes below
 
 
-def evaluation_row(name: str, result: dict[str, Any]) -> list[str]:
-    """One row of `COLUMNS` for one evaluation."""
-    s, (low, high) = result["sampled"], result["sampled"]["ci95"]
-    k, passed = max(result["sampled"]["pass_at"].items(), key=lambda item: int(item[0]), default=("", None))
+def evaluation_rows(results: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Label and a cell per evaluation, row by row; "-" for what an evaluation lacks. `glossary.EVALUATION` explains."""
+
+    def row(label: str, part: str, key: str, form: str = "{:.3f}") -> tuple[str, list[str]]:
+        return label, [_cell(r.get(part, {}).get(key), form) for r in results]
+
+    def counted(label: str, key: str) -> list[tuple[str, list[str]]]:
+        tables = [r.get("sampled", {}).get(key, {}) for r in results]
+        ks = sorted({k for t in tables for k in t} - {"1"}, key=int)  # one sample: the accuracy once more
+        return [(f"{label}@{k}", [_cell(t.get(k), "{:.3f}") for t in tables]) for k in ks]
+
     return [
-        name, _share(s["accuracy"]), f"{low:.3f}-{high:.3f}", _share(result["greedy"]["accuracy"]),
-        f"{_share(passed)} @{k}", *(f"{_share(v)} @{k}" for k, v in s["maj"].items()), _share(s["format"]),
-        _share(s["reflection_rate"]), f"{s['reflections']:.2f}", _share(s["accuracy_reflecting"]),
-        _share(s["accuracy_others"]), f"{s['length']:.1f}",
-    ]  # fmt: skip
+        row("accuracy, sampled", "sampled", "accuracy"),
+        row("  95 % interval", "sampled", "ci95"),
+        row("accuracy, greedy", "greedy", "accuracy"),
+        row("  95 % interval", "greedy", "ci95"),
+        *counted("pass", "pass_at"),
+        *counted("maj", "maj"),
+        row("format rate", "sampled", "format"),
+        row("reflection rate", "sampled", "reflection_rate"),
+        row("reflections per completion", "sampled", "reflections", "{:.2f}"),
+        row("accuracy when reflecting", "sampled", "accuracy_reflecting"),
+        row("accuracy otherwise", "sampled", "accuracy_others"),
+        row("length in tokens", "sampled", "length", "{:.1f}"),
+        row("truncated", "sampled", "truncated"),
+    ]
 
 
 def evaluation_table(results: dict[str, dict[str, Any]]) -> str:
-    """A text table of several evaluations, one per row."""
-    return table(COLUMNS, [evaluation_row(name, result) for name, result in results.items()])
+    """A text table of evaluations side by side; those that would make it wider than `WIDTH` go into blocks below."""
+    names, blocks = list(results), []
+    while names:
+        for count in range(len(names), 0, -1):
+            shown = names[:count]
+            rows = evaluation_rows([results[name] for name in shown])
+            block = table(["", *shown], [[label, *cells] for label, cells in rows])
+            if max(map(len, block.splitlines())) <= WIDTH:
+                break
+        blocks.append(block)
+        names = names[count:]
+    return "\n\n".join(blocks)
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _cell(value: float | list[float] | None, form: str) -> str:
+    if isinstance(value, list):
+        return "-".join(f"{v:.3f}" for v in value)
+    return "-" if value is None or value != value else form.format(value)

@@ -1,0 +1,89 @@
+"""What every figure means, one line each: shown in the report, repeated in the README, complete by a test.
+
+Shares lie in [0, 1], log-probs are in nats, lengths in tokens. The trainer's figures describe one step.
+"""
+
+from __future__ import annotations
+
+GROUPS: dict[str, dict[str, str]] = {
+    "Reward": {
+        "reward": "Mean total reward r = sum_k w_k r_k of all that was sampled in the step, dropped groups included.",
+        "reward_std": "Standard deviation of the total reward in a group, averaged over groups: what GRPO learns from.",
+        "reward_<name>": "Mean of that reward function, before its weight, over the completions that it applies to.",
+        "zero_spread": "Share of groups that were dropped: all their completions earned the same, so that A = 0.",
+        "refills": "How many times the step sampled again to replace dropped groups.",
+        "groups": "Groups left to learn from; fewer than prompts_per_step if the refills ran out.",
+    },
+    "Behaviour": {
+        "reflections": 'Distinct sentences per completion that reflect while thinking ("wait", "let me check", ...).',
+        "length": "Mean tokens per completion, the end-of-sequence token included.",
+        "length_max": "Tokens of the longest completion of the step.",
+        "truncated": "Share of completions cut off at max_new_tokens; where it is high, rewards measure that limit.",
+        "entropy": "Mean entropy of the policy at each sampled token; near 0 it no longer explores.",
+    },
+    "Optimisation": {
+        "loss": "SFT: cross-entropy per completion token. GRPO: the policy loss, by design near 0 while ratio = 1.",
+        "kl": "KL(policy || reference) per token, k3 estimate: how far the policy has moved since the stage began.",
+        "clip_fraction_low": "Share of tokens with A < 0 and ratio < 1 - eps_low: the clip lets them fall no more.",
+        "clip_fraction_high": "Share of tokens with A > 0 and ratio > 1 + eps_high: the clip lets them rise no more.",
+        "ratio": "Mean importance ratio pi / pi_old of a token; exactly 1 in the first update on a batch.",
+        "ratio_max": "Largest importance ratio of the batch.",
+        "grad_norm": "L2 norm of the gradient before clipping; spikes announce trouble.",
+        "lr": "Learning rate of the step, after warm-up and schedule.",
+        "sampler_gap": "Mean |trainer's - sampler's logp| per token before the update: rounding error if all is well.",
+    },
+    "Speed": {
+        "tokens_per_second": "Completion tokens per second of the whole step (GRPO: sampled; SFT: trained on).",
+        "seconds": "Wall-clock time of the step.",
+        "sampling_seconds": "The part of it spent on sampling and scoring.",
+        "sampled_tokens": "Completion tokens sampled in the step, dropped groups included.",
+        "tokens": "SFT: completion tokens in the batch.",
+    },
+}
+
+METRICS: dict[str, str] = {name: text for group in GROUPS.values() for name, text in group.items()}
+
+EVALUATION: dict[str, str] = {
+    "accuracy, sampled": "Share of right completions, several sampled for each held-out problem.",
+    "accuracy, greedy": "Share of right completions, the most likely token taken each time.",
+    "95 % interval": "Where the share would lie for other problems of this kind; problems count, not completions.",
+    "pass@k": "Share of problems that at least one of k samples solves (unbiased estimate).",
+    "maj@k": "Share of problems whose most frequent answer among k samples is right.",
+    "format rate": "Share of sampled completions in the format <think>...</think><answer>...</answer>.",
+    "reflection rate": "Share of sampled completions that reflect at least once.",
+    "reflections per completion": "Reflections per sampled completion.",
+    "accuracy when reflecting": "Accuracy of the sampled completions that reflect.",
+    "accuracy otherwise": "Accuracy of the sampled completions that do not.",
+    "length in tokens": "Mean over the sampled completions, the end-of-sequence token included.",
+    "truncated": "Share of sampled completions cut off at max_new_tokens.",
+}
+
+REJECTION: dict[str, str] = {
+    "sampled": "Completions sampled, k per problem.",
+    "wrong": "Left out: the answer is wrong or missing.",
+    "malformed": "Left out: right, but not in the format.",
+    "without reflection": "Left out where only reflective completions are wanted.",
+    "duplicate": "Left out: the same text was kept before.",
+    "over the cap": "Left out: the problem already has its share of completions.",
+    "kept": "Fine-tuned on.",
+}
+
+
+def explain(metric: str) -> str:
+    """The explanation of a logged metric; "" for one that the glossary does not know."""
+    return METRICS.get(metric) or (METRICS["reward_<name>"] if metric.startswith("reward_") else "")
+
+
+def in_order(metrics: list[str]) -> dict[str, list[str]]:
+    """Logged metrics below their group's title, in the glossary's order; unknown ones come last, as "Other"."""
+    titles = {name: title for title, group in GROUPS.items() for name in group}
+    rank = list(METRICS)
+
+    def entry(metric: str) -> str:
+        return metric if metric in METRICS or not explain(metric) else "reward_<name>"
+
+    known = sorted((m for m in metrics if explain(m)), key=lambda m: rank.index(entry(m)))
+    grouped: dict[str, list[str]] = {}
+    for metric in [*known, *(m for m in metrics if not explain(m))]:
+        grouped.setdefault(titles.get(entry(metric), "Other"), []).append(metric)
+    return grouped
