@@ -81,9 +81,7 @@ def group_advantages(rewards: Tensor, weights: Tensor, group_size: int, normalis
     if normalise not in ADVANTAGES:
         raise ValueError(f"unknown advantage {normalise!r}; choose one of {', '.join(ADVANTAGES)}")
     if group_size < 2 or rewards.shape[0] % group_size:
-        raise ValueError(
-            f"{rewards.shape[0]} rewards cannot form groups of {group_size} (at least 2 a group)"
-        )
+        raise ValueError(f"{rewards.shape[0]} rewards cannot form groups of {group_size} (at least 2 a group)")
     return ADVANTAGES[normalise](rewards.float(), weights.float(), group_size)
 
 

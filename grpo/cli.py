@@ -25,7 +25,7 @@ from grpo.log import say
 from grpo.policy import Policy, load_policy
 from grpo.rejection import train_rejection
 from grpo.runs import Run, RunError, open_run, write_json
-from grpo.settings import load_config
+from grpo.settings import ConfigError, load_config
 from grpo.sft import train_sft
 from grpo.trainer import train_grpo
 
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     transformers_logging.disable_progress_bar()
     try:
         return arguments.command(arguments)
-    except ValueError as error:  # every error of ours that the user can mend is one
+    except (ValueError, OSError) as error:  # every error of ours that the user can mend is a ValueError
         print(f"grpo: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -83,7 +83,9 @@ def _stage(arguments: argparse.Namespace) -> int:
     """Train a stage in its run folder, then evaluate what came out."""
     config = _configure(arguments)
     if arguments.name == "grpo" and not config.rewards:
-        raise ValueError("no reward is configured; name at least one below `rewards:`")
+        raise ConfigError("no reward is configured; name at least one below `rewards:`")
+    if arguments.name in ("grpo", "reject") and not config.sampling.temperature:
+        raise ConfigError("sampling.temperature is 0: all completions of a problem would be the same; set it to 1")
     run = open_run(config, arguments.name)
     if run.complete:
         say(
@@ -100,9 +102,7 @@ def _stage(arguments: argparse.Namespace) -> int:
             print(evaluation_table({run.folder.name: result}))
         run.finish(policy)
     except OSError as error:
-        raise RunError(
-            f"run={run.folder}: {error}; free or mend it, then run the same command to go on"
-        ) from error
+        raise RunError(f"run={run.folder}: {error}; free or mend it, then run the same command to go on") from error
     say(f"{run.folder}: complete; the model is in {run.folder / 'model'}")
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,9 +29,10 @@ class RunLog:
             self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step)
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
-        """One line of metrics.jsonl; `step` counts finished steps, from 1."""
-        rounded = {k: float(f"{v:.6g}") for k, v in metrics.items()}
-        self.metrics.write(json.dumps({"step": step, **rounded}) + "\n")
+        """One line of metrics.jsonl; `step` counts finished steps, from 1. What is not finite becomes null."""
+        # a mean over nothing is NaN, which is not JSON
+        rounded = {k: float(f"{v:.6g}") if math.isfinite(v) else None for k, v in metrics.items()}
+        self.metrics.write(json.dumps({"step": step, **rounded}, allow_nan=False) + "\n")
         self.metrics.flush()
         if self.writer:
             for name, value in metrics.items():
@@ -73,8 +75,7 @@ def table(headers: list[str], rows: list[list[str]]) -> str:
     widths = [max(len(cell) for cell in column) for column in columns]
     lines = [
         "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         )
         for row in [headers, ["-" * w for w in widths], *rows]
     ]

@@ -29,9 +29,7 @@ def completion_logps(policy: Policy, rollouts: Rollouts, temperature: float) -> 
     mask = rollouts.mask.to(policy.device)  # [B, T]
     ids = rollouts.completion_ids.to(policy.device)  # [B, T]
     prefix = prefill(policy, rollouts.prompts).rows(rollouts.prompt_index.to(policy.device))
-    inputs = torch.cat(
-        [prefix.last[:, None], ids[:, :-1]], dim=1
-    )  # [B, T]: the token before each completion token
+    inputs = torch.cat([prefix.last[:, None], ids[:, :-1]], dim=1)  # [B, T]: the token before each completion token
     # completions are padded on the right, where causal attention already keeps the padding out
     attend = torch.cat([prefix.mask, torch.ones_like(inputs)], dim=1)  # [B, L + T]
     hidden = extend(policy, prefix, inputs, attend, start=prefix.mask.sum(dim=1))  # [B, T, D]
@@ -42,7 +40,10 @@ def completion_logps(policy: Policy, rollouts: Rollouts, temperature: float) -> 
 
 
 def token_logps(policy: Policy, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """log softmax(head(hidden) / temperature)[target] and the entropy, in chunks. hidden [M, D], targets [M] -> [M] x 2."""
+    """log softmax(head(hidden) / temperature)[target] and the entropy, in chunks.
+
+    hidden: [M, D], targets: [M]. Returns two tensors [M].
+    """
 
     def one_chunk(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         logps = (policy.logits(hidden) / temperature).log_softmax(dim=-1)  # [C, V] fp32

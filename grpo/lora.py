@@ -76,10 +76,10 @@ def _linear_names(model: nn.Module, targets: tuple[str, ...] | list[str]) -> lis
 def add_adapter(model: nn.Module, config: LoraConfig, seed: int) -> None:
     """Add a fresh adapter: A ~ kaiming-uniform(sqrt 5) as in PEFT, B = 0. Raises ValueError if nothing matches."""
     names = _linear_names(model, config.targets)
-    if not names:
-        raise ValueError(
-            f"model.lora.targets={list(config.targets)}: no linear layer of the model has such a name"
-        )
+    unknown = [t for t in config.targets if not _linear_names(model, [t])]
+    if unknown or not names:
+        there = ", ".join(sorted({n.rpartition(".")[2] for n in _linear_names(model, ())})) or "none"
+        raise ValueError(f"model.lora.targets: no linear layer is called {', '.join(unknown)}; there are {there}")
     _wrap(model, names, config.rank, config.alpha / config.rank)
     generator = torch.Generator().manual_seed(seed)
     for layer in adapters(model).values():
@@ -146,15 +146,23 @@ def save_adapter(model: nn.Module, folder: Path, base: str) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
+# settings of PEFT's that change what an adapter computes, or where
+UNSUPPORTED = (
+    "use_dora", "use_qalora", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication", "lora_bias",
+    "trainable_token_indices", "target_parameters", "alora_invocation_tokens", "megatron_config",
+)  # fmt: skip
+
+
 def read_source(folder: Path) -> tuple[str, dict]:
     """Base model name and configuration of a PEFT adapter folder; refuses what this file does not compute."""
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    unsupported = [
-        k for k in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(k)
-    ]
-    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or unsupported:
-        what = ", ".join(unsupported) or f"peft_type {config.get('peft_type')}, bias {config.get('bias')}"
+    missing = [k for k in ("peft_type", "base_model_name_or_path", "r", "lora_alpha") if not config.get(k)]
+    if missing:
+        raise ValueError(f"{path}: {', '.join(missing)} is missing")
+    unsupported = [k for k in UNSUPPORTED if config.get(k)]
+    if config["peft_type"] != "LORA" or config.get("bias", "none") != "none" or unsupported:
+        what = ", ".join(unsupported) or f"peft_type {config['peft_type']}, bias {config.get('bias')}"
         raise ValueError(f"{path}: only plain LoRA is supported, not {what}")
     return config["base_model_name_or_path"], config
 
@@ -168,10 +176,16 @@ def load_adapter(model: nn.Module, folder: Path, config: dict) -> None:
         raise ValueError(f"{path}: {error}") from None
     suffix = ".lora_A.weight"
     names = [key.removeprefix(PREFIX).removesuffix(suffix) for key in tensors if key.endswith(suffix)]
-    missing = [n for n in names if not isinstance(dict(model.named_modules()).get(n), nn.Linear)]
+    linears = {n: m for n, m in model.named_modules() if n in _linear_names(model, ())}
+    missing = [n for n in names if n not in linears]
     if missing or not names:
-        raise ValueError(f"{path}: adapts {missing[:3] or 'nothing'}, which the base model does not have")
+        raise ValueError(f"{path}: adapts {missing[:3] or 'nothing'}, which is no linear layer of the model's body")
     rank = config["r"]
+    shapes = {f"{PREFIX}{n}.lora_A.weight": (rank, linears[n].in_features) for n in names}
+    shapes |= {f"{PREFIX}{n}.lora_B.weight": (linears[n].out_features, rank) for n in names}
+    wrong = [k for k in shapes.keys() | tensors.keys() if k not in tensors or tuple(tensors[k].shape) != shapes.get(k)]
+    if wrong:
+        raise ValueError(f"{path}: does not fit the model and its adapter_config.json: {sorted(wrong)[0]}")
     scaling = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
     _wrap(model, names, rank, scaling)
     for name, layer in adapters(model).items():

@@ -152,9 +152,7 @@ def get_surrogate(name: str) -> Surrogate:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         known = ", ".join(SURROGATES)
-        raise ValueError(
-            f"unknown surrogate {name!r} ({error}); choose {known} or `module:function`"
-        ) from None
+        raise ValueError(f"unknown surrogate {name!r} ({error}); choose {known} or `module:function`") from None
 
 
 # ---- KL(policy || reference), estimated per token (http://joschu.net/blog/kl-approx.html) -------------------
@@ -181,9 +179,7 @@ KL_ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": k1, "k2": 
 # ---- aggregation: from per-token values to one number, with the counts of the GLOBAL batch ------------------
 
 
-def sequence_mean(
-    x: Tensor, mask: Tensor, num_tokens: float, num_sequences: float, max_length: int
-) -> Tensor:
+def sequence_mean(x: Tensor, mask: Tensor, num_tokens: float, num_sequences: float, max_length: int) -> Tensor:
     """GRPO: 1/N sum_i 1/|o_i| sum_t x_it."""
     return ((x * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)).sum() / num_sequences
 

@@ -43,11 +43,7 @@ def lr_share(step: int, steps: int, config: OptimConfig) -> float:
     progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
     shapes = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}
     shape = shapes[config.schedule]
-    return (
-        shape
-        if config.schedule == "constant"
-        else config.final_lr_share + (1 - config.final_lr_share) * shape
-    )
+    return shape if config.schedule == "constant" else config.final_lr_share + (1 - config.final_lr_share) * shape
 
 
 class Optimizer:
@@ -56,8 +52,7 @@ class Optimizer:
     def __init__(self, parameters: dict[str, nn.Parameter], config: OptimConfig, steps: int):
         self.config, self.steps, self.parameters = config, steps, parameters
         self.masters = {
-            name: p if p.dtype == torch.float32 else nn.Parameter(p.detach().float())
-            for name, p in parameters.items()
+            name: p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for name, p in parameters.items()
         }
         for name, p in parameters.items():
             if self.masters[name] is not p:

@@ -7,7 +7,6 @@ A model is a hub id, a folder in Hugging Face format, a LoRA adapter folder in P
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -117,24 +116,20 @@ def load_policy(config: ModelConfig, seed: int = 0) -> Policy:
     """
     path = resolve_path(config.path)
     try:
-        source, adapter = (
-            lora.read_source(path) if (path / "adapter_config.json").exists() else (str(path), None)
-        )
-        model, tokenizer = _load_base(config, source if adapter else config.path, seed)
-    except ModelError:
-        raise
+        source, adapter = lora.read_source(path) if (path / "adapter_config.json").exists() else (config.path, None)
+        model, tokenizer = _load_base(config, source, seed)
+        model = model.to(device=config.device, dtype=torch.float32).eval()
+        source = str(resolve_path(source))  # PEFT, too, must find the base that an adapter names
+        policy = Policy(model, tokenizer, _eos_ids(model, tokenizer), source)
+        if not policy.eos_ids:
+            raise ModelError("no end-of-sequence token; set eos_token in its tokenizer_config.json")
+        _check_head(policy)
+        if adapter:
+            lora.load_adapter(model, path, adapter)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError, ...
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"model.path={config.path}: cannot be loaded: {reason}") from error
-    if tokenizer.eos_token_id is None and not _eos_ids(model, tokenizer):
-        raise ModelError(
-            f"model.path={config.path}: no end-of-sequence token; set eos_token in its tokenizer_config"
-        )
-    model = model.to(device=config.device, dtype=torch.float32).eval()
-    policy = Policy(model, tokenizer, _eos_ids(model, tokenizer), source if adapter else str(config.path))
-    _check_head(policy)
     if adapter:
-        lora.load_adapter(model, path, adapter)
         if not config.lora.rank:
             lora.merge(model)
         elif config.lora.rank != adapter["r"]:
@@ -156,9 +151,7 @@ def resolve_path(path: str) -> Path:
     return folder / "model" if (folder / "model").is_dir() and (folder / "manifest.json").exists() else folder
 
 
-def _load_base(
-    config: ModelConfig, source: str, seed: int
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_base(config: ModelConfig, source: str, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The full-precision model and tokenizer behind a source name."""
     if source in ("tiny", "tiny-init"):
         from data import tiny_model
@@ -169,16 +162,19 @@ def _load_base(
     path, extra = resolve_path(source), {}
     if source.endswith(".gguf"):
         if not path.is_file():
-            raise ModelError(f"model.path={source}: no such file")
+            raise ModelError(f"{source}: no such file")
         path, extra = path.parent, {"gguf_file": path.name}
     elif not path.is_dir() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
-        raise ModelError(
-            f"model.path={source}: no such folder; give a hub id, a model or run folder, or a .gguf file"
-        )
+        raise ModelError("no such folder; give a hub id, a model or run folder, or a .gguf file")
+    elif (path / "manifest.json").exists() and not (path / "config.json").exists():
+        raise ModelError("this run has no model yet; finish it by the command that began it")
     name = str(path) if path.is_dir() else source
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=config.revision, **extra)
-    model = AutoModelForCausalLM.from_pretrained(name, revision=config.revision, dtype=torch.float32, **extra)
-    if extra:  # the weights were dequantised on the way in: they are plain fp32 now
+    extra |= {"revision": config.revision, "trust_remote_code": False}  # never code out of a model's folder
+    tokenizer = AutoTokenizer.from_pretrained(name, **extra)
+    model, found = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **extra)
+    if found["missing_keys"]:  # transformers would make them up at random, and only warn
+        raise ModelError(f"its files lack {len(found['missing_keys'])} weights, {min(found['missing_keys'])} for one")
+    if source.endswith(".gguf"):  # the weights were dequantised on the way in: they are plain fp32 now
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
         model.is_quantized, model.hf_quantizer = False, None
@@ -203,10 +199,9 @@ def _check_head(policy: Policy) -> None:
     ids = torch.tensor([[policy.eos_ids[0]] * 2], device=policy.device)
     positions = torch.arange(2, device=policy.device)[None]
     ours = policy.logits(policy.hidden_states(ids, torch.ones_like(ids), positions, None))
-    if not torch.allclose(ours, policy.model(ids).logits.float(), atol=1e-3, rtol=1e-3):
-        raise ModelError(
-            f"model.path={policy.source}: {type(policy.model).__name__} changes its logits after the head"
-        )
+    same = torch.allclose(ours, policy.model(ids).logits.float(), atol=1e-3, rtol=1e-3)
+    if not same or getattr(policy.model.config, "final_logit_softcapping", None):  # a cap shows on large logits only
+        raise ModelError(f"{type(policy.model).__name__} changes its logits after the head, which is not supported")
 
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
@@ -217,11 +212,3 @@ def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
         for name, p in model.named_parameters():
             if name in kept:
                 p.data = kept[name]
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object from a file, or a ModelError that names the file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: {error}") from None

@@ -41,9 +41,7 @@ def train_rejection(config: Config, run: Run) -> Policy:
                 "malformed); raise reject.samples, train stage 2 longer or set reject.reflection=any"
             )
         write_json(run.folder / "rejection.json", counts)
-        write_text(
-            run.folder / "samples.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
-        )
+        write_text(run.folder / "samples.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
         say(
             table(
                 ["samples", "count", "share"],
@@ -88,9 +86,7 @@ def sample_and_filter(
     return rows, dict(counts)
 
 
-def filter_samples(
-    samples: list[tuple[int, Judged]], config: Config, counts: Counter[str]
-) -> list[tuple[int, Judged]]:
+def filter_samples(samples: list[tuple[int, Judged]], config: Config, counts: Counter[str]) -> list[tuple[int, Judged]]:
     """The samples of one problem that are kept; `counts` learns what became of the others."""
     kept: list[tuple[int, Judged]] = []
     seen: set[str] = set()

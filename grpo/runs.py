@@ -6,7 +6,7 @@
     eval.json        its evaluation                    report.html        all of it, to look at
 
 The same command continues an unfinished run and leaves a finished one alone; another configuration in the same
-folder is refused. Nothing is ever overwritten.
+folder is refused, once there is anything to lose. Nothing is ever overwritten.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def open_run(config: Config, stage: str) -> Run:
     folder = Path(config.run)
     manifest_file = folder / "manifest.json"
     try:
-        if folder.exists() and not manifest_file.exists() and any(p.name != "lock" for p in folder.iterdir()):
+        if folder.exists() and not manifest_file.exists() and any(p.name not in FIRST for p in folder.iterdir()):
             raise RunError(f"run={folder}: the folder holds other files; name a new or empty one")
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
@@ -79,15 +79,15 @@ def open_run(config: Config, stage: str) -> Run:
         raise RunError(f"run={folder}: cannot be written: {error.strerror}; name another folder") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise RunError(
-            f"run={folder}: another process is writing there; wait for it or name another folder"
-        ) from None
+    except BlockingIOError:
+        raise RunError(f"run={folder}: another process is writing there; wait for it or name another folder") from None
     if manifest_file.exists():
-        manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
-        _refuse_another_run(folder, config, stage, manifest)
-        return Run(folder, config, manifest, lock)
-    write_text(folder / "config.yaml", to_yaml(config))
+        manifest, before = _read_back(folder)
+        differing = _differing(config, stage, manifest, before)
+        if not differing:
+            return Run(folder, config, manifest, lock)
+        if _has_results(folder, manifest):
+            raise RunError(f"run={folder}: {differing}; name another folder")
     manifest = {
         "stage": stage,
         "parent": parent_of(config.model.path),
@@ -102,32 +102,55 @@ def open_run(config: Config, stage: str) -> Run:
         "git_commit": git_commit(),
     }
     write_json(manifest_file, manifest)
+    write_text(folder / "config.yaml", to_yaml(config))
     return Run(folder, config, manifest, lock)
 
 
+# what a start that was cut off leaves behind
+FIRST = ("lock", "manifest.json.partial")
 # settings that do not change what is computed, so that a run may go on with others
 FREE = ("run", "threads", "log.", "eval.at_end")
 
 
-def _refuse_another_run(folder: Path, config: Config, stage: str, manifest: dict[str, Any]) -> None:
+def _read_back(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Manifest and settings of a run that is there; the settings are None if the start was cut off before them."""
+    settings = folder / "config.yaml"
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        before = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.exists() else None
+        if not isinstance(manifest["stage"], str) or not isinstance(before, dict | None):
+            raise ValueError("not written by a run")
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(
+            f"run={folder}: manifest.json or config.yaml is damaged: {reason}; name another folder"
+        ) from None
+    return manifest, before
+
+
+def _differing(config: Config, stage: str, manifest: dict[str, Any], before: dict[str, Any] | None) -> str:
+    """What sets the run in the folder apart from the one asked for; empty if nothing does."""
+    if before is None:
+        return "its config.yaml is missing"
     if manifest["stage"] != stage:
-        raise RunError(f"run={folder}: holds a {manifest['stage']} run, not {stage}; name another folder")
-    before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        return f"holds a {manifest['stage']} run, not {stage}"
     old, new = _flat(before), _flat(to_dict(config))
-    differing = [
-        k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and not k.startswith(FREE)
-    ]
-    if differing:
-        shown = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} now)" for k in differing[:4])
-        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
-        raise RunError(f"run={folder}: holds a run with other settings: {shown}{more}; name another folder")
+    keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and not k.startswith(FREE)]
+    shown = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} now)" for k in keys[:4])
+    more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+    return f"holds a run with other settings: {shown}{more}" if keys else ""
+
+
+def _has_results(folder: Path, manifest: dict[str, Any]) -> bool:
+    """Whether there is anything to lose. A run that failed before its first step (a model not found) starts anew."""
+    metrics = folder / "metrics.jsonl"
+    there = any((folder / name).exists() for name in ("checkpoints", "samples.jsonl", "model"))
+    return bool(manifest.get("finished")) or there or (metrics.exists() and metrics.stat().st_size > 0)
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
     if isinstance(value, dict) and value:
-        return {
-            k: v for name, x in value.items() for k, v in _flat(x, f"{key}.{name}" if key else name).items()
-        }
+        return {k: v for name, x in value.items() for k, v in _flat(x, f"{key}.{name}" if key else name).items()}
     return {key: value}
 
 

@@ -5,6 +5,8 @@ Every reward keeps its own column of the [N, K] matrix; the total is only ever f
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import math
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -37,7 +39,9 @@ class RewardSet:
 
         progress: `global_step` and `max_steps`, which reach the functions as TRL's `trainer_state`.
         """
-        columns = {**batch.columns(), "trainer_state": SimpleNamespace(**progress)}
+        # TRL's hooks for figures of the function's own; what they are told is not kept
+        hooks = {"log_extra": lambda *_: None, "log_metric": lambda *_: None}
+        columns = {**batch.columns(), "trainer_state": SimpleNamespace(**progress), **hooks}
         scores = [_call(name, function, columns, batch) for name, function in self.functions.items()]
         return torch.tensor(scores, dtype=torch.float32).T  # [N, K]
 
@@ -82,9 +86,7 @@ def decode(policy: Policy, rollouts: Rollouts, prompts: list[Prompt], problems: 
     index = rollouts.prompt_index.tolist()
     ids = rollouts.token_lists()
     bodies = [row[:-1] if row and row[-1] in policy.eos_ids else row for row in ids]
-    texts = policy.tokenizer.batch_decode(
-        bodies, skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
+    texts = policy.tokenizer.batch_decode(bodies, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return Scored(
         texts=[prompts[i].prefill + text for i, text in zip(index, texts, strict=True)],
         token_ids=ids,
@@ -96,26 +98,31 @@ def decode(policy: Policy, rollouts: Rollouts, prompts: list[Prompt], problems: 
 def _call(name: str, function: Any, columns: dict[str, list], batch: Scored) -> list[float]:
     """One function's scores; None becomes NaN, everything else must be a finite number."""
     try:
-        scores = list(function(**columns))
+        scores = _scores(function, columns)
     except Exception as error:
         row = _culprit(function, columns, len(batch.texts))
         raise RewardFailure(f"reward {name!r} raised {error!r} on {_describe(batch, row)}") from error
     if len(scores) != len(batch.texts):
-        raise RewardFailure(
-            f"reward {name!r} returned {len(scores)} scores for {len(batch.texts)} completions"
-        )
+        raise RewardFailure(f"reward {name!r} returned {len(scores)} scores for {len(batch.texts)} completions")
     values = []
     for row, score in enumerate(scores):
         try:
             value = math.nan if score is None else float(score)
         except (TypeError, ValueError):
             value = None
+        value = None if isinstance(score, str) else value  # float("1") is 1, but a score is no text
         if value is None or (score is not None and not math.isfinite(value)):
-            raise RewardFailure(
-                f"reward {name!r} returned {score!r}, not a finite number, on {_describe(batch, row)}"
-            )
+            raise RewardFailure(f"reward {name!r} returned {score!r}, not a finite number, on {_describe(batch, row)}")
         values.append(value)
     return values
+
+
+def _scores(function: Any, columns: dict[str, Any]) -> list:
+    """Call the function; one that is `async` is run to its end, as TRL does."""
+    scores = function(**columns)
+    if inspect.iscoroutine(scores):
+        scores = asyncio.run(scores)
+    return list(scores)
 
 
 def _culprit(function: Any, columns: dict[str, Any], count: int) -> int | None:
@@ -123,7 +130,7 @@ def _culprit(function: Any, columns: dict[str, Any], count: int) -> int | None:
     for row in range(count):
         single = {k: [v[row]] if isinstance(v, list) else v for k, v in columns.items()}
         try:
-            list(function(**single))
+            _scores(function, single)
         except Exception:
             return row
     return None

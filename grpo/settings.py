@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import reprlib
 import types
 import typing
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 
 from grpo.config import Config
 from grpo.loss import PRESETS, LossConfig
+from grpo.validate import check
 
 
 class ConfigError(ValueError):
@@ -26,6 +28,7 @@ class ConfigError(ValueError):
 # ---- reading ------------------------------------------------------------------------------------------------
 
 Settings = dict[tuple[str, ...], tuple[Any, str]]  # path of keys -> (value, where it was written)
+MAX_DEPTH, MAX_KEYS, TOO_LARGE = 20, 10_000, "too many or too deeply nested settings"
 
 
 def load_config(file: str | None, overrides: list[str] | None = None) -> Config:
@@ -39,18 +42,34 @@ def load_config(file: str | None, overrides: list[str] | None = None) -> Config:
         if not equals or not key:
             errors.append(f"command line: {override!r} is not of the form key.sub=value")
             continue
-        node = _compose(text, f"command line: {key}", errors)
-        _flatten(node, tuple(key.split(".")), "command line", settings, errors)
+        own: Settings = {}
+        _flatten(_compose(text, f"command line: {key}", errors), _split(key), "command line", own, errors)
+        _merge(settings, own)
+    places = {".".join(path): where for path, (_, where) in settings.items()}
     config = _build(Config(), (), settings, errors)
     for path, (_, where) in settings.items():
         errors.append(f"{where}: unknown key {'.'.join(path)!r}{_nearest(path)}")
     if errors:
         raise ConfigError("\n".join(errors))
-    from grpo.validate import check
-
     if mistakes := check(config):
-        raise ConfigError("\n".join(mistakes))
+        raise ConfigError("\n".join(_placed(key, what, places) for key, what in mistakes))
     return config
+
+
+def _split(key: str) -> tuple[str, ...]:
+    """`a.b.c` -> (a, b, c); in `rewards.pkg.module:function.weight` the import path is one name."""
+    group, _, rest = key.partition(".")
+    module, colon, rest = rest.partition(":")
+    if not colon:
+        return tuple(key.split("."))
+    function, dot, rest = rest.partition(".")
+    return (group, f"{module}:{function}", *(rest.split(".") if dot else ()))
+
+
+def _placed(key: str, what: str, places: dict[str, str]) -> str:
+    """A mistake with the file and line of its key, or of the first key below it."""
+    where = places.get(key) or next((w for k, w in places.items() if k.startswith(key + ".")), "")
+    return f"{where}: {key} {what}" if where else f"{key} {what}"
 
 
 def _compose(text: str, where: str, errors: list[str]) -> yaml.Node | None:
@@ -58,8 +77,11 @@ def _compose(text: str, where: str, errors: list[str]) -> yaml.Node | None:
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         line = f":{error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
-        errors.append(f"{where}{line}: not valid YAML: {getattr(error, 'problem', None) or error}")
-        return None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        errors.append(f"{where}{line}: not valid YAML: {problem}")
+    except RecursionError:
+        errors.append(f"{where}: not valid YAML: nested too deeply")
+    return None
 
 
 def _read_yaml(path: Path, settings: Settings, errors: list[str], seen: tuple[Path, ...]) -> None:
@@ -80,22 +102,29 @@ def _read_yaml(path: Path, settings: Settings, errors: list[str], seen: tuple[Pa
         _read_yaml(path.parent / include, settings, errors, (*seen, path.resolve()))
     elif include is not None:
         errors.append(f"{where}: include must be a file name, relative to this file")
-    for key in [k for k in settings if any(k[: len(new)] == new for new in own)]:
-        del settings[key]  # a setting replaces what an included file said at or below its key
+    _merge(settings, own)
+
+
+def _merge(settings: Settings, own: Settings) -> None:
+    """A setting replaces what was said before at its key, below it, or, as one value, above it (`rewards: {}`)."""
+    for old in [k for k in settings if any(k[: len(new)] == new or new[: len(k)] == k for new in own)]:
+        del settings[old]
     settings.update(own)
 
 
-def _flatten(
-    node: yaml.Node | None, path: tuple[str, ...], file: str, out: Settings, errors: list[str]
-) -> None:
+def _flatten(node: yaml.Node | None, path: tuple[str, ...], file: str, out: Settings, errors: list[str]) -> None:
     """Nested mappings -> one entry per leaf, with the line that it stands on."""
     if node is None:
         if path:
             out[path] = (None, file)
         return
+    if len(path) > MAX_DEPTH or len(out) > MAX_KEYS:  # aliases can make a file of ten lines endless
+        if not any(e.endswith(TOO_LARGE) for e in errors):
+            errors.append(f"{file}: {'.'.join(path[:3])}: {TOO_LARGE}")
+        return
     where = file if file == "command line" else f"{file}:{node.start_mark.line + 1}"
     if isinstance(node, yaml.MappingNode) and (node.value or not path):
-        keys = [(*path, str(key.value)) for key, _ in node.value]
+        keys = [(*path, key.value if isinstance(key, yaml.ScalarNode) else "?") for key, _ in node.value]
         for key in {k for k in keys if keys.count(k) > 1}:
             errors.append(f"{where}: {'.'.join(key)!r} is given twice")
         for key, (_, value) in zip(keys, node.value, strict=True):
@@ -105,7 +134,7 @@ def _flatten(
     else:
         try:
             out[path] = (yaml.SafeLoader("").construct_object(node, deep=True), where)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date or number that cannot be is a ValueError
             errors.append(f"{where}: {'.'.join(path)}: {getattr(error, 'problem', error)}")
 
 
@@ -115,6 +144,7 @@ def _flatten(
 def _build(default: Any, path: tuple[str, ...], settings: Settings, errors: list[str]) -> Any:
     """`default` with the settings below `path` in place of its values; the settings are used up."""
     hints, values = typing.get_type_hints(type(default)), {}
+    place = next((where for k, (_, where) in settings.items() if k[: len(path)] == path), "")
     if isinstance(default, LossConfig):
         default = _preset(path, settings, errors)
     for f in dataclasses.fields(default):
@@ -136,12 +166,12 @@ def _build(default: Any, path: tuple[str, ...], settings: Settings, errors: list
             value, where = settings.pop(key)
             try:
                 values[f.name] = _convert(value, hint)
-            except (TypeError, ValueError):
-                errors.append(f"{where}: {'.'.join(key)} must be {_type_name(hint)}, not {value!r}")
+            except (TypeError, ValueError, OverflowError):
+                errors.append(f"{where}: {'.'.join(key)} must be {_type_name(hint)}, not {reprlib.repr(value)}")
     try:
         return dataclasses.replace(default, **values)
     except ValueError as error:  # from a __post_init__ that checks its own fields
-        errors.append(f"{'.'.join(path)}: {error}")
+        errors.append(f"{place}: {error}")
         return default
 
 
@@ -149,18 +179,19 @@ def _build_group(default: Any, key: tuple[str, ...], settings: Settings, errors:
     """A nested dataclass; an empty group (`accuracy:` with nothing below) keeps its defaults."""
     value, where = settings.pop(key, (None, ""))
     if value not in (None, {}):
-        errors.append(f"{where}: {'.'.join(key)} is a group of settings, not {value!r}")
+        errors.append(f"{where}: {'.'.join(key)} is a group of settings, not {reprlib.repr(value)}")
     return _build(default, key, settings, errors)
 
 
 def _preset(path: tuple[str, ...], settings: Settings, errors: list[str]) -> LossConfig:
     """`loss.preset` names the loss to start from; without it that is GRPO."""
     name, where = settings.pop((*path, "preset"), ("grpo", ""))
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         near = difflib.get_close_matches(str(name), PRESETS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; choose one of {', '.join(PRESETS)}"
         errors.append(f"{where}: loss.preset has no {name!r}{hint}")
-    return PRESETS.get(name, LossConfig())
+        return LossConfig()
+    return PRESETS[name]
 
 
 def _nested(key: tuple[str, ...], settings: Settings) -> Any:
@@ -200,11 +231,7 @@ def _convert(value: Any, hint: Any) -> Any:
 
 
 def _type_name(hint: Any) -> str:
-    return (
-        hint.__name__
-        if isinstance(hint, type) and not typing.get_args(hint)
-        else str(hint).replace("typing.", "")
-    )
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
 
 
 def known_keys(cls: type = Config, path: tuple[str, ...] = ()) -> list[str]:
@@ -213,11 +240,7 @@ def known_keys(cls: type = Config, path: tuple[str, ...] = ()) -> list[str]:
     keys = ["loss.preset"] if cls is Config else []
     for f in dataclasses.fields(cls):
         hint = hints[f.name]
-        keys += (
-            known_keys(hint, (*path, f.name))
-            if dataclasses.is_dataclass(hint)
-            else [".".join((*path, f.name))]
-        )
+        keys += known_keys(hint, (*path, f.name)) if dataclasses.is_dataclass(hint) else [".".join((*path, f.name))]
     return keys
 
 

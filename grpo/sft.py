@@ -65,9 +65,7 @@ def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem,
             bar.set_postfix(loss=f"{metrics['loss']:.3f}", lr=f"{metrics['lr']:.1e}")
             bar.update()
             if (step + 1) % config.log.save_every == 0 and step + 1 < steps:
-                save_checkpoint(
-                    run.folder / "checkpoints", step + 1, optimizer, {}, config.log.keep_checkpoints
-                )
+                save_checkpoint(run.folder / "checkpoints", step + 1, optimizer, {}, config.log.keep_checkpoints)
     log.close()
     return policy
 
@@ -82,9 +80,7 @@ def make_examples(config: Config, policy: Policy, responses: list[tuple[Problem,
         examples.append(Example(prompt.ids, [*ids, end_id(policy)]))
     fitting = [e for e in examples if len(e.prompt) + len(e.completion) <= limit]
     if len(fitting) < len(examples):
-        say(
-            f"{len(examples) - len(fitting)} of {len(examples)} examples are longer than {limit} tokens: left out"
-        )
+        say(f"{len(examples) - len(fitting)} of {len(examples)} examples are longer than {limit} tokens: left out")
     if not fitting:
         raise ValueError("no training example is left; look at the data and the model's context length")
     return fitting
@@ -96,9 +92,7 @@ def end_id(policy: Policy) -> int:
     return policy.eos_ids[0] if eos is None else eos
 
 
-def sft_step(
-    policy: Policy, optimizer: Optimizer, batch: list[Example], tokens: int, step: int
-) -> dict[str, float]:
+def sft_step(policy: Policy, optimizer: Optimizer, batch: list[Example], tokens: int, step: int) -> dict[str, float]:
     """One optimiser step on the mean negative log-likelihood of the batch's completion tokens."""
     given = as_rollouts(batch)
     num_tokens = int(given.mask.sum())

@@ -23,8 +23,6 @@ class Stream(Generic[T]):
         epoch, i = divmod(self.position, len(self.items))
         if epoch != self._epoch:
             self._epoch = epoch
-            self._order = random.Random(f"{self.seed}/{epoch}").sample(
-                range(len(self.items)), len(self.items)
-            )
+            self._order = random.Random(f"{self.seed}/{epoch}").sample(range(len(self.items)), len(self.items))
         self.position += 1
         return self.items[self._order[i]]

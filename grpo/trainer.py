@@ -61,10 +61,20 @@ def train_grpo(config: Config, run: Run) -> Policy:
     log = RunLog(run.folder, state["step"], config.log.tensorboard)
     run.note(data_hash=data_hash(problems))
 
+    def save(step: int, position: int) -> None:
+        """Checkpoint after `step` finished steps; a run without any has nothing to save."""
+        if step > 0:
+            where, keep = run.folder / "checkpoints", config.log.keep_checkpoints
+            save_checkpoint(where, step, optimizer, {"position": position}, keep)
+
     with progress(total=config.grpo.steps, initial=state["step"], desc="grpo", unit="step") as bar:
         for step in range(state["step"], config.grpo.steps):
-            started = time.perf_counter()
-            batch = collect(config, policy, rewards, stream, step, log)
+            started, position = time.perf_counter(), stream.position
+            try:
+                batch = collect(config, policy, rewards, stream, step, log)
+            except ValueError:  # a reward that fails: what is trained so far is not lost
+                save(step, position)
+                raise
             sampled = time.perf_counter()
             metrics = batch.metrics | update(config, policy, optimizer, batch, rewards.weights, step)
             ended = time.perf_counter()
@@ -74,10 +84,7 @@ def train_grpo(config: Config, run: Run) -> Policy:
             bar.set_postfix({name: f"{metrics[key]:.2f}" for name, key in SHOWN.items() if key in metrics})
             bar.update()
             if (step + 1) % config.log.save_every == 0 and step + 1 < config.grpo.steps:
-                where = run.folder / "checkpoints"
-                save_checkpoint(
-                    where, step + 1, optimizer, {"position": stream.position}, config.log.keep_checkpoints
-                )
+                save(step + 1, stream.position)
     log.close()
     return policy
 
@@ -87,23 +94,17 @@ SHOWN = {"reward": "reward", "acc": "reward_accuracy", "refl": "reflections", "l
 # ---- steps 1 to 3: experience -------------------------------------------------------------------------------
 
 
-def collect(
-    config: Config, policy: Policy, rewards: RewardSet, stream: Stream, step: int, log: RunLog
-) -> Batch:
+def collect(config: Config, policy: Policy, rewards: RewardSet, stream: Stream, step: int, log: RunLog) -> Batch:
     """Sample and score groups until P of them have a spread of rewards, or the refills are used up."""
     wanted, size = config.grpo.prompts_per_step, config.grpo.group_size
-    parts: list[
-        tuple[Rollouts, Tensor, Scored, Tensor]
-    ] = []  # per round: samples, rewards, texts, rows to keep
+    parts: list[tuple[Rollouts, Tensor, Scored, Tensor]] = []  # per round: samples, rewards, texts, rows to keep
     missing = wanted
     for _ in range(1 + config.grpo.max_refills):
         problems = stream.take(missing)
         prompts = [build_prompt(p, policy.tokenizer, config.prompt) for p in problems]
         check_lengths(policy, prompts, config.sampling.max_new_tokens)
         ids = [p.id for p in problems]
-        rollouts = sample_groups(
-            policy, [p.ids for p in prompts], ids, size, config.sampling, config.seed, step
-        )
+        rollouts = sample_groups(policy, [p.ids for p in prompts], ids, size, config.sampling, config.seed, step)
         scored = decode(policy, rollouts, prompts, problems)
         scores = rewards(scored, {"global_step": step, "max_steps": config.grpo.steps})  # [N, K]
         flat = zero_spread(scores, rewards.weights, size, config.loss.advantage)  # [P]
@@ -131,9 +132,7 @@ def check_lengths(policy: Policy, prompts: list[Prompt], max_new_tokens: int) ->
         )
 
 
-def describe(
-    parts: list[tuple[Rollouts, Tensor, Scored, Tensor]], rewards: RewardSet, size: int
-) -> dict[str, float]:
+def describe(parts: list[tuple[Rollouts, Tensor, Scored, Tensor]], rewards: RewardSet, size: int) -> dict[str, float]:
     """What was sampled in a step; the README's glossary explains each figure."""
     scores = torch.cat([s for _, s, _, _ in parts])  # [N, K], dropped groups included
     lengths = torch.cat([r.lengths for r, _, _, _ in parts]).float()
@@ -142,10 +141,7 @@ def describe(
     return {
         "reward": total_reward(scores, rewards.weights).mean().item(),
         "reward_std": total_std(scores, rewards.weights, size),
-        **{
-            f"reward_{name}": m
-            for name, m in zip(rewards.functions, scores.nanmean(dim=0).tolist(), strict=True)
-        },
+        **{f"reward_{name}": m for name, m in zip(rewards.functions, scores.nanmean(dim=0).tolist(), strict=True)},
         "reflections": sum(reflections) / len(reflections),
         "zero_spread": 1 - kept / len(scores),
         "refills": len(parts) - 1,
@@ -161,13 +157,9 @@ def _log_completions(log: RunLog, step: int, part: tuple, rewards: RewardSet, co
     """Write the first completions of a step with what each reward gave them."""
     _, scores, scored, _ = part
     for row in range(min(count, len(scored.texts))):
-        given = {
-            n: None if s != s else s for n, s in zip(rewards.functions, scores[row].tolist(), strict=True)
-        }
+        given = {n: None if s != s else s for n, s in zip(rewards.functions, scores[row].tolist(), strict=True)}
         problem = scored.problems[row]
-        log.sample(
-            step + 1, problem=problem.id, answer=problem.answer, completion=scored.texts[row], rewards=given
-        )
+        log.sample(step + 1, problem=problem.id, answer=problem.answer, completion=scored.texts[row], rewards=given)
 
 
 # ---- steps 4 to 6: learning ---------------------------------------------------------------------------------
@@ -179,9 +171,7 @@ def update(
     """mu optimiser steps on one batch. Returns the metrics of the last; `sampler_gap` is the first's."""
     rollouts, temperature = batch.rollouts, config.sampling.temperature
     if not len(rollouts):
-        say(
-            f"step {step + 1}: every group was dropped (all its completions earned the same); nothing to learn from"
-        )
+        say(f"step {step + 1}: every group was dropped (all its completions earned the same); nothing to learn from")
         return {}
     micro = micro_batches(rollouts, config.tokens_per_micro_batch)
     ref_logps = None  # [N, T]
@@ -189,9 +179,7 @@ def update(
         with policy.reference() as reference:
             ref_logps = frozen_logps(reference, rollouts, micro, temperature)
     advantages = batch_advantages(config, policy, batch, weights, ref_logps, micro)  # [N]
-    mask = (
-        rollouts.mask & ~rollouts.truncated[:, None] if config.grpo.mask_truncated else rollouts.mask
-    )  # [N, T]
+    mask = rollouts.mask & ~rollouts.truncated[:, None] if config.grpo.mask_truncated else rollouts.mask  # [N, T]
     loss_config = replace(config.loss, max_length=config.loss.max_length or config.sampling.max_new_tokens)
     # counts of the whole batch, before it is cut
     counts = {"num_tokens": mask.sum().clamp(min=1), "num_sequences": mask.any(dim=1).sum().clamp(min=1)}
@@ -216,9 +204,7 @@ def update(
             per_token = {"entropy": entropy, "sampler_gap": gap}
             parts |= {name: (x * part.mask).sum() / rollouts.mask.sum() for name, x in per_token.items()}
             _add(sums, {"loss": loss.detach(), **parts})
-        sampler_gap = metrics.get(
-            "sampler_gap", sums["sampler_gap"].item()
-        )  # it is one only before the first step
+        sampler_gap = metrics.get("sampler_gap", sums["sampler_gap"].item())  # it is one only before the first step
         metrics = {name: value.item() for name, value in sums.items()} | {"sampler_gap": sampler_gap}
         metrics |= optimizer.step(step * config.grpo.updates_per_batch + iteration)
     return metrics

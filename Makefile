@@ -1,0 +1,62 @@
+# Four stages, a target each. EXP picks the folder under experiments/ (demo needs no download), ARGS adds settings:
+#   make grpo EXP=gsm8k ARGS="grpo.steps=50 loss.preset=dapo"
+EXP  ?= demo
+ARGS ?=
+PYTHON ?= python3
+VENV ?= .venv
+RUN  := $(VENV)/bin/python -m grpo
+CONFIGS := experiments/$(EXP)
+.DEFAULT_GOAL := help
+
+$(VENV)/.ready: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet -c constraints.txt torch
+	$(VENV)/bin/pip install --quiet -c constraints.txt -e ".[report]"
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(VENV)/bin/pip install --quiet -c constraints.txt -e ".[report,gguf,dev]"
+	@touch $@
+
+setup: $(VENV)/.ready ## make .venv with the pinned packages
+
+demo: $(VENV)/.ready ## all four stages on the embedded problems, then the table and the report
+	$(MAKE) --no-print-directory sft grpo reject final report EXP=demo
+
+sft: $(VENV)/.ready ## stage 1: cold start on worked solutions
+	$(RUN) sft --config $(CONFIGS)/sft.yaml $(ARGS)
+
+grpo: $(VENV)/.ready ## stage 2: GRPO with accuracy, format and reflection rewards
+	$(RUN) grpo --config $(CONFIGS)/grpo.yaml $(ARGS)
+
+reject: $(VENV)/.ready ## stage 3: rejection sampling, then fine-tuning on what is kept
+	$(RUN) reject --config $(CONFIGS)/reject.yaml $(ARGS)
+
+final: $(VENV)/.ready ## stage 4: final GRPO
+	$(RUN) grpo --config $(CONFIGS)/final.yaml $(ARGS)
+
+eval: $(VENV)/.ready ## evaluate a model: make eval ARGS="model.path=... run=..."
+	$(RUN) eval --config $(CONFIGS)/eval.yaml $(ARGS)
+
+report: $(VENV)/.ready ## table and HTML report of runs/EXP
+	$(RUN) report runs/$(EXP)
+
+base: $(VENV)/.ready ## train the embedded base model anew, into runs/demo/0-base
+	$(RUN) sft --config experiments/demo/base.yaml $(ARGS)
+
+data: $(VENV)/.ready ## download GSM8K into datasets/, checksums pinned
+	$(VENV)/bin/python -m data.download
+
+test: $(VENV)/.ready-dev ## run the tests
+	$(VENV)/bin/python -m pytest -n 2
+
+lint: $(VENV)/.ready-dev ## check style
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+clean: ## remove .venv and caches; runs/ stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup demo sft grpo reject final eval report base data test lint clean help

@@ -1,0 +1,33 @@
+"""Packaging: `pip install -e .`; `constraints.txt` pins what was tested."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="grpo",
+    version="0.1.0",
+    description="The reference GRPO trainer: from scratch, pure PyTorch, with a reflection reward",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=["grpo", "grpo.templates", "rewards", "data"],
+    package_data={"data": ["tiny/*"], "grpo.templates": ["*"]},
+    install_requires=["torch>=2.6", "transformers>=5.0", "tokenizers", "safetensors", "sympy", "numpy", "pyyaml", "tqdm"],
+    extras_require={
+        "report": ["matplotlib", "jinja2"],  # curves and HTML of `grpo report`
+        "gguf": ["gguf", "accelerate"],  # transformers reads .gguf files with them
+        "tensorboard": ["tensorboard"],  # log.tensorboard=true
+        "dev": [
+            "pytest",
+            "pytest-xdist",  # the tests use both cores
+            "hypothesis",  # property-based tests
+            "ruff",  # lint and format
+            "peft",  # test peer: our adapters load there and give the same logits
+            "trl",  # test peer: our rewards run in its GRPOTrainer, its rewards in ours
+            "math-verify",  # test peer: TRL's accuracy reward needs it
+        ],
+    },
+    entry_points={"console_scripts": ["grpo=grpo.cli:main"]},
+)
