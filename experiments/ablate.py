@@ -1,0 +1,127 @@
+"""The ablation runner: variants x seeds, the four stages each, one table of means and spreads.
+
+    python experiments/ablate.py experiments/ablations/reflection.yaml --seeds 0 1 2
+
+An ablation is a YAML file: `stages`, the configurations in order, and `variants`, each a list of settings for all
+stages or a mapping from a stage to its settings. A stage whose settings, and those of the stages before it, are the
+same in two variants runs once. Runs are kept in runs/ablations/NAME and an interrupted ablation goes on where it was.
+Results go to experiments/results/NAME.md (table, commands, seeds) and NAME.json (every figure).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).parent
+FIGURES = {
+    "sampled": ("sampled", "accuracy"),
+    "greedy": ("greedy", "accuracy"),
+    "format": ("sampled", "format"),
+    "reflecting": ("sampled", "reflection_rate"),
+    "per text": ("sampled", "reflections"),
+    "acc. refl.": ("sampled", "accuracy_reflecting"),
+    "others": ("sampled", "accuracy_others"),
+    "length": ("sampled", "length"),
+}
+
+
+def main() -> int:
+    """Run an ablation. Returns the exit code of the first command that failed, or 0."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="ablation YAML")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=2, help="seeds that run side by side, one thread each")
+    arguments = parser.parse_args()
+    plan = yaml.safe_load(arguments.file.read_text(encoding="utf-8"))
+    runs = Path("runs/ablations") / arguments.file.stem
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        futures = [pool.submit(run_seed, plan, runs, seed) for seed in arguments.seeds]
+        by_seed = [future.result() for future in futures]
+    if failed := next((code for code, _ in by_seed if code), 0):
+        return failed
+    results = {
+        variant: {stage: [figures[variant][stage] for _, figures in by_seed] for stage in plan["stages"]}
+        for variant in plan["variants"]
+    }
+    text = report(arguments, plan, results)
+    out = HERE / "results" / arguments.file.stem
+    out.parent.mkdir(exist_ok=True)
+    out.with_suffix(".md").write_text(text, encoding="utf-8")
+    out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(text)
+    return 0
+
+
+def run_seed(plan: dict[str, Any], runs: Path, seed: int) -> tuple[int, dict[str, dict[str, Any]]]:
+    """All variants of one seed, one after the other. Returns (exit code, variant -> stage -> evaluation)."""
+    figures: dict[str, dict[str, Any]] = {}
+    for variant, settings in plan["variants"].items():
+        figures[variant] = {}
+        history: list[str] = []
+        parent: Path | None = None
+        for stage, file in plan["stages"].items():
+            own = settings.get(stage, []) if isinstance(settings, dict) else settings or []
+            history += [file, *own]
+            # a run is named by all that led to it, so that equal beginnings of variants are one run
+            name = f"{stage}-{hashlib.sha256(json.dumps(history).encode()).hexdigest()[:8]}"
+            folder = runs / f"seed{seed}" / name
+            model = [f"model.path={parent}"] if parent else []
+            command = [*_command(file), f"run={folder}", f"seed={seed}", "threads=1", *model, *own]
+            print(f"[{variant}, seed {seed}] {' '.join(command[1:])}", flush=True)
+            done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            if done.returncode:
+                print(f"[{variant}, seed {seed}] {stage} failed: {done.stderr[-500:]}", file=sys.stderr)
+                return done.returncode, figures
+            figures[variant][stage] = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
+            parent = folder
+    return 0, figures
+
+
+def _command(file: str) -> list[str]:
+    kind = {"sft": "sft", "reject": "reject"}.get(Path(file).stem, "grpo")
+    return [sys.executable, "-m", "grpo", kind, "--config", file]
+
+
+def report(arguments: argparse.Namespace, plan: dict[str, Any], results: dict[str, Any]) -> str:
+    """A Markdown page: one row per variant and stage, mean over seeds and [lowest, highest]."""
+    lines = [
+        f"# {arguments.file.stem}",
+        "",
+        plan.get("about", ""),
+        "",
+        f"    python experiments/ablate.py {arguments.file} --seeds {' '.join(map(str, arguments.seeds))}",
+        "",
+        f"Mean over {len(arguments.seeds)} seeds, [lowest, highest] below it in brackets. Held-out problems.",
+        "",
+        "| variant | stage | " + " | ".join(FIGURES) + " |",
+        "|---" * (len(FIGURES) + 2) + "|",
+    ]
+    for variant, stages in results.items():
+        for stage, evaluations in stages.items():
+            cells = [_spread([e[part][name] for e in evaluations]) for part, name in FIGURES.values()]
+            lines.append(f"| {variant} | {stage} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: list[float | None]) -> str:
+    known = [v for v in values if v is not None]
+    if not known:
+        return "-"
+    digits = 1 if max(known) > 10 else 2 if max(known) > 1 else 3
+    low, mean, high = (f"{x:.{digits}f}" for x in (min(known), statistics.mean(known), max(known)))
+    return f"{mean} [{low}, {high}]"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
