@@ -6,6 +6,7 @@ Whatever the user can mend ends with one line on stderr and exit code 2; an inte
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -19,8 +20,9 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import torch
 from transformers.utils import logging as transformers_logging
 
+from data import load_problems
 from grpo.config import Config, to_yaml
-from grpo.evaluate import evaluate, evaluation_table
+from grpo.evaluate import evaluate, evaluation_table, judge
 from grpo.log import say
 from grpo.policy import Policy, load_policy
 from grpo.rejection import train_rejection
@@ -86,6 +88,8 @@ def _stage(arguments: argparse.Namespace) -> int:
         raise ConfigError("no reward is configured; name at least one below `rewards:`")
     if arguments.name in ("grpo", "reject") and not config.sampling.temperature:
         raise ConfigError("sampling.temperature is 0: all completions of a problem would be the same; set it to 1")
+    # held-out problems that cannot be read would end a run after its last step
+    held_out = load_problems(config.eval.data, config.seed) if config.eval.at_end else []
     run = open_run(config, arguments.name)
     if run.complete:
         say(
@@ -97,7 +101,7 @@ def _stage(arguments: argparse.Namespace) -> int:
     try:
         policy = STAGES[arguments.name](config, run)
         if config.eval.at_end:
-            result = evaluate(config, policy)
+            result = evaluate(config, policy, held_out)
             write_json(run.folder / "eval.json", result)
             print(evaluation_table({run.folder.name: result}))
         run.finish(policy)
@@ -114,19 +118,13 @@ def _eval(arguments: argparse.Namespace) -> int:
     if not run.complete:
         write_json(run.folder / "eval.json", evaluate(config, load_policy(config.model, config.seed)))
         run.note(finished=True)
-    import json
-
     print(evaluation_table({config.model.path: json.loads((run.folder / "eval.json").read_text())}))
     return 0
 
 
 def _sample(arguments: argparse.Namespace) -> int:
     """Print sampled completions of the first problems of config.eval.data."""
-    from grpo.evaluate import judge
-
     config = _configure(arguments)
-    from data import load_problems
-
     problems = load_problems(config.eval.data, config.seed)
     policy = load_policy(config.model, config.seed)
     judged = judge(config, policy, problems, config.eval.samples, config.sampling.temperature, "sampling")

@@ -49,10 +49,9 @@ def load_config(file: str | None, overrides: list[str] | None = None) -> Config:
     config = _build(Config(), (), settings, errors)
     for path, (_, where) in settings.items():
         errors.append(f"{where}: unknown key {'.'.join(path)!r}{_nearest(path)}")
+    errors += [_placed(key, what, places) for key, what in check(config)]
     if errors:
         raise ConfigError("\n".join(errors))
-    if mistakes := check(config):
-        raise ConfigError("\n".join(_placed(key, what, places) for key, what in mistakes))
     return config
 
 
