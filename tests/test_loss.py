@@ -1,0 +1,303 @@
+"""The policy loss: every axis and preset against its equation in plain Python, values and gradients."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from grpo.loss import (
+    AGGREGATIONS,
+    KL_ESTIMATORS,
+    PRESETS,
+    RATIOS,
+    SURROGATES,
+    LossConfig,
+    policy_loss,
+    register_surrogate,
+)
+
+# ---- the equations, in plain Python: a value and its derivative by logp_it -----------------------------------
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def average(x):
+    x = list(x)
+    return sum(x) / len(x)
+
+
+def clip_term(rho, a, logp, c):
+    bounded = rho if c.delta is None else min(rho, c.delta)
+    return min(bounded * a, min(max(rho, 1 - c.eps_low), 1 + c.eps_high) * a)
+
+
+def clip_slope(rho, a, logp, c):
+    if a > 0:
+        return rho * a if rho < 1 + c.eps_high else 0.0
+    return rho * a if rho > 1 - c.eps_low and (c.delta is None or rho < c.delta) else 0.0
+
+
+def cispo_weight(rho, c):
+    return min(max(rho, 1 - c.eps_low), 1 + c.eps_high)
+
+
+def tau(a, c):
+    return c.tau_pos if a > 0 else c.tau_neg
+
+
+SURROGATE_EQUATIONS = {
+    "clip": (clip_term, clip_slope),
+    "reinforce": (lambda rho, a, logp, c: a * logp, lambda rho, a, logp, c: a),
+    "cispo": (
+        lambda rho, a, logp, c: cispo_weight(rho, c) * a * logp,
+        lambda rho, a, logp, c: cispo_weight(rho, c) * a,
+    ),
+    "sapo": (
+        lambda rho, a, logp, c: 4 / tau(a, c) * sigmoid(tau(a, c) * (rho - 1)) * a,
+        lambda rho, a, logp, c: 4 * sigmoid(tau(a, c) * (rho - 1)) * sigmoid(tau(a, c) * (1 - rho)) * rho * a,
+    ),
+}
+KL_EQUATIONS = {
+    "k1": (lambda logp, ref: logp - ref, lambda logp, ref: 1.0),
+    "k2": (lambda logp, ref: (logp - ref) ** 2 / 2, lambda logp, ref: logp - ref),
+    "k3": (lambda logp, ref: math.exp(ref - logp) - (ref - logp) - 1, lambda logp, ref: 1 - math.exp(ref - logp)),
+}
+
+
+def ratio_equation(kind, logps, old):
+    """rho_it of one completion; the slope of rho_it by logp_it is rho_it in both cases."""
+    if kind == "token":
+        return [math.exp(a - b) for a, b in zip(logps, old, strict=True)]
+    return [math.exp(average(a - b for a, b in zip(logps, old, strict=True)))] * len(logps)
+
+
+def weight_equation(kind, length, lengths, width):
+    """What a token of a completion of this length weighs in the loss."""
+    if kind == "sequence_mean":
+        return 1 / length / len(lengths)
+    return 1 / sum(lengths) if kind == "token_mean" else 1 / (len(lengths) * width)
+
+
+def plain_loss(batch, config):
+    """Loss and its gradient [B][T], from the docstrings' equations."""
+    logps, old, ref, advantages, mask = (x.tolist() for x in batch)
+    lengths = [sum(row) for row in mask]
+    loss, gradient = 0.0, []
+    for i, length in enumerate(lengths):
+        rho = ratio_equation(config.ratio, logps[i][:length], old[i][:length])
+        weight = weight_equation(config.aggregation, length, lengths, config.max_length or len(mask[i]))
+        value, slope = SURROGATE_EQUATIONS[config.surrogate]
+        kl, kl_slope = KL_EQUATIONS[config.kl]
+        gradient.append([0.0] * len(mask[i]))
+        for t in range(length):
+            a = advantages[i][t] if isinstance(advantages[i], list) else advantages[i]
+            in_loss = config.beta if config.kl_in == "loss" else 0.0
+            objective = value(rho[t], a, logps[i][t], config) - in_loss * kl(logps[i][t], ref[i][t])
+            loss -= weight * objective
+            gradient[i][t] = -weight * (
+                slope(rho[t], a, logps[i][t], config) - in_loss * kl_slope(logps[i][t], ref[i][t])
+            )
+    return loss, gradient
+
+
+def check(batch, config):
+    expected, gradient = plain_loss([x.detach() for x in batch], config)
+    loss, metrics = policy_loss(*batch, config)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    torch.testing.assert_close(batch[0].grad, torch.tensor(gradient), rtol=1e-4, atol=1e-6)
+    return metrics
+
+
+def test_every_axis_has_its_equation_here():
+    assert set(SURROGATE_EQUATIONS) == set(SURROGATES)
+    assert set(KL_EQUATIONS) == set(KL_ESTIMATORS)
+    assert set(RATIOS) == {"token", "sequence"}
+    assert set(AGGREGATIONS) == {"sequence_mean", "token_mean", "constant"}
+
+
+@pytest.mark.parametrize("per_token", [False, True], ids=["A_i", "A_it"])
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("surrogate", SURROGATE_EQUATIONS)
+def test_equation(make_loss_batch, surrogate, ratio, aggregation, per_token):
+    for kl, seed in itertools.product(KL_ESTIMATORS, range(2)):
+        config = LossConfig(surrogate=surrogate, ratio=ratio, aggregation=aggregation, kl=kl, beta=0.3, eps_high=0.3)
+        check(make_loss_batch(seed, per_token=per_token), config)
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_equation_of_the_two_sided_clip(make_loss_batch, ratio):
+    config = LossConfig(delta=1.5, beta=0.0, ratio=ratio)
+    for seed in range(5):
+        batch = make_loss_batch(seed, spread=1.0)
+        check(batch, config)
+    assert policy_loss(*batch, config)[0] != policy_loss(*batch, replace(config, delta=None))[0]
+
+
+def test_equation_of_the_constant_length(make_loss_batch):
+    check(make_loss_batch(), LossConfig(aggregation="constant", max_length=50))
+
+
+def test_a_kl_in_the_reward_is_not_in_the_loss(make_loss_batch):
+    batch = make_loss_batch()
+    in_reward = check(batch, LossConfig(beta=0.5, kl_in="reward"))
+    assert "kl" in in_reward
+    without = policy_loss(*batch, LossConfig(beta=0.0))[0]
+    assert policy_loss(*batch, LossConfig(beta=0.5, kl_in="reward"))[0] == without
+
+
+# ---- presets, each written out -------------------------------------------------------------------------------
+
+
+def per_completion(batch):
+    """(A_i, [(rho_it, logp_it, ref_it)]) of each completion."""
+    logps, old, ref, advantages, mask = (x.tolist() for x in batch)
+    for i, row in enumerate(mask):
+        yield (
+            advantages[i],
+            [(math.exp(a - b), a, r) for a, b, r, m in zip(logps[i], old[i], ref[i], row, strict=True) if m],
+        )
+
+
+def ppo(rho, a, low, high):
+    return min(rho * a, min(max(rho, 1 - low), 1 + high) * a)
+
+
+def grpo(batch):
+    return -average(
+        average(ppo(rho, a, 0.2, 0.2) - 0.04 * (math.exp(ref - logp) - (ref - logp) - 1) for rho, logp, ref in tokens)
+        for a, tokens in per_completion(batch)
+    )
+
+
+def dr_grpo(batch):
+    width = batch[0].shape[1]
+    return -average(sum(ppo(rho, a, 0.2, 0.2) for rho, _, _ in tokens) / width for a, tokens in per_completion(batch))
+
+
+def dapo(batch):
+    return -average(ppo(rho, a, 0.2, 0.28) for a, tokens in per_completion(batch) for rho, _, _ in tokens)
+
+
+def gspo(batch):
+    def geometric_mean(x):
+        return math.prod(x) ** (1 / len(x))
+
+    return -average(
+        ppo(geometric_mean([rho for rho, _, _ in tokens]), a, 3e-4, 4e-4) for a, tokens in per_completion(batch)
+    )
+
+
+def cispo(batch):
+    return -average(min(rho, 5.0) * a * logp for a, tokens in per_completion(batch) for rho, logp, _ in tokens)
+
+
+def sapo(batch):
+    def gate(rho, a):
+        t = 1.0 if a > 0 else 1.05
+        return 4 / t * sigmoid(t * (rho - 1))
+
+    return -average(average(gate(rho, a) * a for rho, _, _ in tokens) for a, tokens in per_completion(batch))
+
+
+def rloo(batch):
+    width = batch[0].shape[1]
+    return -average(a * sum(logp for _, logp, _ in tokens) / width for a, tokens in per_completion(batch))
+
+
+def reinforce(batch):
+    return -average(a * logp for a, tokens in per_completion(batch) for _, logp, _ in tokens)
+
+
+PRESET_EQUATIONS = {
+    "grpo": grpo, "dr_grpo": dr_grpo, "dapo": dapo, "gspo": gspo, "cispo": cispo, "sapo": sapo, "rloo": rloo,
+    "reinforce": reinforce,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset(make_loss_batch, name):
+    for seed in range(3):
+        batch = [x.detach() for x in make_loss_batch(seed, spread=1.5)]
+        loss, _ = policy_loss(*batch, PRESETS[name])
+        assert loss.item() == pytest.approx(PRESET_EQUATIONS[name](batch), rel=1e-4)
+
+
+def test_presets_choose_their_advantage_and_kl():
+    kl = {name: (c.beta, c.kl, c.kl_in) for name, c in PRESETS.items() if c.beta}
+    assert kl == {"grpo": (0.04, "k3", "loss"), "rloo": (0.05, "k1", "reward")}
+    advantages = {name: c.advantage for name, c in PRESETS.items() if c.advantage != "group"}
+    assert advantages == {"dr_grpo": "none", "rloo": "rloo", "reinforce": "none"}
+
+
+# ---- metrics -------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_means_over_sampled_tokens(make_loss_batch):
+    batch = make_loss_batch(3)
+    _, metrics = policy_loss(*batch, LossConfig(eps_low=0.1, eps_high=0.3))
+    tokens = [(a, *token) for a, tokens in per_completion([x.detach() for x in batch]) for token in tokens]
+    expected = {
+        "ratio": average(rho for _, rho, _, _ in tokens),
+        "ratio_max": max(rho for _, rho, _, _ in tokens),
+        "clip_fraction_low": average(rho < 0.9 and a < 0 for a, rho, _, _ in tokens),
+        "clip_fraction_high": average(rho > 1.3 and a > 0 for a, rho, _, _ in tokens),
+        "kl": average(math.exp(ref - logp) - (ref - logp) - 1 for _, _, logp, ref in tokens),
+    }
+    assert {name: value.item() for name, value in metrics.items()} == pytest.approx(expected, rel=1e-5)
+    assert min(expected.values()) > 0
+    assert not any(value.requires_grad for value in metrics.values())
+
+
+def test_a_reference_is_logged_even_where_it_has_no_weight(make_loss_batch):
+    batch = make_loss_batch()
+    assert policy_loss(*batch, LossConfig(beta=0.0))[1]["kl"] > 0
+    assert "kl" not in policy_loss(*batch[:2], None, *batch[3:], LossConfig(beta=0.0))[1]
+
+
+# ---- your own surrogate --------------------------------------------------------------------------------------
+
+
+def test_a_registered_surrogate(make_loss_batch, monkeypatch):
+    monkeypatch.setattr("grpo.loss.SURROGATES", dict(SURROGATES))
+
+    @register_surrogate("squared")
+    def squared(ratio, advantages, logps, config):
+        return ratio * advantages - 0.5 * (ratio - 1) ** 2
+
+    batch = [x.detach() for x in make_loss_batch()]
+    loss, _ = policy_loss(*batch, LossConfig(surrogate="squared", beta=0.0))
+    expected = -average(
+        average(rho * a - 0.5 * (rho - 1) ** 2 for rho, _, _ in tokens) for a, tokens in per_completion(batch)
+    )
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_surrogate_by_import_path(make_loss_batch, monkeypatch, tmp_path):
+    (tmp_path / "my_surrogates.py").write_text(
+        "def mine(ratio, advantages, logps, config):\n    return config.eps_low * ratio * advantages\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    batch = [x.detach() for x in make_loss_batch()]
+    loss, _ = policy_loss(*batch, LossConfig(surrogate="my_surrogates:mine", eps_low=0.7, beta=0.0))
+    expected = -average(average(0.7 * rho * a for rho, _, _ in tokens) for a, tokens in per_completion(batch))
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["clipp", "no_such_module:f", "math:no_such_function", "math:", ":f", ""])
+def test_an_unknown_surrogate_lists_the_known_ones(make_loss_batch, name):
+    with pytest.raises(ValueError, match=r"unknown surrogate .*clip, reinforce, cispo, sapo or `module:function`"):
+        policy_loss(*make_loss_batch(), LossConfig(surrogate=name))
+
+
+def test_a_kl_in_the_loss_needs_a_reference(make_loss_batch):
+    logps, old, _, advantages, mask = make_loss_batch()
+    with pytest.raises(ValueError, match=r"beta = 0\.04 .* needs ref_logps"):
+        policy_loss(logps, old, None, advantages, mask, LossConfig())
