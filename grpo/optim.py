@@ -89,6 +89,11 @@ class Optimizer:
         self.adamw.zero_grad(set_to_none=True)
         return {"grad_norm": norm, "lr": lr}
 
+    def release(self) -> None:
+        """End of training: the model takes over the masters themselves, so that what is saved is fp32."""
+        for name, p in self.parameters.items():
+            p.data = self.masters[name].data
+
     @torch.no_grad()
     def copy_to_model(self) -> None:
         """Round the masters into the model's compute dtype."""

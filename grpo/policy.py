@@ -205,10 +205,7 @@ def _check_head(policy: Policy) -> None:
 
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Compute in `dtype`, adapters excepted: they are their own fp32 masters."""
-    if dtype != torch.float32:
-        kept = {name: p.data for name, p in model.named_parameters() if ".lora_" in name}
-        model.to(dtype)
-        for name, p in model.named_parameters():
-            if name in kept:
-                p.data = kept[name]
+    """Compute in `dtype`, adapters excepted (they are their own masters) and buffers too (rotary frequencies)."""
+    for name, p in model.named_parameters():
+        if ".lora_" not in name:
+            p.data = p.data.to(dtype)

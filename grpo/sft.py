@@ -67,6 +67,7 @@ def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem,
             if (step + 1) % config.log.save_every == 0 and step + 1 < steps:
                 save_checkpoint(run.folder / "checkpoints", step + 1, optimizer, {}, config.log.keep_checkpoints)
     log.close()
+    optimizer.release()
     return policy
 
 

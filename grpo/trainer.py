@@ -86,6 +86,7 @@ def train_grpo(config: Config, run: Run) -> Policy:
             if (step + 1) % config.log.save_every == 0 and step + 1 < config.grpo.steps:
                 save(step + 1, stream.position)
     log.close()
+    optimizer.release()
     return policy
 
 
