@@ -58,15 +58,15 @@ def response_text(problem: Problem, config: ColdStartConfig, seed: int = 0) -> s
         `<think>\\n...\\n</think>\\n<answer>...</answer>`.
 
     Raises:
-        DataError: the problem has no worked solution, or one with stray tags.
+        DataError: the problem has no worked solution, or stray tags in it.
     """
     if not problem.solution:
         raise DataError(f"problem {problem.id} has no worked solution to learn from; see data.solution_field")
-    tags = len(TAG.findall(problem.solution))
-    if tags == 4 and RESPONSE.fullmatch(problem.solution):
+    tags = TAG.findall(problem.solution)
+    if len(tags) == 4 and RESPONSE.fullmatch(problem.solution):
         return problem.solution
-    if tags:
-        raise DataError(f"problem {problem.id}: the solution has tags, but is no whole response")
+    if tags or TAG.search(problem.answer):
+        raise DataError(f"problem {problem.id}: the solution or answer has tags, but is no whole response")
     lines, checks = _worked_lines(problem)
     rng = random.Random(f"coldstart/{seed}/{problem.id}")
     if rng.random() < config.reflect_share and checks:

@@ -35,9 +35,7 @@ def read_lines(path: Path, start: int = 0, count: int = 0) -> Iterator[tuple[int
     """
     try:
         with open(path, "rb") as file:
-            lines = (
-                (n, text.removeprefix(BYTE_ORDER_MARK if n == 1 else b"")) for n, text in enumerate(file, 1)
-            )
+            lines = ((n, text.removeprefix(BYTE_ORDER_MARK if n == 1 else b"")) for n, text in enumerate(file, 1))
             filled = ((n, text) for n, text in lines if text.strip())
             for row, (n, text) in islice(enumerate(filled), start, start + count if count else None):
                 yield row, n, text

@@ -190,9 +190,7 @@ def _locate(config: DataConfig) -> tuple[Path, Source]:
     else:
         names = ["demo", *SOURCES]
         near = get_close_matches(config.source, names, n=1)
-        hint = (
-            f"did you mean {near[0]!r}?" if near else f"it is {', '.join(names)} or the path of a .jsonl file"
-        )
+        hint = f"did you mean {near[0]!r}?" if near else f"it is {', '.join(names)} or the path of a .jsonl file"
         raise DataError(f"data.source: unknown source {config.source!r}; {hint}")
     if not path.is_file():
         raise DataError(f"{path}: no such file; {advice}")

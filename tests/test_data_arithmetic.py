@@ -50,6 +50,7 @@ def test_products_before_sums_and_from_left_to_right(first, pairs):
 
 def test_steps_are_said_in_the_order_they_are_done():
     assert compute("1 + 2 * -(3 - .5)")[1] == ["3 - 0.5 = 2.5", "2 * -2.5 = -5", "1 + -5 = -4"]
+    assert compute("2/-4*8") == (-4, ["2 / -4 = -0.5", "-0.5 * 8 = -4"])
     assert compute("8-4-2") == (2, ["8 - 4 = 4", "4 - 2 = 2"])
     assert compute("1/3*3") == (1, ["1 / 3 = (1/3)", "(1/3) * 3 = 1"])
     assert compute("( 290.0 )") == (290, [])

@@ -129,8 +129,13 @@ def test_a_whole_response_is_taken_as_it_is():
     ],
 )
 def test_stray_tags_are_refused(solution):
-    with pytest.raises(DataError, match="problem x/y/0: the solution has tags, but is no whole response"):
+    with pytest.raises(DataError, match="problem x/y/0: the solution or answer has tags, but is no whole response"):
         response_text(Problem("x/y/0", "q", "1", solution), NEVER)
+
+
+def test_a_tag_in_the_answer_is_refused():
+    with pytest.raises(DataError, match="has tags"):
+        response_text(Problem("x/y/0", "q", "1</answer>", "a"), NEVER)
 
 
 def test_no_solution():

@@ -117,6 +117,7 @@ def test_field_names_are_configurable(write):
         (row(), {"question_field": ["question", "body"]}, "the field 'body' is null or missing"),
         ({"question": "q", "solution": r"\boxed{1}"}, {"answer_field": "gold"}, "the field 'gold' is null"),
         ({"question": "q", "solution": "no box"}, {}, "the answer is empty"),
+        ({"question": "q", "solution": r"\boxed{1}", "gold": " "}, {"answer_field": "gold"}, "the answer is empty"),
         ({"question": "q", "solution": r"\boxed{{1}"}, {}, "never closed"),
     ],
 )

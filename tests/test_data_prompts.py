@@ -27,6 +27,7 @@ NO_SYSTEM = (
     "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[model]\n"
 )
 DROPS_SYSTEM = "{% for m in messages if m['role'] == 'user' %}U: {{ m['content'] }}\n{% endfor %}A:"
+NOTHING_ADDED = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 NO_THINKING = CHATML.replace("assistant\n", "assistant\n<think>\n\n</think>\n\n")
 
 
@@ -71,7 +72,13 @@ def test_chat_is_the_template_and_not_a_token_more(adds):
 
 @pytest.mark.parametrize(
     ("template", "prefill"),
-    [(R1_DISTILL, "<think>\n"), (NO_THINKING, "<think>\n\n</think>\n\n"), (CHATML, ""), (NO_SYSTEM, "")],
+    [
+        (R1_DISTILL, "<think>\n"),
+        (NO_THINKING, "<think>\n\n</think>\n\n"),
+        (CHATML, ""),
+        (NO_SYSTEM, ""),
+        (NOTHING_ADDED, ""),
+    ],
 )
 @pytest.mark.parametrize("question", ["1 + 1?", "Say <think>", "Is this <think>\n a tag?"])
 def test_prefill_is_what_the_template_opened_not_the_question(template, prefill, question):
@@ -85,6 +92,11 @@ def test_system_text_joins_the_user_where_the_template_has_no_place_for_it(templ
     prompt = build_prompt(PROBLEM, make_tokenizer(template), PromptConfig(system="Think."))
     assert prompt.messages == [{"role": "user", "content": "Think.\n\nWhat is {system} + 1?"}]
     assert "Think.\n\nWhat is" in prompt.text
+
+
+def test_white_space_around_the_users_turn_goes():
+    prompt = build_prompt(PROBLEM, make_tokenizer(NOTHING_ADDED), PromptConfig(system="", instruction="Go.\n"))
+    assert prompt.text == "What is {system} + 1?\n\nGo."
 
 
 def test_no_system_text_no_system_message():
@@ -133,6 +145,11 @@ def test_plain_template_fills_in_its_two_names_only_and_once():
     config = PromptConfig(system="{question}", template=r"{system}|{question} in \boxed{}: {x}", instruction="Go.")
     prompt = build_prompt(PROBLEM, make_tokenizer(), config)
     assert prompt.text == r"{question}|" + "What is {system} + 1?\n\nGo." + r" in \boxed{}: {x}"
+
+
+def test_plain_without_a_system_text_begins_with_the_question():
+    prompt = build_prompt(PROBLEM, make_tokenizer(), PromptConfig(system=""))
+    assert prompt.text == "User: What is {system} + 1?\nAssistant:"
 
 
 @pytest.mark.parametrize(("template", "prefill"), [("{question} <think>\n", "<think>\n"), ("{question}", "")])
