@@ -32,7 +32,7 @@ SMALL = {
     },
     "gemma": {
         "model_type": "gemma", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 8,
+        "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 8, "tie_word_embeddings": False,
     },
     "mistral-window": {
         "model_type": "mistral", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,

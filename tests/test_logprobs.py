@@ -1,0 +1,159 @@
+"""Log-probs on the shared-prefix path: equal to the plain forward pass, in value and in every gradient."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from grpo import logprobs
+from grpo.logprobs import completion_logps, token_logps
+from grpo.prefix import prefill
+
+KINDS = ["llama", "qwen2", "gpt2", "gpt_neox", "gemma", "mistral-window"]
+CLOSE = {"rtol": 1e-4, "atol": 2e-5}
+
+
+def plain_logps(policy, rollouts, temperature):
+    """Each whole sequence by itself through the whole model: log-probs and entropies [B, T], 0 in padded slots."""
+    logps, entropies = [], []
+    width = rollouts.mask.shape[1]
+    for row, completion in enumerate(rollouts.token_lists()):
+        prompt = rollouts.prompts[int(rollouts.prompt_index[row])]
+        logits = policy.model(input_ids=torch.tensor([prompt + completion]), use_cache=False).logits[0]
+        logp = (logits[len(prompt) - 1 : -1] / temperature).log_softmax(dim=-1)  # [T_i, V]
+        padding = logp.new_zeros(width - len(completion))
+        logps.append(torch.cat([logp[range(len(completion)), completion], padding]))
+        entropies.append(torch.cat([-(logp.exp() * logp).sum(dim=-1), padding]))
+    return torch.stack(logps), torch.stack(entropies)
+
+
+def gradients(policy, logps):
+    """Gradient of a fixed random combination of log-probs by every parameter."""
+    weights = torch.randn(logps.shape, generator=torch.Generator().manual_seed(0))
+    policy.model.zero_grad()
+    (logps * weights).sum().backward()
+    return {name: p.grad.clone() for name, p in policy.model.named_parameters()}
+
+
+def same(policy, rollouts, temperature=1.0):
+    """Compare values, entropies and parameter gradients of both paths; return ours."""
+    ours, entropy = completion_logps(policy, rollouts, temperature)
+    expected, expected_entropy = plain_logps(policy, rollouts, temperature)
+    torch.testing.assert_close(ours, expected, **CLOSE)
+    torch.testing.assert_close(entropy, expected_entropy.detach(), **CLOSE)
+    torch.testing.assert_close(gradients(policy, ours), gradients(policy, expected), rtol=1e-3, atol=1e-4)
+    return ours.detach()
+
+
+# ---- shared prefix == plain forward --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shared_prefix_is_the_plain_forward(kind, make_policy, make_rollouts):
+    # prompts of 1 to 9 tokens; completions of a group of unequal length
+    rollouts = make_rollouts([4, 1, 9], [5, 2, 1, 7, 3, 6], group_size=2)
+    same(make_policy(kind), rollouts)
+
+
+@pytest.mark.parametrize("prompts", [[1], [1, 1, 1], [2], [12, 2, 1]], ids=str)
+def test_prompts_of_any_length(prompts, make_policy, make_rollouts):
+    same(make_policy(), make_rollouts(prompts, [3, 5] * len(prompts), group_size=2))
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 1.7])
+def test_the_temperature_divides_the_logits(temperature, make_policy, make_rollouts):
+    same(make_policy(), make_rollouts([4, 2], [5, 2, 1, 7], group_size=2), temperature)
+
+
+def test_rows_may_stand_in_any_order(make_policy, make_rollouts):
+    policy, rollouts = make_policy(), make_rollouts([4, 1, 9], [5, 2, 1, 7, 3, 6], group_size=2)
+    order = torch.tensor([3, 0, 5, 1])
+    whole = completion_logps(policy, rollouts, 1.0)[0]
+    part = completion_logps(policy, rollouts.select(order), 1.0)[0]
+    torch.testing.assert_close(part, whole[order][:, : part.shape[1]], **CLOSE)
+
+
+def test_the_prompt_gets_its_gradient(make_policy, make_rollouts):
+    # a token that stands in a prompt alone moves the completion's log-probs only through the cache
+    policy, rollouts = make_policy("qwen2"), make_rollouts([6], [4], seed=1)
+    prompt = [22, *(t % 20 for t in rollouts.prompts[0])]
+    rollouts = replace(rollouts, prompts=[prompt], completion_ids=rollouts.completion_ids % 20)
+    logps, _ = completion_logps(policy, rollouts, 1.0)
+    assert gradients(policy, logps)["model.embed_tokens.weight"][22].abs().max() > 1e-3
+
+
+def test_an_empty_prompt_is_refused(make_policy):
+    with pytest.raises(ValueError, match="a prompt holds no token"):
+        prefill(make_policy(), [[3, 4], []])
+
+
+# ---- the mask ------------------------------------------------------------------------------------------------
+
+
+def test_what_stands_in_padded_slots_does_not_matter(make_policy, make_rollouts):
+    policy, rollouts = make_policy(), make_rollouts([4, 2], [5, 2, 1, 7], group_size=2)
+    garbage = torch.where(rollouts.mask, rollouts.completion_ids, 17)
+    logps, entropy = completion_logps(policy, rollouts, 1.0)
+    dirty, dirty_entropy = completion_logps(policy, replace(rollouts, completion_ids=garbage), 1.0)
+    assert logps.equal(dirty) and entropy.equal(dirty_entropy)
+    torch.testing.assert_close(gradients(policy, logps), gradients(policy, dirty), rtol=0, atol=0)
+    assert (logps[~rollouts.mask] == 0).all() and (entropy[~rollouts.mask] == 0).all()
+    assert (logps[rollouts.mask] < 0).all()
+
+
+def test_no_gradient_is_kept_where_autograd_is_off(make_policy, make_rollouts):
+    policy, rollouts = make_policy(), make_rollouts([4], [3])
+    logps, entropy = completion_logps(policy, rollouts, 1.0)
+    assert logps.requires_grad and not entropy.requires_grad
+    with torch.no_grad():
+        frozen, _ = completion_logps(policy, rollouts, 1.0)
+    assert not frozen.requires_grad
+    assert frozen.equal(logps.detach())
+
+
+# ---- chunks --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 3, 5, 24, 1000])
+def test_chunked_is_full(rows, make_policy, make_rollouts, monkeypatch):
+    policy, rollouts = make_policy("qwen2"), make_rollouts([4, 1, 9], [5, 2, 1, 7, 3, 6], group_size=2)
+    full, full_entropy = completion_logps(policy, rollouts, 0.8)
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", rows * policy.model.config.vocab_size)
+    chunked, entropy = completion_logps(policy, rollouts, 0.8)
+    torch.testing.assert_close(chunked, full, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(entropy, full_entropy, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradients(policy, chunked), gradients(policy, full), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_no_more_logits_than_a_chunk_are_made_at_a_time(rows, make_policy, monkeypatch):
+    policy, sizes = make_policy(), []
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", rows * policy.model.config.vocab_size)
+    head = policy.logits
+    monkeypatch.setattr(policy, "logits", lambda hidden: sizes.append(len(hidden)) or head(hidden), raising=False)
+    hidden = torch.randn(10, 16, requires_grad=True)
+    token_logps(policy, hidden, torch.arange(10), 1.0)[0].sum().backward()
+    assert max(sizes) == rows
+    assert sum(sizes) == 20  # once forward, once again in the backward pass
+
+
+def test_the_head_sees_completion_tokens_only(make_policy, make_rollouts, monkeypatch):
+    policy, sizes = make_policy(), []
+    head = policy.logits
+    monkeypatch.setattr(policy, "logits", lambda hidden: sizes.append(len(hidden)) or head(hidden), raising=False)
+    with torch.no_grad():
+        completion_logps(policy, make_rollouts([9, 3], [5, 2, 1, 7], group_size=2), 1.0)
+    assert sum(sizes) == 5 + 2 + 1 + 7
+
+
+def test_the_log_softmax_is_fp32_even_where_the_model_is_not(make_policy, make_rollouts):
+    policy, rollouts = make_policy(), make_rollouts([4], [6])
+    policy.model.to(torch.bfloat16)
+    hidden = torch.randn(6, 16, dtype=torch.bfloat16)
+    targets = rollouts.completion_ids[0]
+    ours, entropy = token_logps(policy, hidden, targets, 1.0)
+    exact = (hidden.double() @ policy.model.get_output_embeddings().weight.double().T).log_softmax(dim=-1)
+    assert ours.dtype == entropy.dtype == torch.float32
+    torch.testing.assert_close(ours.double(), exact[range(6), targets], rtol=1e-5, atol=1e-5)
