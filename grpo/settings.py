@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from grpo.config import Config
+from grpo.config import Config, RewardConfig
 from grpo.loss import PRESETS, LossConfig
 from grpo.validate import check
 
@@ -28,7 +28,7 @@ class ConfigError(ValueError):
 # ---- reading ------------------------------------------------------------------------------------------------
 
 Settings = dict[tuple[str, ...], tuple[Any, str]]  # path of keys -> (value, where it was written)
-MAX_DEPTH, MAX_KEYS, TOO_LARGE = 20, 10_000, "too many or too deeply nested settings"
+MAX_DEPTH, MAX_KEYS = 20, 1000
 
 
 def load_config(file: str | None, overrides: list[str] | None = None) -> Config:
@@ -118,9 +118,7 @@ def _flatten(node: yaml.Node | None, path: tuple[str, ...], file: str, out: Sett
             out[path] = (None, file)
         return
     if len(path) > MAX_DEPTH or len(out) > MAX_KEYS:  # aliases can make a file of ten lines endless
-        if not any(e.endswith(TOO_LARGE) for e in errors):
-            errors.append(f"{file}: {'.'.join(path[:3])}: {TOO_LARGE}")
-        return
+        raise ConfigError(f"{file}: {'.'.join(path[:3])}: too many or too deeply nested settings")
     where = file if file == "command line" else f"{file}:{node.start_mark.line + 1}"
     if isinstance(node, yaml.MappingNode) and (node.value or not path):
         keys = [(*path, key.value if isinstance(key, yaml.ScalarNode) else "?") for key, _ in node.value]
@@ -246,6 +244,8 @@ def known_keys(cls: type = Config, path: tuple[str, ...] = ()) -> list[str]:
 def _nearest(path: tuple[str, ...]) -> str:
     """ "; did you mean ...?" from the whole key, or else from its last part."""
     keys = known_keys()
+    if path[0] == "rewards" and len(path) > 2:
+        keys += known_keys(RewardConfig, path[:2])
     near = difflib.get_close_matches(".".join(path), keys, n=1, cutoff=0.75)
     near = near or [k for k in keys if k.rpartition(".")[2] == path[-1]][:1]
     return f"; did you mean {near[0]!r}?" if near else "; see `python -m grpo config` for all keys"

@@ -1,0 +1,126 @@
+"""From YAML and `key=value` to a Config and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers_runs import PARITY, command, write_module
+
+from grpo import cli
+from grpo.config import Config, RewardConfig, to_dict, to_yaml
+from grpo.loss import PRESETS
+from grpo.settings import known_keys, load_config
+
+REPO = Path(__file__).parents[1]
+CONFIGS = [f for f in sorted((REPO / "experiments").rglob("*.yaml")) if "stages" not in yaml.safe_load(f.read_text())]
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: str(f.relative_to(REPO)))
+def test_every_experiment_loads_and_its_resolved_form_reads_back_equal(file, tmp_path):
+    config = load_config(str(file))
+    (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    assert load_config(str(tmp_path / "config.yaml")) == config
+
+
+def test_every_stage_of_every_experiment_goes_on_from_the_stage_before():
+    for folder in {f.parent for f in CONFIGS if (f.parent / "final.yaml").exists()}:
+        sft, grpo, reject, final = (load_config(str(folder / f"{s}.yaml")) for s in ("sft", "grpo", "reject", "final"))
+        assert [grpo.model.path, reject.model.path, final.model.path] == [sft.run, grpo.run, reject.run]
+        assert len({c.run for c in (sft, grpo, reject, final)}) == 4
+        assert load_config(str(folder / "eval.yaml")).model.path == final.run
+
+
+def test_ablations_change_only_keys_that_exist():
+    for file in sorted((REPO / "experiments").rglob("*.yaml")):
+        plan = yaml.safe_load(file.read_text())
+        for variant in plan.get("variants", {}).values():
+            per_stage = variant if isinstance(variant, dict) else dict.fromkeys(plan["stages"], variant)
+            for stage, settings in per_stage.items():
+                load_config(str(REPO / plan["stages"][stage]), settings)
+
+
+def test_files_override_their_includes_and_the_command_line_overrides_both(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.yaml").write_text("seed: 1\ngrpo: {steps: 5, group_size: 4}\nrun: a\n")
+    (tmp_path / "b.yaml").write_text("include: sub/a.yaml\ngrpo: {steps: 6}\nrun: b\n")
+    config = load_config(str(tmp_path / "b.yaml"), ["run=c", "grpo.max_refills=7"])
+    assert (config.seed, config.run) == (1, "c")
+    assert (config.grpo.steps, config.grpo.group_size, config.grpo.max_refills) == (6, 4, 7)
+
+
+def test_a_preset_is_where_the_loss_starts_and_further_keys_go_on_from_there(tmp_path):
+    assert load_config(None, ["loss.preset=dapo"]).loss == PRESETS["dapo"]
+    changed = load_config(None, ["loss.eps_high=0.3", "loss.preset=dapo"]).loss
+    assert changed == dataclasses.replace(PRESETS["dapo"], eps_high=0.3)
+    (tmp_path / "c.yaml").write_text("loss: {preset: dr_grpo, beta: 0.1}\n")
+    over = load_config(str(tmp_path / "c.yaml"), ["loss.preset=gspo"]).loss
+    assert over == dataclasses.replace(PRESETS["gspo"], beta=0.1)
+
+
+def test_rewards_are_a_mapping_in_the_order_written_with_free_arguments(tmp_path, monkeypatch):
+    name = write_module(
+        tmp_path, monkeypatch, PARITY + "def scaled(completions, factor=1, table=None, **columns): ...\n"
+    )
+    text = f"""
+rewards:
+  format: {{weight: 0.2}}
+  accuracy:
+  {name}:parity: {{weight: 0.5}}
+  mine: {{function: "{name}:scaled", args: {{factor: 2, table: {{a: [1, {{b: null}}], c: {{}}}}}}}}
+"""
+    (tmp_path / "c.yaml").write_text(text)
+    rewards = load_config(str(tmp_path / "c.yaml")).rewards
+    assert list(rewards) == ["format", "accuracy", f"{name}:parity", "mine"]
+    assert rewards["accuracy"] == RewardConfig()
+    assert rewards["mine"].args == {"factor": 2, "table": {"a": [1, {"b": None}], "c": {}}}
+    (tmp_path / "d.yaml").write_text(to_yaml(load_config(str(tmp_path / "c.yaml"))))
+    assert load_config(str(tmp_path / "d.yaml")).rewards == rewards
+
+
+def test_an_import_path_with_dots_is_one_key(tmp_path, monkeypatch):
+    (tmp_path / "userpackage").mkdir()
+    (tmp_path / "userpackage" / "__init__.py").write_text("")
+    (tmp_path / "userpackage" / "scores.py").write_text(PARITY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    key = "userpackage.scores:parity"
+    (tmp_path / "c.yaml").write_text(f"rewards: {{{key}: {{weight: 0.5}}}}\n")
+    assert load_config(str(tmp_path / "c.yaml")).rewards == {key: RewardConfig(weight=0.5)}
+    over = load_config(str(tmp_path / "c.yaml"), [f"rewards.{key}.weight=0.25", f"rewards.{key}.args={{}}"])
+    assert over.rewards == {key: RewardConfig(weight=0.25)}
+    assert load_config(None, [f"rewards.{key}="]).rewards == {key: RewardConfig()}
+
+
+def test_a_whole_group_can_be_replaced_on_the_command_line(tmp_path):
+    (tmp_path / "c.yaml").write_text("rewards: {accuracy: {weight: 2}, format: }\n")
+    assert load_config(str(tmp_path / "c.yaml"), ["rewards={}"]).rewards == {}
+    (tmp_path / "d.yaml").write_text("rewards: {}\n")
+    assert list(load_config(str(tmp_path / "d.yaml"), ["rewards.format.weight=1"]).rewards) == ["format"]
+
+
+def test_numbers_are_read_as_people_write_them():
+    config = load_config(None, ["optim.lr=1e-4", "optim.eps=1.0e-6", "loss.delta=2", "model.revision=null"])
+    assert (config.optim.lr, config.optim.eps, config.loss.delta, config.model.revision) == (1e-4, 1e-6, 2.0, None)
+
+
+def test_every_key_can_be_set_and_every_field_is_documented(tmp_path):
+    flat = load_config(None)
+    for key in known_keys():
+        value = flat
+        if key in ("loss.preset", "rewards"):
+            continue
+        for name in key.split("."):
+            value = getattr(value, name)
+        text = yaml.safe_dump(to_dict(value), default_flow_style=True).removesuffix("...\n").strip()
+        assert load_config(None, [f"{key}={text}"]) == flat, key
+
+
+def test_the_config_command_prints_what_reads_back_equal(tmp_path, capsys):
+    assert cli.main(command("config", "somewhere", "rewards.accuracy.weight=0.5")) == 0
+    (tmp_path / "c.yaml").write_text(capsys.readouterr().out)
+    config = load_config(str(tmp_path / "c.yaml"))
+    assert config.run == "somewhere" and config.rewards["accuracy"].weight == 0.5
+    assert isinstance(config, Config)
+    assert not Path("somewhere").exists()
