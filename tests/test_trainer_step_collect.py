@@ -1,0 +1,128 @@
+"""Collecting a batch: groups without a spread are dropped and replaced, and everything sampled is counted."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from data import Problem, PromptConfig
+from data.tiny_model import build_model, build_tokenizer
+from grpo.config import Config, GRPOConfig, LogConfig
+from grpo.log import RunLog
+from grpo.policy import Policy
+from grpo.sampling import SamplingConfig
+from grpo.scoring import RewardSet
+from grpo.stream import Stream
+from grpo.trainer import collect
+
+SIZE = 4
+
+
+@pytest.fixture(scope="module")
+def policy():
+    tokenizer = build_tokenizer()
+    return Policy(build_model(0).eval(), tokenizer, [tokenizer.eos_token_id], "tiny-init")
+
+
+def alternate(completions, spread, **columns):
+    """Every second completion of a problem with a spread earns 1, all others 0."""
+    return [float(wide and i % 2) for i, wide in enumerate(spread)]
+
+
+def sometimes(completions, **columns):
+    """Applies to the first completion of each group only."""
+    return [0.25 if i % SIZE == 0 else None for i in range(len(completions))]
+
+
+REWARDS = RewardSet({"alternate": alternate, "sometimes": sometimes}, torch.tensor([2.0, 0.0]))
+
+
+def run(policy, folder, spread, rewards=REWARDS, **grpo):
+    """Collect step 0 from problems that have a spread or not, in the order of the stream."""
+    config = Config(
+        sampling=SamplingConfig(max_new_tokens=6),
+        prompt=PromptConfig(style="plain", template="{question}"),
+        grpo=GRPOConfig(**{"prompts_per_step": 3, "group_size": SIZE, "max_refills": 2, **grpo}),
+        log=LogConfig(completions_per_step=2),
+    )
+    problems = [
+        Problem(id=f"test/{i}", question=f"Mia has {i} apples.", answer=str(i), solution="", columns={})
+        for i in range(len(spread))
+    ]
+    order = Stream(problems, seed=0).take(len(problems))
+    known = {p.id: wide for p, wide in zip(order, spread, strict=True)}
+    stream = Stream([replace(p, columns={"spread": known[p.id]}) for p in problems], seed=0)
+    log = RunLog(folder)
+    batch = collect(config, policy, rewards, stream, 0, log)
+    log.close()
+    return batch, stream, [p.question for p in order]
+
+
+def questions(policy, batch):
+    return [policy.tokenizer.decode(ids) for ids in batch.rollouts.prompts]
+
+
+def test_flat_groups_are_dropped_and_others_sampled_in_their_place(policy, tmp_path):
+    batch, stream, order = run(policy, tmp_path, [True, False, True, False, True, True])
+    assert questions(policy, batch) == [order[0], order[2], order[4]]  # round 1: 0 and 2; round 2: none; round 3: 4
+    assert len(batch.rollouts) == 3 * SIZE and stream.position == 5
+    assert batch.rollouts.prompt_index.tolist() == [i for i in range(3) for _ in range(SIZE)]
+    assert batch.rewards[:, 0].tolist() == [0.0, 1.0, 0.0, 1.0] * 3
+    assert batch.metrics["refills"] == 2 and batch.metrics["groups"] == 3
+    assert batch.metrics["zero_spread"] == pytest.approx(2 / 5)
+
+
+def test_refills_are_bounded(policy, tmp_path):
+    batch, stream, order = run(policy, tmp_path, [False, True] + [False] * 8, max_refills=1)
+    assert questions(policy, batch) == [order[1]]
+    assert stream.position == 3 + 2
+    assert batch.metrics["groups"] == 1 and batch.metrics["refills"] == 1
+
+
+def test_without_dropping_everything_is_kept(policy, tmp_path):
+    batch, stream, order = run(policy, tmp_path, [False, True, False, True], drop_zero_spread=False)
+    assert questions(policy, batch) == order[:3] and stream.position == 3
+    assert batch.metrics["zero_spread"] == 0 and batch.metrics["refills"] == 0
+
+
+def test_nothing_with_a_spread(policy, tmp_path):
+    batch, stream, _ = run(policy, tmp_path, [False] * 10)
+    assert len(batch.rollouts) == 0 and batch.rewards.shape == (0, 2)
+    assert stream.position == 9 and batch.metrics["zero_spread"] == 1 and batch.metrics["groups"] == 0
+
+
+def test_metrics_count_dropped_groups_too(policy, tmp_path):
+    batch, _, _ = run(policy, tmp_path, [True, False, True, False, True, True])
+    metrics = batch.metrics
+    assert metrics["reward_alternate"] == pytest.approx(3 / 5 * 0.5)
+    assert metrics["reward"] == pytest.approx(2 * 3 / 5 * 0.5)
+    assert metrics["reward_sometimes"] == pytest.approx(0.25)  # over those that it applies to
+    assert metrics["reward_std"] == pytest.approx(3 / 5 * math.sqrt(4 / 3))
+    assert metrics["sampled_tokens"] == metrics["length"] * 5 * SIZE
+    assert 1 <= metrics["length"] <= metrics["length_max"] <= 6
+    assert 0 <= metrics["truncated"] <= 1
+
+
+def test_rewards_keep_their_own_columns(policy, tmp_path):
+    batch, _, _ = run(policy, tmp_path, [True] * 3)
+    assert batch.rewards.shape == (12, 2)
+    assert batch.rewards[::SIZE, 1].tolist() == [0.25] * 3
+    assert batch.rewards[1::SIZE, 1].isnan().all()
+    lines = [json.loads(line) for line in (tmp_path / "completions.jsonl").read_text().splitlines()]
+    assert [line["rewards"] for line in lines] == [
+        {"alternate": 0.0, "sometimes": 0.25}, {"alternate": 1.0, "sometimes": None},
+    ]  # fmt: skip
+    assert [line["step"] for line in lines] == [1, 1]
+
+
+def test_a_prompt_without_room_in_the_context_is_refused(policy, tmp_path):
+    long = Problem("test/long", "apples " * 300, "1", "", {"spread": True})
+    config = Config(
+        prompt=PromptConfig(style="plain", template="{question}"), sampling=SamplingConfig(max_new_tokens=8)
+    )
+    with pytest.raises(ValueError, match=r"max_new_tokens=8 exceeds the model's context of 256"):
+        collect(config, policy, REWARDS, Stream([long], 0), 0, RunLog(tmp_path))
