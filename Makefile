@@ -8,20 +8,24 @@ RUN  := $(VENV)/bin/python -m grpo
 CONFIGS := experiments/$(EXP)
 .DEFAULT_GOAL := help
 
+PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
+
 $(VENV)/.ready: setup.py constraints.txt
+	@echo "Making $(VENV): a few minutes, once"
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet -c constraints.txt torch
-	$(VENV)/bin/pip install --quiet -c constraints.txt -e ".[report]"
+	$(PIP) torch
+	$(PIP) -e ".[report]"
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(VENV)/bin/pip install --quiet -c constraints.txt -e ".[report,gguf,dev]"
+	@echo "Adding the test packages to $(VENV)"
+	$(PIP) -e ".[report,gguf,dev]"
 	@touch $@
 
 setup: $(VENV)/.ready ## make .venv with the pinned packages
 
 demo: $(VENV)/.ready ## all four stages on the embedded problems, then the table and the report
-	$(MAKE) --no-print-directory sft grpo reject final report EXP=demo
+	@for stage in sft grpo reject final report; do $(MAKE) --no-print-directory $$stage EXP=demo || exit; done
 
 sft: $(VENV)/.ready ## stage 1: cold start on worked solutions
 	$(RUN) sft --config $(CONFIGS)/sft.yaml $(ARGS)

@@ -24,6 +24,10 @@ from grpo.sft import fit
 from grpo.types import Problem
 
 
+REASONS = ("wrong", "malformed", "without reflection", "duplicate", "over the cap")
+"""Why a sample is left out, in the order of the filters."""
+
+
 class NothingKept(ValueError):
     """No sample passed the filters: there is nothing to fine-tune on."""
 
@@ -64,7 +68,7 @@ def sample_and_filter(
     """
     k = config.reject.samples
     judged = judge(config, policy, problems, k, config.sampling.temperature, "sampling")
-    counts: Counter[str] = Counter({"sampled": len(judged)})
+    counts: Counter[str] = Counter({"sampled": len(judged), **dict.fromkeys(REASONS, 0)})
     rows = []
     for i, problem in enumerate(problems):
         samples = list(enumerate(judged[i * k : (i + 1) * k]))
