@@ -88,7 +88,27 @@ def weights(run: Path) -> dict[str, Tensor]:
 def one_line(capsys) -> str:
     """What the command said on stderr: one line, no traceback."""
     text = capsys.readouterr().err
-    said = [line for line in text.replace("\r", "\n").splitlines() if line.startswith("grpo: ")]
+    said = [line for line in text.replace("\r", "\n").splitlines() if line.startswith("grpo: ") and "%|" not in line]
     assert "Traceback" not in text
     assert len(said) == 1 and text.rstrip().endswith(said[0]), text
     return said[0]
+
+
+LEARNED = {
+    "data.count": 4,
+    "data.demo.slip_rate": 0,
+    "data.demo.reflective_share": 0.5,
+    "eval.data.split": "train",
+    "eval.data.count": 4,
+    "sampling.max_new_tokens": 100,
+}
+
+
+def memorised(tmp_path_factory) -> tuple[Path, dict]:
+    """A run folder whose model knows four problems by heart, more or less, and the settings that name them."""
+    run = tmp_path_factory.getbasetemp() / "memorised"
+    settings = {k.replace(".", "__"): v for k, v in LEARNED.items()}
+    if not (run / "model").exists():
+        training = {"sft__steps": 80, "sft__batch_size": 4, "optim__lr": 3e-3, "log__save_every": 1000}
+        assert grpo("sft", run, **settings, **training) == 0
+    return run, {**settings, "model__path": run}
