@@ -12,11 +12,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=["grpo", "grpo.templates", "rewards", "data"],
-    package_data={"data": ["tiny/*"], "grpo.templates": ["*"]},
+    packages=["grpo", "rewards", "data"],
+    package_data={"data": ["tiny/*"], "grpo": ["templates/*"]},
     install_requires=["torch>=2.6", "transformers>=5.0", "tokenizers", "safetensors", "sympy", "numpy", "pyyaml", "tqdm"],
     extras_require={
-        "report": ["matplotlib", "jinja2"],  # curves and HTML of `grpo report`
+        "report": ["jinja2"],  # the HTML page of `grpo report`
         "gguf": ["gguf", "accelerate"],  # transformers reads .gguf files with them
         "tensorboard": ["tensorboard"],  # log.tensorboard=true
         "dev": [
