@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 320, 132
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 8, 20  # margins of the plot in the figure, in pixels
+LEFT, RIGHT, TOP, BOTTOM = 50, 10, 8, 20  # margins of the plot in the figure, in pixels
 MOST_POINTS = 200  # more than that are averaged: the figure has no more pixels to show them
 
 Point = tuple[float, float]
@@ -75,9 +75,10 @@ def nice_ticks(low: float, high: float) -> list[float]:
     """3 to 6 round numbers that enclose [low, high]; from 0 where that costs little room."""
     if 0 <= low < high / 2:
         low = 0.0
+    if max(abs(low), abs(high)) < 1e-100:
+        low, high = 0.0, 1.0
     if high - low <= 1e-9 * max(abs(low), abs(high)):
-        half = abs(high) / 2 or 0.5
-        low, high = low - half, high + half
+        low, high = low - abs(low) / 2, high + abs(high) / 2  # a level line runs through the middle
     rough = (high - low) / 3
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
