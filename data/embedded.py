@@ -3,14 +3,14 @@
     Mia has 7 apples. She finds 5 more. She gives 3 to Tom. How many apples does Mia have now?
 
 A worked solution states the running total step by step. Three things make it an experiment on reflection:
-a step may carry a *slip* (a wrong result, from which the next steps go on), a *reflective* solution states
-steps again after the word "Wait", and doing so puts a slip right:
+a step that crosses a ten may *slip* (it forgets the carry or the borrow, and the next steps go on from there),
+a *reflective* solution states steps again after the word "Wait", and doing so puts a slip right:
 
-    plain, with a slip    7 + 5 = 13. 13 - 3 = 10.                     -> 10, wrong
-    reflective            7 + 5 = 13. Wait, 7 + 5 = 12. 12 - 3 = 9.    -> 9, right
+    plain, with a slip    7 + 5 = 2. 2 - 1 = 1.                      -> 1, wrong
+    reflective            7 + 5 = 2. Wait, 7 + 5 = 12. 12 - 1 = 11.  -> 11, right
 
-The base model learns from plain solutions without slips and from reflective ones that put theirs right: it
-is competent at both. The cold start then shows slips that nobody catches. `experiments/demo/` has the numbers.
+The base model learns from plain solutions without slips and from reflective ones that put theirs right: it is
+competent at both. The cold start then shows slips that nobody catches. `experiments/demo/` has the rates.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class DemoConfig:
     reflective_share: float = 0.3
     """Share of the solutions that are reflective: they recompute steps after "Wait"."""
 
-    slip_rate: float = 0.25
-    """Chance that a step of a plain solution has a wrong result, which nobody catches."""
+    slip_rate: float = 0.6
+    """Chance that a plain solution slips in a step that crosses a ten; nobody catches it."""
 
-    reflective_slip_rate: float = 0.2
-    """Chance that a step of a reflective solution has a wrong result; the step is then always recomputed."""
+    reflective_slip_rate: float = 0.6
+    """Chance that a reflective solution slips in a step that crosses a ten; it then always recomputes the step."""
 
     recheck_rate: float = 0.5
     """Chance that a reflective solution also recomputes a step that was right."""
@@ -57,14 +57,9 @@ class DemoConfig:
     correction_rate: float = 1.0
     """Chance that recomputing a wrong step gives the right result; else it states the wrong one again."""
 
-    tags: bool = True
-    """Write `<think>...</think>` and `<answer>...</answer>`; else plain text that ends "The answer is 9."."""
-
     def __post_init__(self) -> None:
         if not 1 <= self.min_steps <= self.max_steps:
-            raise DataError(
-                f"demo: min_steps {self.min_steps} and max_steps {self.max_steps} don't rise from 1"
-            )
+            raise DataError(f"demo: min_steps {self.min_steps} and max_steps {self.max_steps} don't rise from 1")
         if not 1 <= self.max_operand <= 9:
             raise DataError(f"demo: max_operand {self.max_operand} is not in 1..9")
         rates = {name: value for name, value in vars(self).items() if name.endswith(("_rate", "_share"))}
@@ -75,9 +70,7 @@ class DemoConfig:
 
 # --------------------------------------------------------------------------- stories
 
-PEOPLE = dict.fromkeys(("Ana", "Eve", "Mia", "Zoe"), "She") | dict.fromkeys(
-    ("Ben", "Leo", "Max", "Tom"), "He"
-)
+PEOPLE = dict.fromkeys(("Ana", "Eve", "Mia", "Zoe"), "She") | dict.fromkeys(("Ben", "Leo", "Max", "Tom"), "He")
 THINGS = ("apples", "books", "cards", "coins", "eggs", "pens", "shells", "stones")
 GAINS = ("{who} finds {n} more.", "{who} buys {n} more.", "{who} gets {n} from {friend}.")
 LOSSES = ("{who} loses {n}.", "{who} sells {n}.", "{who} gives {n} to {friend}.")
@@ -167,27 +160,18 @@ def _solve(rng: random.Random, chain: list[int], config: DemoConfig) -> tuple[st
     total, slips, sentences = chain[0], 0, []
     for step in chain[1:]:
         left = f"{total} {'+' if step > 0 else '-'} {abs(step)}"
-        right = total = max(0, total + step)  # after a slip a story may take away more than the total holds
-        slipped = rng.random() < slip_rate
-        if slipped:
-            slips += 1
-            total = _slip(rng, right)
+        right = max(0, total + step)  # after a slip a story may take away more than the total holds
+        slipped = rng.random() < slip_rate and right // 10 != total // 10
+        slips += slipped
+        total = right + (-10 if step > 0 else 10) * slipped  # 7 + 5 = 2, 12 - 5 = 17
         sentences.append(f"{left} = {total}.")
         if reflective and (slipped or rng.random() < config.recheck_rate):
             if rng.random() < config.correction_rate:
                 total = right
             sentences.append(f"Wait, {left} = {total}.")
     thought = " ".join(sentences)
-    if config.tags:
-        text = f"<think>{thought}</think>\n<answer>{total}</answer>"
-    else:
-        text = f"{thought} The answer is {total}."
+    text = f"<think>{thought}</think>\n<answer>{total}</answer>"
     return text, {"reflective": reflective, "slips": slips}
-
-
-def _slip(rng: random.Random, right: int) -> int:
-    """A wrong result near the right one, as of a miscount or a forgotten carry."""
-    return rng.choice([wrong for off in (-10, -2, -1, 1, 2, 10) if (wrong := right + off) >= 0])
 
 
 # --------------------------------------------------------------------------- what the tokenizer must know
@@ -199,5 +183,4 @@ def every_text() -> Iterator[str]:
         for things in THINGS:
             words = {"name": name, "who": pronoun, "friend": name, "things": things, "n": 1}
             yield " ".join(text.format(**words) for text in (OPENING, *GAINS, *LOSSES, QUESTION)) + "\n"
-    yield "1 + 1 = 2. Wait, 1 - 1 = 0. The answer is 0."
     yield "<think>1 + 1 = 2. Wait, 1 - 1 = 0.</think>\n<answer>0</answer>"
