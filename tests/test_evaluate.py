@@ -1,0 +1,252 @@
+"""Evaluation's figures against brute force and known values, and evaluation on every kind of data."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_runs import grpo as run_stage
+from helpers_runs import memorised
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data import Problem, load_problems
+from grpo import evaluate as evaluation
+from grpo.evaluate import (
+    Judged,
+    describe,
+    evaluate,
+    evaluation_table,
+    judge,
+    majority,
+    normal_interval,
+    pass_at_k,
+    per_problem,
+    wilson_interval,
+)
+from grpo.policy import load_policy
+from grpo.settings import load_config
+from rewards import accuracy_reward, count_reflections, format_reward
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+
+
+def of(problem: int, answer: str | None, correct: bool = False, **facts) -> Judged:
+    facts = {"text": "", "well_formed": True, "reflections": 0, "tokens": 1, "truncated": False, **facts}
+    return Judged(problem, answer=answer, correct=correct, **facts)
+
+
+def marks(rows: list[list[bool]]) -> list[Judged]:
+    return [of(i, "1", c) for i, row in enumerate(rows) for c in row]
+
+
+def problems(golds: list[str]) -> list[Problem]:
+    return [Problem(f"p/{i}", "?", gold) for i, gold in enumerate(golds)]
+
+
+# ---- pass@k -------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 6).flatmap(lambda n: st.tuples(
+    st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1, max_size=4), st.integers(1, n))))  # fmt: skip
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(case):
+    rows, k = case
+    per_row = [[any(chosen) for chosen in itertools.combinations(row, k)] for row in rows]
+    expected = sum(sum(hits) / len(hits) for hits in per_row) / len(rows)
+    assert pass_at_k(marks(rows), len(rows), k) == pytest.approx(expected, abs=1e-12)
+
+
+def test_pass_at_1_is_the_accuracy_and_too_large_a_k_is_refused():
+    judged = marks([[True, False, False], [True, True, True]])
+    assert pass_at_k(judged, 2, 1) == pytest.approx(describe(judged)["accuracy"]) == pytest.approx(4 / 6)
+    assert per_problem(judged, 2) == pytest.approx([1 / 3, 1.0])
+    with pytest.raises(ValueError, match="pass@4 needs 4 samples per problem, there are 3"):
+        pass_at_k(judged, 2, 4)
+
+
+# ---- maj@k --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answers", "right"),
+    [
+        (["7", "8", "7"], True),
+        (["8", "7", "8"], False),
+        (["7", "8"], True),  # a tie goes to the first
+        (["8", "7"], False),
+        (["8", "7.0", "7"], True),  # equivalent answers vote together
+        (["8", "14/2", "8", "7", "7.00"], True),
+        ([None, None, "7"], True),  # no answer, no vote
+        ([None, None], False),
+        (["8", "9", "7", "7"], True),
+    ],
+)
+def test_the_most_frequent_answer_counts(answers, right):
+    judged = [of(0, a, a is not None and a in ("7", "7.0", "7.00", "14/2")) for a in answers]
+    assert majority(judged, problems(["7"])) == float(right)
+
+
+def test_majority_is_averaged_over_problems():
+    judged = [
+        of(0, "7", True),
+        of(0, "7", True),
+        of(1, "8"),
+        of(1, "9"),
+        of(2, "8"),
+        of(2, "8"),
+        of(3, "1", True),
+        of(3, "2"),
+    ]
+    assert majority(judged, problems(["7", "7", "7", "1"])) == 0.5
+
+
+# ---- intervals ----------------------------------------------------------------------------------------------
+
+
+def test_wilson_interval_has_its_published_values():
+    """Newcombe 1998, table I (z = 1.96), method 3: Wilson's score interval without continuity correction."""
+    for right, n, low, high in (
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ):
+        assert wilson_interval(right, n) == pytest.approx([low, high], abs=2e-4)
+    assert wilson_interval(20, 20) == pytest.approx([1 - 0.1611, 1.0], abs=2e-4)
+
+
+def test_normal_interval_is_that_of_a_mean():
+    assert normal_interval([0.0, 0.5, 1.0, 0.5]) == pytest.approx(
+        [0.5 - 1.96 * 0.408248 / 2, 0.5 + 1.96 * 0.408248 / 2], abs=1e-5
+    )
+    assert normal_interval([1.0, 1.0, 1.0]) == [1.0, 1.0]
+    assert normal_interval([0.0]) == [0.0, 1.0]  # one problem says nothing
+
+
+def test_normal_interval_covers_the_mean_as_often_as_it_says():
+    generator, hits = torch.Generator().manual_seed(0), 0
+    for _ in range(1000):
+        shares = torch.bernoulli(torch.full((100, 4), 0.6), generator=generator).mean(dim=1)
+        low, high = normal_interval(shares.tolist())
+        hits += low <= 0.6 <= high
+    assert 0.93 < hits / 1000 < 0.97
+
+
+# ---- figures ------------------------------------------------------------------------------------------------
+
+
+def test_describe_averages_over_completions_and_splits_by_reflection():
+    judged = [
+        of(0, "1", True, reflections=2, tokens=10),
+        of(0, "1", False, reflections=1, tokens=20, well_formed=False, truncated=True),
+        of(1, "1", True, tokens=30),
+        of(1, None, False, tokens=40),
+        of(1, None, False, tokens=50),
+    ]
+    assert describe(judged) == {
+        "accuracy": 0.4, "format": 0.8, "reflection_rate": 0.4, "reflections": 0.6, "accuracy_reflecting": 0.5,
+        "accuracy_others": pytest.approx(1 / 3), "length": 30.0, "truncated": 0.2,
+    }  # fmt: skip
+    assert describe(judged[:2])["accuracy_others"] is None and describe(judged[2:])["accuracy_reflecting"] is None
+
+
+# ---- the whole ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    _, settings = memorised(tmp_path_factory)
+    overrides = {k.replace("__", "."): v for k, v in settings.items()}
+    overrides |= {
+        "prompt.style": "plain",
+        "prompt.template": '"{question}\\n"',
+        "eval.samples": 6,
+        "eval.pass_at": [1, 3, 6],
+    }
+    config = load_config(None, [f"{k}={v}" for k, v in overrides.items()])
+    return config, load_policy(config.model)
+
+
+def test_the_result_is_what_the_samples_say(learned):
+    config, policy = learned
+    result = evaluate(config, policy)
+    given = load_problems(config.eval.data, config.seed)
+    judged = judge(config, policy, given, 6, 1.0, "")
+    texts, golds = [j.text for j in judged], [given[j.problem].answer for j in judged]
+    correct = accuracy_reward(texts, answer=golds)
+    sampled = result["sampled"]
+    assert 0 < sampled["accuracy"] < 1 and sampled["accuracy"] == pytest.approx(sum(correct) / 24)
+    assert sampled["format"] == pytest.approx(sum(format_reward(texts)) / 24)
+    assert sampled["reflection_rate"] == pytest.approx(sum(count_reflections(t) > 0 for t in texts) / 24)
+    assert sampled["pass_at"]["1"] == pytest.approx(sampled["accuracy"])
+    assert sampled["pass_at"]["1"] <= sampled["pass_at"]["3"] <= sampled["pass_at"]["6"]
+    assert set(sampled["maj"]) == {"6"} and (result["problems"], result["source"]) == (4, "demo/train")
+    assert sampled["ci95"] == normal_interval(per_problem(judged, 4))
+    greedy = judge(config, policy, given, 1, 0.0, "")
+    assert result["greedy"]["accuracy"] == sum(j.correct for j in greedy) / 4
+    assert result["greedy"]["ci95"] == wilson_interval(sum(j.correct for j in greedy), 4)
+    assert json.loads(json.dumps(result)) == result
+    assert "accuracy, sampled" in evaluation_table({"it": result})
+
+
+def test_the_result_does_not_depend_on_how_many_rows_are_decoded_at_a_time(learned):
+    config, policy = learned
+    few = replace(config, sampling=replace(config.sampling, max_rows=7))
+    assert evaluate(few, policy) == evaluate(config, policy)
+
+
+def test_evaluation_draws_other_numbers_than_any_training_step(learned, monkeypatch):
+    config, policy = learned
+    steps = []
+    original = evaluation.sample_groups
+    monkeypatch.setattr(evaluation, "sample_groups", lambda *a, **k: steps.append(a[-1]) or original(*a, **k))
+    evaluate(config, policy)
+    assert set(steps) == {-1}
+
+
+def test_tags_may_be_waived_for_base_models(learned, monkeypatch):
+    config, policy = learned
+    fake = ["so the answer is 7.", "<answer>7</answer> and 7"]
+    given = [replace(load_problems(config.eval.data)[0], answer="7")]
+    monkeypatch.setattr(
+        evaluation,
+        "decode",
+        lambda policy, rollouts, prompts, problems: evaluation.Scored(fake, [[1]] * 2, prompts * 2, problems * 2),
+    )
+    strict = judge(config, policy, given, 2, 1.0, "")
+    loose = judge(replace(config, eval=replace(config.eval, require_tags=False)), policy, given, 2, 1.0, "")
+    assert [j.correct for j in strict] == [False, True] and [j.correct for j in loose] == [True, True]
+    assert [j.answer for j in strict] == [None, "7"] and [j.answer for j in loose] == ["7", "7"]
+
+
+@pytest.mark.parametrize("source", ["gsm8k", "math", "svamp"])
+def test_public_sets_are_evaluated_through_the_configuration(tmp_path, source):
+    if not (SHARED / "gsm8k_test.jsonl").exists():
+        pytest.skip("no shared data")
+    data = (f"eval.data.source={source}", "eval.data.split=test", f"eval.data.root={SHARED}")
+    assert run_stage("eval", tmp_path / "run", *data, "eval.data.start=5") == 0
+    result = json.loads((tmp_path / "run" / "eval.json").read_text())
+    assert result["source"] == f"{source}/test" and result["problems"] == 3
+
+
+def test_any_json_lines_file_is_evaluated_under_its_own_field_names(tmp_path):
+    rows = [{"q": "What is 3 + 4?", "gold": 7}, {"q": "What is 3 + 5?", "gold": "8"}]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    fields = (
+        "eval.data.question_field=q",
+        "eval.data.answer_field=gold",
+        f"eval.data.source={tmp_path / 'mine.jsonl'}",
+    )
+    assert run_stage("eval", tmp_path / "run", *fields) == 0
+    assert json.loads((tmp_path / "run" / "eval.json").read_text())["problems"] == 2
+
+
+def test_a_prompt_longer_than_the_context_is_one_line(learned):
+    config, policy = learned
+    long = [Problem("p/0", "Ana has 3 apples. " * 100, "3")]
+    with pytest.raises(ValueError, match="exceeds the model's context of 256; lower"):
+        judge(config, policy, long, 1, 1.0, "")
