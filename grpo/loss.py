@@ -247,6 +247,8 @@ def _metrics(ratio: Tensor, advantages: Tensor, mask: Tensor, config: LossConfig
     """Shares of the batch's tokens whose gradient the clip cuts off, and the ratio itself."""
     low = (ratio < 1 - config.eps_low) & (advantages < 0) & mask
     high = (ratio > 1 + config.eps_high) & (advantages > 0) & mask
+    if config.delta is not None:
+        high = high | (ratio > config.delta) & (advantages < 0) & mask
     return {
         "clip_fraction_low": low.sum() / num_tokens,
         "clip_fraction_high": high.sum() / num_tokens,

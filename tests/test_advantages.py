@@ -182,6 +182,9 @@ def test_zero_spread_of_gdpo_looks_at_each_reward():
     assert zero_spread(rewards, weights, 2).tolist() == [True]
     assert zero_spread(rewards, weights, 2, "gdpo").tolist() == [False]
     assert group_advantages(rewards, weights, 2, "gdpo").abs().min() > 0.5
+    one_is_flat = torch.tensor([[1.0, 0.0], [1.0, 2.0]])
+    assert zero_spread(one_is_flat, weights, 2, "gdpo").tolist() == [False]
+    assert zero_spread(one_is_flat, torch.tensor([1.0, 0.0]), 2, "gdpo").tolist() == [True]
     assert zero_spread(rewards, torch.zeros(2), 2, "gdpo").tolist() == [True]
 
 

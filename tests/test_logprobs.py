@@ -9,7 +9,7 @@ import torch
 
 from grpo import logprobs
 from grpo.logprobs import completion_logps, token_logps
-from grpo.prefix import prefill
+from grpo.prefix import extend, prefill
 
 KINDS = ["llama", "qwen2", "gpt2", "gpt_neox", "gemma", "mistral-window"]
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}
@@ -82,6 +82,16 @@ def test_the_prompt_gets_its_gradient(make_policy, make_rollouts):
     rollouts = replace(rollouts, prompts=[prompt], completion_ids=rollouts.completion_ids % 20)
     logps, _ = completion_logps(policy, rollouts, 1.0)
     assert gradients(policy, logps)["model.embed_tokens.weight"][22].abs().max() > 1e-3
+
+
+def test_a_prefix_can_be_continued_more_than_once(make_policy):
+    policy, index = make_policy(), torch.tensor([0, 0, 1])
+    prefix = prefill(policy, [[3, 4, 5], [6, 7]])
+    inputs, attend = torch.tensor([[5], [5], [7]]), torch.tensor([[1, 1, 1], [1, 1, 1], [0, 1, 1]])
+    start = torch.tensor([2, 2, 1])
+    first, second = (extend(policy, prefix.rows(index), inputs, attend, start) for _ in range(2))
+    assert first.equal(second)
+    assert prefix.cache.get_seq_length() == 2
 
 
 def test_an_empty_prompt_is_refused(make_policy):

@@ -41,8 +41,10 @@ def test_gradient_sign_of_the_two_sided_clip(advantage, rho, sign):
     old = torch.tensor([[-2.0]])
     logps = (old + math.log(rho)).requires_grad_()
     config = LossConfig(beta=0.0, delta=2.0)
-    policy_loss(logps, old, None, torch.tensor([advantage]), torch.tensor([[True]]), config)[0].backward()
+    loss, metrics = policy_loss(logps, old, None, torch.tensor([advantage]), torch.tensor([[True]]), config)
+    loss.backward()
     assert torch.sign(logps.grad).item() == sign
+    assert metrics["clip_fraction_high"] == (sign == 0) and metrics["clip_fraction_low"] == 0
 
 
 @pytest.mark.parametrize("rho", [0.1, 0.5, 1.0, 1.5, 4.0])
