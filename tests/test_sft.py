@@ -1,0 +1,142 @@
+"""Supervised fine-tuning: which tokens are in the loss, and that batches may be cut anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers_runs import SMALL, metrics, one_line
+from helpers_runs import grpo as run_stage
+
+from data import DataConfig, Problem, Prompt, build_prompt, load_problems, response_text
+from grpo import sft
+from grpo.optim import OptimConfig, Optimizer
+from grpo.policy import ModelConfig, load_policy
+from grpo.settings import load_config
+from grpo.sft import Example, as_rollouts, make_examples, sft_step
+
+LENGTHS = [(5, 7), (5, 3), (9, 1), (2, 6), (5, 4)]  # tokens of prompt and completion
+
+
+@pytest.fixture
+def policy():
+    return load_policy(ModelConfig("tiny-init"))
+
+
+@pytest.fixture
+def config():
+    return load_config(None, [f"{k}={v}" for k, v in SMALL.items()])
+
+
+@pytest.fixture
+def batch() -> list[Example]:
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.randint(3, 70, (5,), generator=generator).tolist()
+    return [
+        Example(shared if p == 5 else torch.randint(3, 70, (p,), generator=generator).tolist(),
+                torch.randint(3, 70, (c,), generator=generator).tolist())
+        for p, c in LENGTHS
+    ]  # fmt: skip
+
+
+def optimizer(policy) -> Optimizer:
+    return Optimizer(policy.trainable(), OptimConfig(lr=1e-3, max_grad_norm=1e9), steps=1)
+
+
+def test_the_loss_is_the_mean_over_completion_tokens(policy, batch):
+    """Against transformers' plain forward, one unpadded sequence at a time."""
+    total, count = 0.0, 0
+    for e in batch:
+        ids = torch.tensor([e.prompt + e.completion])
+        with torch.no_grad():
+            logits = policy.model(ids).logits[0].float()
+        first = len(e.prompt)
+        total += F.cross_entropy(logits[first - 1 : -1], ids[0, first:], reduction="sum").item()
+        count += len(e.completion)
+    out = sft_step(policy, optimizer(policy), batch, 10_000, 0)
+    assert out["tokens"] == count == 21
+    assert out["loss"] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_the_gradient_is_that_of_the_plain_loss(policy, batch, monkeypatch):
+    monkeypatch.setattr(Optimizer, "step", lambda self, step: {})
+    sft_step(policy, optimizer(policy), batch, 10_000, 0)
+    ours = {n: p.grad.clone() for n, p in policy.model.named_parameters()}
+    policy.model.zero_grad()
+    for e in batch:
+        ids = torch.tensor([e.prompt + e.completion])
+        labels = torch.tensor([[-100] * len(e.prompt) + e.completion])
+        logits = policy.model(ids).logits
+        (F.cross_entropy(logits[0, :-1], labels[0, 1:], reduction="sum") / 21).backward()
+    for name, p in policy.model.named_parameters():
+        assert torch.allclose(ours[name], p.grad, atol=1e-6), name
+
+
+@pytest.mark.parametrize("tokens", [1, 20, 35])
+def test_micro_batches_change_nothing(policy, batch, tokens):
+    other = load_policy(ModelConfig("tiny-init"))
+    whole = sft_step(policy, optimizer(policy), batch, 10_000, 0)
+    cut = sft_step(other, optimizer(other), batch, tokens, 0)
+    assert cut["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+    assert cut["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-4)
+
+
+def test_equal_prompts_are_forwarded_once_and_the_mask_covers_the_completions(batch):
+    rollouts = as_rollouts(batch)
+    assert len(rollouts.prompts) == 3 and rollouts.prompt_index.tolist() == [0, 0, 1, 2, 0]
+    assert rollouts.lengths.tolist() == [c for _, c in LENGTHS]
+    assert rollouts.token_lists() == [e.completion for e in batch]
+
+
+def test_an_example_is_prompt_and_response_and_one_end_token(policy, config):
+    problems = load_problems(DataConfig(count=3))
+    responses = [(p, response_text(p, config.coldstart)) for p in problems]
+    examples = make_examples(config, policy, responses)
+    for (problem, response), example in zip(responses, examples, strict=True):
+        assert example.prompt == build_prompt(problem, policy.tokenizer, config.prompt).ids
+        assert example.completion[-1] == policy.tokenizer.eos_token_id
+        assert policy.tokenizer.decode(example.completion[:-1]) == response
+
+
+def test_what_the_prompt_opened_is_not_taught_again(policy, config, monkeypatch):
+    monkeypatch.setattr(sft, "build_prompt", lambda *_: Prompt([3], "q\n<think>\n", None, "<think>\n"))
+    problem = Problem("p/0", "?", "4")
+    (example,) = make_examples(config, policy, [(problem, "<think>\n3 + 1\n</think>\n<answer>4</answer>")])
+    assert policy.tokenizer.decode(example.completion[:-1]) == "3 + 1\n</think>\n<answer>4</answer>"
+
+
+def test_examples_longer_than_the_context_are_left_out_and_counted(policy, config, capsys):
+    short, long = Problem("p/0", "Ana has 3 apples.", "3"), Problem("p/1", "Ana has 3 apples. " * 60, "3")
+    response = "<think>3</think><answer>3</answer>"
+    assert len(make_examples(config, policy, [(short, response), (long, response)])) == 1
+    assert "1 of 2 examples are longer than 256 tokens: left out" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no training example is left"):
+        make_examples(config, policy, [(long, response)])
+
+
+def test_an_end_token_of_the_model_serves_where_the_tokenizer_has_none(policy, config):
+    policy.tokenizer.eos_token = None
+    assert sft.end_id(replace(policy, eos_ids=[4, 9])) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [({"sft__steps": 0, "sft__epochs": 2}, 4), ({"sft__steps": 0, "sft__epochs": 0.5}, 1), ({"sft__steps": 3}, 3)],
+)
+def test_steps_follow_from_epochs_unless_they_are_given(tmp_path, settings, steps):
+    assert run_stage("sft", tmp_path / "run", sft__batch_size=3, data__count=5, **settings) == 0
+    assert len(metrics(tmp_path / "run")) == steps
+
+
+def test_training_lowers_the_loss(tmp_path):
+    assert run_stage("sft", tmp_path / "run", sft__steps=15, sft__batch_size=6, optim__lr=3e-3) == 0
+    losses = [row["loss"] for row in metrics(tmp_path / "run")]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_data_without_worked_solutions_is_one_line(tmp_path, capsys):
+    (tmp_path / "d.jsonl").write_text('{"question": "3 + 4?", "answer": "7"}\n')
+    assert run_stage("sft", tmp_path / "run", f"data.source={tmp_path / 'd.jsonl'}", data__count=0) == 2
+    assert "solution" in one_line(capsys)
