@@ -129,3 +129,9 @@ def test_a_token_that_the_policy_has_forgotten_does_not_overflow(estimator):
     value = estimator(x, torch.tensor([-0.5]))
     value.sum().backward()
     assert value.isfinite().all() and x.grad.isfinite().all()
+
+
+def test_a_kl_in_the_loss_needs_a_reference(make_loss_batch):
+    logps, old, _, advantages, mask = make_loss_batch()
+    with pytest.raises(ValueError, match=r"beta = 0\.04 .* needs ref_logps"):
+        policy_loss(logps, old, None, advantages, mask, LossConfig())

@@ -295,9 +295,3 @@ def test_a_surrogate_by_import_path(make_loss_batch, monkeypatch, tmp_path):
 def test_an_unknown_surrogate_lists_the_known_ones(make_loss_batch, name):
     with pytest.raises(ValueError, match=r"unknown surrogate .*clip, reinforce, cispo, sapo or `module:function`"):
         policy_loss(*make_loss_batch(), LossConfig(surrogate=name))
-
-
-def test_a_kl_in_the_loss_needs_a_reference(make_loss_batch):
-    logps, old, _, advantages, mask = make_loss_batch()
-    with pytest.raises(ValueError, match=r"beta = 0\.04 .* needs ref_logps"):
-        policy_loss(logps, old, None, advantages, mask, LossConfig())
