@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 EPS = 1e-4  # the constant of the published implementations; far below any reward's natural spread
@@ -91,10 +92,11 @@ def zero_spread(rewards: Tensor, weights: Tensor, group_size: int, normalise: st
     `gdpo` looks at each reward on its own, so there a group counts only if every weighted reward is flat.
     """
     if normalise == "gdpo":
-        r = (rewards.nan_to_num(nan=0.0) * weights).view(-1, group_size, rewards.shape[1])  # [P, G, K]
+        r = (rewards * weights).view(-1, group_size, rewards.shape[1])  # [P, G, K]
     else:
         r = total_reward(rewards, weights).view(-1, group_size, 1)  # [P, G, 1]
-    spread = r.amax(dim=1) - r.amin(dim=1)  # [P, K or 1]
+    highest, lowest = r.nan_to_num(nan=-torch.inf).amax(dim=1), r.nan_to_num(nan=torch.inf).amin(dim=1)
+    spread = highest - lowest  # [P, K or 1]; -inf where a reward applies to none of the group
     return (spread < 1e-6).all(dim=1)
 
 

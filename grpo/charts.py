@@ -72,7 +72,7 @@ def thin(points: list[Point], most: int = MOST_POINTS) -> list[Point]:
 
 
 def nice_ticks(low: float, high: float) -> list[float]:
-    """3 to 6 round numbers that enclose [low, high]; from 0 where that costs little room."""
+    """2 to 6 round numbers that enclose [low, high]; from 0 where that costs little room."""
     if 0 <= low < high / 2:
         low = 0.0
     if max(abs(low), abs(high)) < 1e-100:

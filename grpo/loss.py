@@ -215,7 +215,7 @@ def policy_loss(
     logps, old_logps, ref_logps: [B, T] fp32 log-probs of the sampled tokens, in nats (ref_logps may be None when
     beta is 0 or the KL is in the reward). advantages: [B] or [B, T]. mask: [B, T] bool, true at sampled tokens,
     the EOS included. Masked slots may hold anything, NaN and inf included.
-    num_tokens, num_sequences: counts of the global batch (default: of this one).
+    num_tokens, num_sequences: counts of the global batch (default: of this one, rows with an empty mask included).
 
     Returns (loss, metrics). Metrics are detached scalars that add up over micro-batches like the loss, except
     `ratio_max` (take the maximum). Raises ValueError if beta needs ref_logps that are not there.

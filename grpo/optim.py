@@ -23,9 +23,9 @@ class OptimConfig:
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0, linearly."""
     schedule: str = "constant"
-    """After the warm-up: constant, linear or cosine, down to final_lr_share at the last step."""
+    """After the warm-up: constant, linear or cosine, the latter two down to final_lr_share."""
     final_lr_share: float = 0.0
-    """Share of the peak learning rate left at the last step (linear and cosine)."""
+    """Share of the peak learning rate towards which linear and cosine fall; the step after the last would reach it."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay rates of Adam's first and second moment."""
     eps: float = 1e-8

@@ -38,7 +38,7 @@ class Prefix:
         """The prefix replicated (or cut down) to the given rows: [R] -> [len(index)]. Differentiable."""
         cache = copy.copy(self.cache)
         cache.layers = [copy.copy(layer) for layer in self.cache.layers]
-        if self.mask.shape[1]:
+        if cache.layers and cache.layers[0].is_initialized:  # not before the first token after one-token prompts
             for layer in cache.layers:
                 layer.keys, layer.values = layer.keys[index], layer.values[index]
         return Prefix(cache, self.mask[index], self.last[index])

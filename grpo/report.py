@@ -38,10 +38,8 @@ def write_reports(folder: Path) -> str:
     except ImportError:
         return f"{table}\n\nno report.html: it needs `pip install grpo[report]`"
     try:
-        for run in runs:
-            write_text(run.folder / "report.html", page(run.name, [run]))
-        if runs[0].folder != folder:
-            write_text(folder / "report.html", page(folder.resolve().name, runs))
+        for where, shown in ({run.folder: [run] for run in runs} | {folder: runs}).items():
+            write_text(where / "report.html", page(where.resolve().name, shown))
     except OSError as error:
         raise NoRun(f"{error.filename or folder}: report.html cannot be written: {error.strerror}") from None
     return f"{table}\n\nreport: {folder / 'report.html'}"

@@ -34,7 +34,7 @@ class SamplingConfig:
     max_new_tokens: int = 512
     """Length limit of a completion in tokens; one that reaches it is marked truncated."""
     max_rows: int = 256
-    """Completions decoded at a time; bounds the memory of the key-value cache."""
+    """Completions decoded at a time, in whole groups (at least one); bounds the memory of the key-value cache."""
 
 
 def uniforms(seed: int, step: int, problem: str, sample: int, count: int) -> np.ndarray:
@@ -100,6 +100,8 @@ def _sample_chunk(
             alive, start, token, prefix = alive[keep], start[keep], token[keep], prefix.rows(keep)
             if not len(alive):
                 break
+    if not logps.isfinite().all():  # once per batch: a check per token would wait for the device each time
+        raise ValueError("the model's logits are NaN or infinite: it has diverged; lower optim.lr or start anew")
     truncated = torch.zeros(n, dtype=torch.bool, device=device)
     truncated[alive] = True
     width = max(int(mask.sum(dim=1).max()), 1)
@@ -119,5 +121,5 @@ def draw(logits: Tensor, temperature: float, u: Tensor) -> tuple[Tensor, Tensor]
     else:
         cdf = logp.double().exp().cumsum(dim=-1)  # [A, V]; fp64, or the tail of a large vocabulary is lost
         token = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True).squeeze(1)
-        token = token.clamp(max=logits.shape[-1] - 1)
+        token = token.clamp(max=logits.shape[-1] - 1)  # NaN logits end here; the caller finds them in logp
     return token, logp.gather(-1, token[:, None]).squeeze(-1)

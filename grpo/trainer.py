@@ -53,6 +53,10 @@ def train_grpo(config: Config, run: Run) -> Policy:
     problems = load_problems(config.data, config.seed)
     rewards = load_rewards(config.rewards)
     policy = load_policy(config.model, config.seed)
+    if len(problems) < config.grpo.prompts_per_step:
+        say(
+            f"{len(problems)} problems for {config.grpo.prompts_per_step} groups: a repeated one samples the same again"
+        )
     if config.loss.beta:
         policy.freeze_reference()
     optimizer = Optimizer(policy.trainable(), config.optim, config.grpo.steps * config.grpo.updates_per_batch)

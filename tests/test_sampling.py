@@ -255,3 +255,18 @@ def test_progress_counts_completions(whole):
     done = []
     sample_groups(whole[0], PROMPTS, IDS, 4, replace(CONFIG, max_rows=8), seed=0, on_chunk=done.append)
     assert done == [8, 8, 4]
+
+
+def test_one_token_prompts_alone(make_policy):
+    # nothing is in the cache before the first step, and rows still leave it
+    policy = make_policy(eos_ids=(1, 2, 3))
+    expected = by_name(sample(policy, [[9], [5, 6]], IDS[:2], 8), IDS[:2], 8)
+    same_samples(expected, by_name(sample(policy, [[9]], IDS[:1], 8), IDS[:1], 8))
+
+
+def test_a_model_that_has_diverged_is_not_sampled_from(make_policy):
+    policy = make_policy(eos_ids=(1,))
+    with torch.no_grad():
+        policy.model.get_output_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="diverged"):
+        sample(policy, [[9]], IDS[:1], 8)
