@@ -24,8 +24,8 @@ GROUPS: dict[str, dict[str, str]] = {
     "Optimisation": {
         "loss": "SFT: cross-entropy per completion token. GRPO: the policy loss, by design near 0 while ratio = 1.",
         "kl": "KL(policy || reference) per token, k3 estimate: how far the policy has moved since the stage began.",
-        "clip_fraction_low": "Share of tokens with A < 0 and ratio < 1 - eps_low: the clip lets them fall no more (other surrogates: would).",
-        "clip_fraction_high": "Share of tokens with A > 0 and ratio > 1 + eps_high: the clip lets them rise no more (other surrogates: would).",
+        "clip_fraction_low": "Share of tokens with A < 0 and ratio < 1 - eps_low: which the clip holds (other surrogates: would hold).",
+        "clip_fraction_high": "Share of tokens with A > 0 and ratio > 1 + eps_high: which the clip holds (other surrogates: would hold).",
         "ratio": "Mean importance ratio pi / pi_old of a token; exactly 1 in the first update on a batch.",
         "ratio_max": "Largest importance ratio of the batch.",
         "grad_norm": "L2 norm of the gradient before clipping; spikes announce trouble.",

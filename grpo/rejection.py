@@ -23,7 +23,6 @@ from grpo.runs import Run, data_hash, write_json, write_text
 from grpo.sft import fit
 from grpo.types import Problem
 
-
 REASONS = ("wrong", "malformed", "without reflection", "duplicate", "over the cap")
 """Why a sample is left out, in the order of the filters."""
 

@@ -7,10 +7,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from readme import LINK, REPO, mended
 
 from grpo.cli import _parser
 from grpo.settings import load_config
-from readme import LINK, REPO, mended
 
 TEXT = (REPO / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
@@ -34,7 +34,8 @@ def test_links_lead_to_files() -> None:
 
 
 def test_there_are_commands() -> None:
-    assert {c.split()[1] for c in COMMANDS if c.startswith("make")} >= {"demo", "test", "sft", "grpo", "reject", "final"}
+    targets = {c.split()[1] for c in COMMANDS if c.startswith("make")}
+    assert targets >= {"demo", "test", "sft", "grpo", "reject", "final"}
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
