@@ -92,7 +92,7 @@ def number(value: float) -> str:
         return "-"
     if abs(value) >= 1e6:
         return f"{value:.3g}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{round(value, 12):.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value + 0.0:.3g}"  # + 0.0: no "-0"
 
 
 def _drawable(y: float) -> bool:

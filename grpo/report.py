@@ -222,7 +222,7 @@ def flat(value: Any, key: str = "") -> list[tuple[str, str]]:
 
 
 def _number(value: Any) -> float:
-    """A value out of a JSON file as a finite number; NaN where it is none."""
+    """A value out of a JSON file as a float; NaN where it is no number."""
     if isinstance(value, int) and abs(value) < 1 << 53 and not isinstance(value, bool):
         return float(value)
-    return value if isinstance(value, float) and math.isfinite(value) else math.nan
+    return value if isinstance(value, float) else math.nan

@@ -397,6 +397,7 @@ def test_ticks_are_few_rise_evenly_and_enclose(a, b):
 def test_ticks_are_round():
     assert nice_ticks(0.11, 0.92) == pytest.approx([0, 0.5, 1.0])
     assert nice_ticks(0, 0) == pytest.approx([0, 0.5, 1])
+    assert nice_ticks(0.4, 1.0)[0] == 0 and nice_ticks(0.6, 1.0)[0] == pytest.approx(0.6)  # from 0 where it is near
     assert nice_ticks(41, 47) == [40, 42, 44, 46, 48]
 
 
@@ -419,9 +420,10 @@ def test_long_curves_are_averaged_not_sampled():
     points = [(float(i), float(i % 2)) for i in range(1000)]
     assert thin(points, 100) == [(i * 10 + 4.5, 0.5) for i in range(100)]
     assert thin(points[:50], 100) == points[:50]
+    assert len(re.search('points="(.*?)"', chart([Line("x", points)]))[1].split()) == 200
     assert thin([(0.0, 1.0), (1.0, math.nan), (2.0, math.nan), (3.0, math.nan)], 2)[0] == (0.5, 1.0)
 
 
 def test_numbers_as_a_person_writes_them():
-    values = (0.30000000000000004, 12345.6, 1e-7, 0.0, 2e9, math.nan, -0.5)
-    assert [number(v) for v in values] == ["0.3", "12,346", "1e-07", "0", "2e+09", "-", "-0.5"]
+    values = (0.30000000000000004, 12345.6, 1e-7, 0.0, 2e9, math.nan, -0.5, -0.0)
+    assert [number(v) for v in values] == ["0.3", "12,346", "1e-07", "0", "2e+09", "-", "-0.5", "0"]
