@@ -96,10 +96,10 @@ def zero_spread(rewards: Tensor, weights: Tensor, group_size: int, normalise: st
     else:
         r = total_reward(rewards, weights).view(-1, group_size, 1)  # [P, G, 1]
     highest, lowest = r.nan_to_num(nan=-torch.inf).amax(dim=1), r.nan_to_num(nan=torch.inf).amin(dim=1)
-    spread = highest - lowest  # [P, K or 1]; -inf where a reward applies to none of the group
-    return (spread < 1e-6).all(dim=1)
+    width = highest - lowest  # [P, K or 1]; -inf where a reward applies to none of the group
+    return (width < 1e-6).all(dim=1)
 
 
-def total_std(rewards: Tensor, weights: Tensor, group_size: int) -> float:
+def spread(rewards: Tensor, weights: Tensor, group_size: int) -> float:
     """Mean over the groups of the std of the total reward: the signal that GRPO learns from."""
     return total_reward(rewards, weights).view(-1, group_size).std(dim=1).mean().item()

@@ -8,9 +8,9 @@ from __future__ import annotations
 GROUPS: dict[str, dict[str, str]] = {
     "Reward": {
         "reward": "Mean total reward r = sum_k w_k r_k of all that was sampled in the step, dropped groups included.",
-        "reward_std": "Standard deviation of the total reward in a group, averaged over groups: what GRPO learns from.",
+        "spread": "Standard deviation of the total reward in a group, averaged over groups: what GRPO learns from.",
         "reward_<name>": "Mean of that reward function, before its weight, over the completions that it applies to.",
-        "zero_spread": "Share of groups that were dropped: all their completions earned the same, so that A = 0.",
+        "zero_spread": "Share of groups whose completions all earned the same, so that A = 0; mostly dropped.",
         "refills": "How many times the step sampled again to replace dropped groups.",
         "groups": "Groups left to learn from; fewer than prompts_per_step if the refills ran out.",
     },
@@ -24,8 +24,8 @@ GROUPS: dict[str, dict[str, str]] = {
     "Optimisation": {
         "loss": "SFT: cross-entropy per completion token. GRPO: the policy loss, by design near 0 while ratio = 1.",
         "kl": "KL(policy || reference) per token, k3 estimate: how far the policy has moved since the stage began.",
-        "clip_fraction_low": "Share of tokens with A < 0 and ratio < 1 - eps_low: which the clip holds (other surrogates: would hold).",
-        "clip_fraction_high": "Share of tokens with A > 0 and ratio > 1 + eps_high: which the clip holds (other surrogates: would hold).",
+        "clip_fraction_low": "Share of tokens with A < 0 below the clip range: a clip leaves them no gradient.",
+        "clip_fraction_high": "Share of tokens with A > 0 above the clip range: a clip leaves them no gradient.",
         "ratio": "Mean importance ratio pi / pi_old of a token; exactly 1 in the first update on a batch.",
         "ratio_max": "Largest importance ratio of the batch.",
         "grad_norm": "L2 norm of the gradient before clipping; spikes announce trouble.",

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from data import Prompt, build_prompt, load_problems
-from grpo.advantages import group_advantages, total_reward, total_std, zero_spread
+from grpo.advantages import group_advantages, total_reward, spread, zero_spread
 from grpo.batching import micro_batches
 from grpo.checkpoint import load_checkpoint, save_checkpoint
 from grpo.config import Config
@@ -119,7 +119,7 @@ def collect(config: Config, policy: Policy, rewards: RewardSet, stream: Stream, 
         if not missing:
             break
 
-    metrics = describe(parts, rewards, size)
+    metrics = describe(parts, rewards, size, config.loss.advantage)
     _log_completions(log, step, parts[0], rewards, config.log.completions_per_step)
     kept = [(r.select(rows), s[rows]) for r, s, _, rows in parts if len(rows)]
     if not kept:
@@ -137,7 +137,9 @@ def check_lengths(policy: Policy, prompts: list[Prompt], max_new_tokens: int) ->
         )
 
 
-def describe(parts: list[tuple[Rollouts, Tensor, Scored, Tensor]], rewards: RewardSet, size: int) -> dict[str, float]:
+def describe(
+    parts: list[tuple[Rollouts, Tensor, Scored, Tensor]], rewards: RewardSet, size: int, normalise: str
+) -> dict[str, float]:
     """What was sampled in a step; the README's glossary explains each figure."""
     scores = torch.cat([s for _, s, _, _ in parts])  # [N, K], dropped groups included
     lengths = torch.cat([r.lengths for r, _, _, _ in parts]).float()
@@ -145,10 +147,10 @@ def describe(parts: list[tuple[Rollouts, Tensor, Scored, Tensor]], rewards: Rewa
     kept = sum(len(rows) for _, _, _, rows in parts)
     return {
         "reward": total_reward(scores, rewards.weights).mean().item(),
-        "reward_std": total_std(scores, rewards.weights, size),
+        "spread": spread(scores, rewards.weights, size),
         **{f"reward_{name}": m for name, m in zip(rewards.functions, scores.nanmean(dim=0).tolist(), strict=True)},
         "reflections": sum(reflections) / len(reflections),
-        "zero_spread": 1 - kept / len(scores),
+        "zero_spread": zero_spread(scores, rewards.weights, size, normalise).float().mean().item(),
         "refills": len(parts) - 1,
         "groups": kept / size,
         "length": lengths.mean().item(),

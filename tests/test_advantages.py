@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo.advantages import ADVANTAGES, EPS, group_advantages, total_reward, total_std, zero_spread
+from grpo.advantages import ADVANTAGES, EPS, group_advantages, total_reward, spread, zero_spread
 
 NAN = math.nan
 
@@ -195,10 +195,10 @@ def test_zero_spread_is_when_the_advantages_are_zero(batch):
     assert flat.tolist() == (advantages(*batch).view(-1, size).abs() < 1e-3).all(dim=1).tolist()
 
 
-def test_total_std_is_the_mean_over_groups():
+def test_spread_is_the_mean_over_groups():
     rewards = [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 3.0]]
     expected = mean([std([1.0, 0.0]), std([3.0, 6.0])])
-    assert total_std(torch.tensor(rewards), torch.tensor([1.0, 2.0]), 2) == pytest.approx(expected)
+    assert spread(torch.tensor(rewards), torch.tensor([1.0, 2.0]), 2) == pytest.approx(expected)
 
 
 # ---- errors --------------------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def test_metrics_count_dropped_groups_too(policy, tmp_path):
     assert metrics["reward_alternate"] == pytest.approx(3 / 5 * 0.5)
     assert metrics["reward"] == pytest.approx(2 * 3 / 5 * 0.5)
     assert metrics["reward_sometimes"] == pytest.approx(0.25)  # over those that it applies to
-    assert metrics["reward_std"] == pytest.approx(3 / 5 * math.sqrt(4 / 3))
+    assert metrics["spread"] == pytest.approx(3 / 5 * math.sqrt(4 / 3))
     assert metrics["sampled_tokens"] == metrics["length"] * 5 * SIZE
     assert 1 <= metrics["length"] <= metrics["length_max"] <= 6
     assert 0 <= metrics["truncated"] <= 1
