@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from data import Prompt, build_prompt, load_problems
-from grpo.advantages import group_advantages, total_reward, spread, zero_spread
+from grpo.advantages import group_advantages, spread, total_reward, zero_spread
 from grpo.batching import micro_batches
 from grpo.checkpoint import load_checkpoint, save_checkpoint
 from grpo.config import Config
