@@ -60,6 +60,20 @@ def test_a_preset_is_where_the_loss_starts_and_further_keys_go_on_from_there(tmp
     assert over == dataclasses.replace(PRESETS["gspo"], beta=0.1)
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_and_every_key_survive_the_way_into_a_file_and_back(tmp_path, preset):
+    config = load_config(
+        None, [f"loss.preset={preset}", "loss.tau_neg=1.5", "eval.pass_at=[2]", "optim.betas=[0.5, 0.6]"]
+    )
+    written = to_dict(config)
+    for key in set(known_keys()) - {"loss.preset"}:
+        value = written
+        for name in key.split("."):
+            value = value[name]
+    (tmp_path / "c.yaml").write_text(to_yaml(config))
+    assert load_config(str(tmp_path / "c.yaml")) == config
+
+
 def test_rewards_are_a_mapping_in_the_order_written_with_free_arguments(tmp_path, monkeypatch):
     name = write_module(
         tmp_path, monkeypatch, PARITY + "def scaled(completions, factor=1, table=None, **columns): ...\n"

@@ -35,6 +35,7 @@ def errors(tmp_path: Path, text: str, *overrides: str) -> list[str]:
         ("run: 5", "c.yaml:1: run must be str, not 5"),
         ("grpo: {steps: 1e3}", "c.yaml:1: grpo.steps must be int, not '1e3'"),
         ("optim: {betas: [0.9]}", "c.yaml:1: optim.betas must be tuple[float, float], not [0.9]"),
+        ("optim: {lr: true}", "c.yaml:1: optim.lr must be float, not True"),
         ("optim: {lr: fast}", "c.yaml:1: optim.lr must be float, not 'fast'"),
         ("loss: 3", "c.yaml:1: loss is a group of settings, not 3"),
         ("rewards: {accuracy: 0.5}", "c.yaml:1: rewards.accuracy is a group of settings, not 0.5"),
@@ -94,8 +95,9 @@ def test_a_mistake_that_an_override_mends_is_none(tmp_path):
     assert config.seed == 3 and config.rewards["accuracy"].weight == 2
 
 
-def test_yaml_bombs_end_in_an_error(tmp_path):
-    levels = ["a0: &a0 {x: 1, y: 1}"] + [f"a{i}: &a{i} {{x: *a{i - 1}, y: *a{i - 1}}}" for i in range(1, 30)]
+@pytest.mark.parametrize("depth", [15, 30])
+def test_yaml_bombs_end_in_an_error(tmp_path, depth):
+    levels = ["a0: &a0 {x: 1, y: 1}"] + [f"a{i}: &a{i} {{x: *a{i - 1}, y: *a{i - 1}}}" for i in range(1, depth)]
     assert any("too many" in line for line in errors(tmp_path, "\n".join(levels)))
 
 

@@ -146,7 +146,7 @@ def test_two_processes_cannot_write_one_folder(tmp_path, capsys):
         theirs.send(opened.complete)
         theirs.recv()
 
-    other = fork.Process(target=hold)
+    other = fork.Process(target=hold, daemon=True)
     other.start()
     assert ours.recv() is False
     assert grpo("sft", run) == 2
