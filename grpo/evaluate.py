@@ -19,11 +19,11 @@ import torch
 
 from data import build_prompt, load_problems
 from grpo.config import Config
+from grpo.experience import check_lengths
 from grpo.log import progress, table
 from grpo.policy import Policy
 from grpo.sampling import SamplingConfig, sample_groups
 from grpo.scoring import Scored, decode
-from grpo.trainer import check_lengths
 from grpo.types import Problem
 from rewards import accuracy_reward, count_reflections, format_reward
 from rewards.answer import equivalent, extract_answer

@@ -1,51 +1,39 @@
-"""GRPO, top to bottom (arXiv:2402.03300, algorithm 1). One step:
+"""GRPO, top to bottom (arXiv:2402.03300, algorithm 1).
 
-1. take P problems; sample G completions of each from the current policy            sampling.py
-2. score every completion with every reward function                               scoring.py, rewards/
-3. drop groups whose completions all earned the same; sample others in their place
-4. advantage = how much better a completion is than its siblings                    advantages.py
-5. mu times: teacher-forced log-probs -> policy loss -> gradient, in micro-batches  logprobs.py, loss.py
-6. clip the gradient, step the optimiser, log                                       optim.py, log.py
+    1. sample G completions of each of P prompts from the current policy        experience.py, sampling.py
+    2. score every completion with every reward function                        scoring.py, rewards/
+    3. drop the groups whose completions all earned the same, and refill         experience.py
+    4. advantage: how much better a completion is than its siblings              advantages.py
+    5. teacher-forced log-probs of the samples, and their ratio to the old ones  logprobs.py, loss.py
+    6. policy loss and its gradient, in micro-batches                            loss.py, batching.py
+    7. clip the gradient, step the optimiser; repeat 5 to 7 mu times             optim.py
 
-python -m grpo grpo --config experiments/demo/grpo.yaml
+Run it: `python -m grpo grpo --config experiments/demo/grpo.yaml`.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from data import Prompt, build_prompt, load_problems
-from grpo.advantages import group_advantages, spread, total_reward, zero_spread
+from data import load_problems
+from grpo.advantages import group_advantages
 from grpo.batching import micro_batches
 from grpo.checkpoint import load_checkpoint, save_checkpoint
 from grpo.config import Config
+from grpo.experience import Batch, collect
 from grpo.log import RunLog, progress, say
 from grpo.logprobs import completion_logps
 from grpo.loss import KL_ESTIMATORS, policy_loss
 from grpo.optim import Optimizer
 from grpo.policy import Policy, load_policy
 from grpo.runs import Run, data_hash
-from grpo.sampling import sample_groups
-from grpo.scoring import RewardSet, Scored, decode, load_rewards
+from grpo.scoring import load_rewards
 from grpo.stream import Stream
-from grpo.types import Rollouts, concat_rollouts
-from rewards import count_reflections
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The groups that a step learns from."""
-
-    rollouts: Rollouts
-    """N = P * G completions."""
-    rewards: Tensor
-    """[N, K], one column per reward function, NaN where it does not apply. Never overwritten by the advantage."""
-    metrics: dict[str, float]
-    """Figures about everything that was sampled for this batch, dropped groups included."""
+from grpo.types import Rollouts
 
 
 def train_grpo(config: Config, run: Run) -> Policy:
@@ -87,6 +75,9 @@ def train_grpo(config: Config, run: Run) -> Policy:
             log.step(step + 1, metrics)
             bar.set_postfix({name: f"{metrics[key]:.2f}" for name, key in SHOWN.items() if key in metrics})
             bar.update()
+            if metrics["truncated"] > 0.5 and step % 10 == 0:
+                limit = f"sampling.max_new_tokens={config.sampling.max_new_tokens}"
+                say(f"step {step + 1}: {metrics['truncated']:.0%} of the completions were cut off at {limit}; raise it")
             if (step + 1) % config.log.save_every == 0 and step + 1 < config.grpo.steps:
                 save(step + 1, stream.position)
     log.close()
@@ -95,79 +86,6 @@ def train_grpo(config: Config, run: Run) -> Policy:
 
 
 SHOWN = {"reward": "reward", "acc": "reward_accuracy", "refl": "reflections", "len": "length", "kl": "kl"}
-
-# ---- steps 1 to 3: experience -------------------------------------------------------------------------------
-
-
-def collect(config: Config, policy: Policy, rewards: RewardSet, stream: Stream, step: int, log: RunLog) -> Batch:
-    """Sample and score groups until P of them have a spread of rewards, or the refills are used up."""
-    wanted, size = config.grpo.prompts_per_step, config.grpo.group_size
-    parts: list[tuple[Rollouts, Tensor, Scored, Tensor]] = []  # per round: samples, rewards, texts, rows to keep
-    missing = wanted
-    for _ in range(1 + config.grpo.max_refills):
-        problems = stream.take(missing)
-        prompts = [build_prompt(p, policy.tokenizer, config.prompt) for p in problems]
-        check_lengths(policy, prompts, config.sampling.max_new_tokens)
-        ids = [p.id for p in problems]
-        rollouts = sample_groups(policy, [p.ids for p in prompts], ids, size, config.sampling, config.seed, step)
-        scored = decode(policy, rollouts, prompts, problems)
-        scores = rewards(scored, {"global_step": step, "max_steps": config.grpo.steps})  # [N, K]
-        flat = zero_spread(scores, rewards.weights, size, config.loss.advantage)  # [P]
-        keep = ~flat if config.grpo.drop_zero_spread else torch.ones_like(flat)
-        parts.append((rollouts, scores, scored, keep.repeat_interleave(size).nonzero().squeeze(1)))
-        missing -= int(keep.sum())
-        if not missing:
-            break
-
-    metrics = describe(parts, rewards, size, config.loss.advantage)
-    _log_completions(log, step, parts[0], rewards, config.log.completions_per_step)
-    kept = [(r.select(rows), s[rows]) for r, s, _, rows in parts if len(rows)]
-    if not kept:
-        kept = [(parts[0][0].select(torch.arange(0)), parts[0][1][:0])]
-    return Batch(concat_rollouts([r for r, _ in kept]), torch.cat([s for _, s in kept]), metrics)
-
-
-def check_lengths(policy: Policy, prompts: list[Prompt], max_new_tokens: int) -> None:
-    """Refuse prompts that leave no room in the model's context. Raises ValueError with the setting to change."""
-    longest = max(len(p.ids) for p in prompts)
-    if policy.max_positions and longest + max_new_tokens > policy.max_positions:
-        raise ValueError(
-            f"a prompt of {longest} tokens + sampling.max_new_tokens={max_new_tokens} exceeds the model's context of "
-            f"{policy.max_positions}; lower sampling.max_new_tokens or leave out the long problems"
-        )
-
-
-def describe(
-    parts: list[tuple[Rollouts, Tensor, Scored, Tensor]], rewards: RewardSet, size: int, normalise: str
-) -> dict[str, float]:
-    """What was sampled in a step; the README's glossary explains each figure."""
-    scores = torch.cat([s for _, s, _, _ in parts])  # [N, K], dropped groups included
-    lengths = torch.cat([r.lengths for r, _, _, _ in parts]).float()
-    reflections = [count_reflections(text) for _, _, scored, _ in parts for text in scored.texts]
-    kept = sum(len(rows) for _, _, _, rows in parts)
-    return {
-        "reward": total_reward(scores, rewards.weights).mean().item(),
-        "spread": spread(scores, rewards.weights, size),
-        **{f"reward_{name}": m for name, m in zip(rewards.functions, scores.nanmean(dim=0).tolist(), strict=True)},
-        "reflections": sum(reflections) / len(reflections),
-        "zero_spread": zero_spread(scores, rewards.weights, size, normalise).float().mean().item(),
-        "refills": len(parts) - 1,
-        "groups": kept / size,
-        "length": lengths.mean().item(),
-        "length_max": lengths.max().item(),
-        "truncated": torch.cat([r.truncated for r, _, _, _ in parts]).float().mean().item(),
-        "sampled_tokens": lengths.sum().item(),
-    }
-
-
-def _log_completions(log: RunLog, step: int, part: tuple, rewards: RewardSet, count: int) -> None:
-    """Write the first completions of a step with what each reward gave them."""
-    _, scores, scored, _ = part
-    for row in range(min(count, len(scored.texts))):
-        given = {n: None if s != s else s for n, s in zip(rewards.functions, scores[row].tolist(), strict=True)}
-        problem = scored.problems[row]
-        log.sample(step + 1, problem=problem.id, answer=problem.answer, completion=scored.texts[row], rewards=given)
-
 
 # ---- steps 4 to 6: learning ---------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo.advantages import ADVANTAGES, EPS, group_advantages, total_reward, spread, zero_spread
+from grpo.advantages import ADVANTAGES, EPS, group_advantages, spread, total_reward, zero_spread
 
 NAN = math.nan
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from grpo.config import Config, GRPOConfig
+from grpo.experience import Batch
 from grpo.loss import PRESETS, LossConfig
 from grpo.optim import OptimConfig, Optimizer
 from grpo.sampling import SamplingConfig, sample_groups
-from grpo.trainer import Batch, batch_advantages, frozen_logps, update
+from grpo.trainer import batch_advantages, frozen_logps, update
 
 PROMPTS = [[5, 7, 3], [9], [4, 4, 8, 2, 15, 6, 11]]
 SIZE = 4

@@ -12,12 +12,12 @@ import torch
 from data import Problem, PromptConfig
 from data.tiny_model import build_model, build_tokenizer
 from grpo.config import Config, GRPOConfig, LogConfig
+from grpo.experience import collect
 from grpo.log import RunLog
 from grpo.policy import Policy
 from grpo.sampling import SamplingConfig
 from grpo.scoring import RewardSet
 from grpo.stream import Stream
-from grpo.trainer import collect
 
 SIZE = 4
 

@@ -1,0 +1,120 @@
+"""Steps 1 to 3 of GRPO: sample groups of completions, score them, keep the groups that have something to teach.
+
+    problems -> prompts -> sample_groups -> rewards [N, K] -> drop the groups without spread -> refill, bounded
+
+Dropping such groups and sampling others in their place is DAPO's dynamic sampling (arXiv:2503.14476, section 3.2):
+their advantage is 0, so they would only shrink the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data import Prompt, build_prompt
+from grpo.advantages import spread, total_reward, zero_spread
+from grpo.config import Config
+from grpo.log import RunLog
+from grpo.policy import Policy
+from grpo.sampling import sample_groups
+from grpo.scoring import RewardSet, Scored, decode
+from grpo.stream import Stream
+from grpo.types import Problem, Rollouts, concat_rollouts
+from rewards import count_reflections
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The groups that a step learns from."""
+
+    rollouts: Rollouts
+    """N = P * G completions."""
+    rewards: Tensor
+    """[N, K], one column per reward function, NaN where it does not apply. Never overwritten by the advantage."""
+    metrics: dict[str, float]
+    """Figures about everything that was sampled for this batch, dropped groups included."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of sampling; a step has one, and one more for each refill."""
+
+    rollouts: Rollouts
+    scores: Tensor
+    """[N, K]"""
+    scored: Scored
+    kept: Tensor
+    """Rows of the groups that are learned from."""
+
+
+def collect(config: Config, policy: Policy, rewards: RewardSet, stream: Stream, step: int, log: RunLog) -> Batch:
+    """Sample and score groups until P of them have a spread of rewards, or the refills are used up."""
+    size = config.grpo.group_size
+    rounds: list[Round] = []
+    missing = config.grpo.prompts_per_step
+    while missing and len(rounds) <= config.grpo.max_refills:
+        rounds.append(sample_round(config, policy, rewards, stream.take(missing), step))
+        missing -= len(rounds[-1].kept) // size
+    log_completions(log, step, rounds[0], rewards, config.log.completions_per_step)
+    learned = [r for r in rounds if len(r.kept)] or rounds[:1]  # of nothing at all, the first round's nothing
+    return Batch(
+        concat_rollouts([r.rollouts.select(r.kept) for r in learned]),
+        torch.cat([r.scores[r.kept] for r in learned]),
+        describe(rounds, rewards, size, config.loss.advantage),
+    )
+
+
+def sample_round(config: Config, policy: Policy, rewards: RewardSet, problems: list[Problem], step: int) -> Round:
+    """G completions of each problem, scored, and which of the groups to keep."""
+    size = config.grpo.group_size
+    prompts = [build_prompt(p, policy.tokenizer, config.prompt) for p in problems]
+    check_lengths(policy, prompts, config.sampling.max_new_tokens)
+    ids = [p.id for p in problems]
+    rollouts = sample_groups(policy, [p.ids for p in prompts], ids, size, config.sampling, config.seed, step)
+    scored = decode(policy, rollouts, prompts, problems)
+    scores = rewards(scored, {"global_step": step, "max_steps": config.grpo.steps})  # [N, K]
+    flat = zero_spread(scores, rewards.weights, size, config.loss.advantage)  # [P]
+    keep = ~flat if config.grpo.drop_zero_spread else torch.ones_like(flat)
+    return Round(rollouts, scores, scored, keep.repeat_interleave(size).nonzero().squeeze(1))
+
+
+def check_lengths(policy: Policy, prompts: list[Prompt], max_new_tokens: int) -> None:
+    """Refuse prompts that leave no room in the model's context. Raises ValueError with the setting to change."""
+    longest = max(len(p.ids) for p in prompts)
+    if policy.max_positions and longest + max_new_tokens > policy.max_positions:
+        raise ValueError(
+            f"a prompt of {longest} tokens + sampling.max_new_tokens={max_new_tokens} exceeds the model's context of "
+            f"{policy.max_positions}; lower sampling.max_new_tokens or leave out the long problems"
+        )
+
+
+def describe(rounds: list[Round], rewards: RewardSet, size: int, normalise: str) -> dict[str, float]:
+    """What was sampled in a step; the README's glossary explains each figure."""
+    scores = torch.cat([r.scores for r in rounds])  # [N, K], dropped groups included
+    lengths = torch.cat([r.rollouts.lengths for r in rounds]).float()
+    reflections = [count_reflections(text) for r in rounds for text in r.scored.texts]
+    return {
+        "reward": total_reward(scores, rewards.weights).mean().item(),
+        "spread": spread(scores, rewards.weights, size),
+        **{f"reward_{name}": m for name, m in zip(rewards.functions, scores.nanmean(dim=0).tolist(), strict=True)},
+        "reflections": sum(reflections) / len(reflections),
+        "zero_spread": zero_spread(scores, rewards.weights, size, normalise).float().mean().item(),
+        "refills": len(rounds) - 1,
+        "groups": sum(len(r.kept) for r in rounds) / size,
+        "length": lengths.mean().item(),
+        "length_max": lengths.max().item(),
+        "truncated": torch.cat([r.rollouts.truncated for r in rounds]).float().mean().item(),
+        "sampled_tokens": lengths.sum().item(),
+    }
+
+
+def log_completions(log: RunLog, step: int, some: Round, rewards: RewardSet, count: int) -> None:
+    """Write the first completions of a step with what each reward gave them."""
+    for row in range(min(count, len(some.scored.texts))):
+        given = {n: None if s != s else s for n, s in zip(rewards.functions, some.scores[row].tolist(), strict=True)}
+        problem = some.scored.problems[row]
+        log.sample(
+            step + 1, problem=problem.id, answer=problem.answer, completion=some.scored.texts[row], rewards=given
+        )
