@@ -45,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return arguments.command(arguments)
     except (ValueError, OSError) as error:  # every error of ours that the user can mend is a ValueError
+        if os.environ.get("GRPO_DEBUG"):  # for whoever edits the code: the traceback
+            raise
         print(f"grpo: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

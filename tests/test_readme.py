@@ -13,12 +13,23 @@ from grpo.cli import _parser
 from grpo.settings import load_config
 
 TEXT = (REPO / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line.split("#")[0].strip()
-    for block in re.findall(r"^```\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
-    for line in block.replace("\\\n", " ").splitlines()
-    if line.startswith(("make ", "python "))
-]
+
+
+def commands() -> list[str]:
+    """The commands of the README's shell blocks, its own variables filled in."""
+    found, variables = [], {}
+    for block in re.findall(r"^```\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            if assigned := re.fullmatch(r'(\w+)="(.*)"', line):
+                variables[f"${assigned[1]}"] = assigned[2]
+            elif line.startswith(("make ", "python ")):
+                for name, value in variables.items():
+                    line = line.replace(name, value)
+                found.append(line.split("#")[0].strip())
+    return found
+
+
+COMMANDS = commands()
 MAKEFILE = (REPO / "Makefile").read_text(encoding="utf-8")
 
 
