@@ -105,12 +105,16 @@ def test_lines_after_the_checkpoint_and_half_a_line_are_cut_off(tmp_path, monkey
     assert_same_runs(tmp_path / "whole", tmp_path / "run")
 
 
-def test_only_the_newest_checkpoints_are_kept(tmp_path, monkeypatch):
+def test_only_the_newest_checkpoints_are_kept_and_the_newest_is_where_it_goes_on(tmp_path, monkeypatch):
     patch = stop_at(3)
     assert run_stage("sft", tmp_path / "run", "log.keep_checkpoints=2") == 130
     patch.undo()
     names = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["step-00000002", "step-00000003"]
+    steps, original = [], grpo.sft.sft_step
+    monkeypatch.setattr(grpo.sft, "sft_step", lambda *a: steps.append(a[-1]) or original(*a))
+    assert run_stage("sft", tmp_path / "run", "log.keep_checkpoints=2") == 0
+    assert steps == [3]
 
 
 def test_the_reference_after_a_resume_is_the_policy_that_the_run_began_with(tmp_path, monkeypatch, rewards):
