@@ -1,0 +1,426 @@
+"""A recursive-descent parser from tokens to values. Each method reads one rule of the grammar:
+
+    answer   := item (("," | ";" | "or" | "and") item)*
+    item     := side (relation side)*
+    side     := words | currency? sum (":" sum)* unit? | group ("cup" group)*
+    sum      := sign* product (("+" | "-" | "+-") sign* product)*
+    product  := power (("*" | "/" | nothing) power)*
+    power    := atom ("!" | "^" exponent)*
+    atom     := numeral | name | function | group | fraction | root | "|" sum "|" | matrix
+
+Nothing is evaluated but literals: a fraction of two numerals is a number.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from fractions import Fraction
+
+from rewards.lexer import Token, tokenize
+from rewards.units import unit_name
+from rewards.values import Expression, Number, Op, Struct, Symbol, Unreadable, Value
+
+MAX_DEPTH = 30
+MAX_DIGITS = 3000
+MAX_ITEMS = 100
+
+_CLOSING = {"(": ")", "[": "]", "\\{": "\\}", "{": "}"}
+_CURRENCY = {"$": "dollar", "\u00a3": "pound", "\u20ac": "euro"}
+_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SIGNS = ("+", "-", "+-", "-+")
+MINUS_ONE = Number(Fraction(-1))
+
+
+@functools.lru_cache(maxsize=1024)
+def parse(text: str, thousands: bool = True) -> Value:
+    """The value that a text stands for.
+
+    Raises:
+        Unreadable: if the text isn't in the grammar or exceeds a limit.
+    """
+    parser = Parser(tokenize(text, thousands))
+    items = parser.items("list")
+    parser.needs("end")
+    return items.items[0] if len(items.items) == 1 else items
+
+
+class Parser:
+    def __init__(self, tokens: list[Token]):
+        self.tokens, self.at, self.depth, self.bars = tokens, 0, 0, 0
+
+    def sees(self, kind: str, *texts: str) -> bool:
+        token = self.tokens[self.at]
+        return token.kind == kind and (not texts or token.text in texts)
+
+    def takes(self, kind: str, *texts: str) -> bool:
+        found = self.sees(kind, *texts)
+        self.at += found
+        return found
+
+    def needs(self, *kinds: str, text: str = "") -> str:
+        token = self.tokens[self.at]
+        if token.kind not in kinds or (text and token.text != text):
+            raise Unreadable(f"{token.text!r} where {text or ' or '.join(kinds)} should be")
+        self.at += 1
+        return token.text
+
+    def deeper(self, rule: Callable[[], Value]) -> Value:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise Unreadable("too deep")
+        value = rule()
+        self.depth -= 1
+        return value
+
+    # -- lists and relations ------------------------------------------------------------------------
+
+    def items(self, kind: str) -> Struct:
+        items, joined = expanded(self.item()), ""
+        while self.sees("sep"):
+            while self.sees("sep"):  # "a, b, or c"
+                joined = "and" if self.needs("sep") == "and" else joined
+            items += expanded(self.item())
+        if len(items) > MAX_ITEMS:
+            raise Unreadable("too many items")
+        return Struct(kind, tuple(items), joined)
+
+    def item(self) -> Value:
+        start = self.at
+        sides, operators = [self.side()], []
+        name = _name(self.tokens[start : self.at], sides[0])
+        while self.sees("rel"):
+            operators.append(self.needs("rel"))
+            sides.append(self.side())
+        if (
+            name
+            and operators
+            and (operators == ["in"] or (operators[0] == "=" and set(operators) <= {"=", "~"}))
+        ):
+            rest = Struct("relation", tuple(sides[1:]), " ".join(operators[1:]))
+            return Struct("named", (rest if operators[1:] else sides[1], sides[0]), name)
+        return Struct("relation", tuple(sides), " ".join(operators)) if operators else sides[0]
+
+    def side(self) -> Value:
+        if self.sees("word") or (self.sees("name") and self.tokens[self.at + 1].kind == "word"):
+            return self.words()
+        unit = _CURRENCY[self.needs("op")] if self.sees("op", *_CURRENCY) else ""
+        value = self.sum()
+        if self.sees("op", ":"):
+            parts = [expression(value)]
+            while self.takes("op", ":"):
+                parts.append(expression(self.sum()))
+            value = Struct("ratio", tuple(parts))
+        if isinstance(value, Struct) and self.sees("op", "cup"):
+            parts = [value]
+            while self.takes("op", "cup"):
+                parts.append(self.atom())
+            return Struct("union", tuple(parts))
+        if isinstance(value, Number) and self.sees("word", *_SCALES):
+            value = Number(value.value * _SCALES[self.needs("word")], value.decimals)
+        if isinstance(value, Op) and value.name == "degree":
+            unit, value = "degree", value.args[0]
+        unit = unit or self.unit()
+        return Struct("quantity", (value,), unit) if unit else value
+
+    def words(self) -> Struct:
+        words = []
+        while self.sees("word") or self.sees("name") or self.sees("num"):
+            words.append(self.needs("word", "name", "num").casefold())
+        return Struct("words", (), " ".join(words[words[0] in ("the", "a", "an") and len(words) > 1 :]))
+
+    def unit(self) -> str:
+        if self.sees("op", "%", *_CURRENCY):
+            symbol = self.needs("op")
+            return _CURRENCY.get(symbol, symbol)
+        start, glued = self.at, not self.tokens[self.at].spaced
+        words: list[str] = []
+        while self.sees("word") or (words and (self.sees("op", "/", "^") or self.sees("num"))):
+            words.append(self.needs("word", "op", "num"))
+        unit = unit_name(words, glued)
+        self.at = self.at if unit else start
+        return unit
+
+    # -- expressions --------------------------------------------------------------------------------
+
+    def sum(self) -> Value:
+        return self.deeper(lambda: self.chain(lambda: self.signed(self.product), _SIGNS))
+
+    def chain(self, rule: Callable[[], Value], signs: tuple[str, ...]) -> Value:
+        terms = [rule()]
+        while self.sees("op", *signs):  # `rule` reads the sign as its own
+            terms.append(rule())
+        return Op("+", tuple(map(expression, terms))) if len(terms) > 1 else terms[0]
+
+    def signed(self, rule: Callable[[], Value]) -> Value:
+        """What `rule` reads, behind any number of signs."""
+        signs = []
+        while self.sees("op", *_SIGNS):
+            signs.append(self.needs("op"))
+        value = rule()
+        for sign in reversed(signs):
+            if sign != "+":
+                value = negated(expression(value)) if sign == "-" else Op(sign, (expression(value),))
+        return value
+
+    def product(self) -> Value:
+        value = self.power()
+        if isinstance(value, Struct):
+            return value
+        factors = [value]
+        while True:
+            if self.takes("op", "*"):
+                factors.append(expression(self.signed(self.power)))
+                if len(factors) == 2 and isinstance(value, Number) and (power := _power_of_ten(factors[1])):
+                    factors = [
+                        Number(value.value * power, value.decimals)
+                    ]  # scientific notation is a literal
+            elif self.takes("op", "/"):
+                factors[-1:] = divided(factors[-1], expression(self.signed(self.power)))
+            elif self.sees("name") or self.sees("fn") or self.sees("cmd") or self.sees("open", "(", "{"):
+                factors.append(expression(self.power()))  # side by side; but `x2` and `(a)2` are no products
+            elif self.sees("op", "|") and not self.bars:
+                factors.append(expression(self.power()))
+            else:
+                return Op("*", tuple(factors)) if len(factors) > 1 else factors[0]
+
+    def power(self) -> Value:
+        value = self.atom()
+        while self.sees("op", "!", "^"):
+            if self.takes("op", "!"):
+                value = Op("!", (expression(value),))
+            else:
+                exponent = self.exponent()
+                value = (
+                    Op("^", (expression(value), exponent)) if exponent else Op("degree", (expression(value),))
+                )
+        return value
+
+    def exponent(self) -> Expression | None:
+        """What follows `^`, right to left (2^3^2 is 2^9); None for the degree sign."""
+        self.needs("op", text="^")
+        braced = self.takes("open", "{")
+        if self.takes("op", "deg"):
+            exponent = None
+        else:
+            exponent = expression(self.sum() if braced else self.deeper(lambda: self.signed(self.power)))
+        if braced:
+            self.needs("close", text="}")
+        return exponent
+
+    # -- atoms --------------------------------------------------------------------------------------
+
+    def atom(self) -> Value:
+        return self.deeper(self.shallow_atom)
+
+    def shallow_atom(self) -> Value:
+        kind, text, _ = self.tokens[self.at]
+        rules = {"fn": self.function, "open": self.group, "begin": self.matrix, "cmd": self.command}
+        if kind == "num":
+            return self.numeral()
+        if kind in rules:
+            self.at += 1
+            return rules[kind](text)
+        if kind == "name":
+            self.at += 1
+            return Symbol(text + self.subscript())
+        self.needs("op", text="|")
+        self.bars += 1
+        value = Op("abs", (expression(self.sum()),))
+        self.bars -= 1
+        self.needs("op", text="|")
+        return value
+
+    def numeral(self) -> Value:
+        text = self.needs("num")
+        if self.sees("op", "_"):
+            return _base_n(text, self.subscript())
+        whole, start, part = number(text), self.at, None
+        if text.isdigit():
+            if self.takes("cmd", "frac"):  # 1\frac{4}{5}
+                part = self.command("frac")
+            elif (
+                self.sees("num")
+                and self.tokens[self.at].spaced
+                and self.tokens[self.at + 1][:2] == ("op", "/")
+            ):
+                part = divided(
+                    number(self.needs("num")), number(self.needs("op", "num") and self.needs("num"))
+                )[0]
+        if isinstance(part, Number) and 0 < part.value < 1:
+            return Number(whole.value + part.value)
+        self.at = start
+        return whole
+
+    def subscript(self) -> str:
+        if not self.takes("op", "_"):
+            return ""
+        braced = self.takes("open", "{")
+        text = self.needs("num", "name", "word")
+        if braced:
+            self.needs("close", text="}")
+        return "_" + text
+
+    def function(self, name: str) -> Expression:
+        base = [self.argument()] if self.takes("op", "_") else []
+        exponent = self.exponent() if self.sees("op", "^") else None
+        if self.sees("open", "(", "{"):
+            value = expression(self.atom() if exponent else self.power())
+        else:  # \sin 3x takes all of 3x, but \sin x \cos x is a product
+            factors = [expression(self.signed(self.power))]
+            while self.sees("name") or self.sees("cmd", "frac", "sqrt"):
+                factors.append(expression(self.power()))
+            value = Op("*", tuple(factors)) if len(factors) > 1 else factors[0]
+        if exponent == MINUS_ONE and name in ("sin", "cos", "tan"):
+            return Op("arc" + name, (value,))
+        call = Op(name, (value, *base))
+        return Op("^", (call, exponent)) if exponent else call
+
+    def command(self, name: str) -> Value:
+        if name == "emptyset":
+            return Struct("{")
+        if name == "frac":
+            quotient = divided(self.argument(one_digit=True), self.argument(one_digit=True))
+            return Op("*", tuple(quotient)) if len(quotient) > 1 else quotient[0]
+        if name == "binom":
+            return Op("binom", (self.argument(), self.argument()))
+        degree: Expression = Number(Fraction(2))
+        if self.takes("open", "["):
+            degree = expression(self.sum())
+            self.needs("close", text="]")
+        return Op("root", (self.argument(), degree))
+
+    def argument(self, one_digit: bool = False) -> Expression:
+        """A command's argument: braced, or one token; of a bare `\\frac34` each takes one digit."""
+        token = self.tokens[self.at]
+        if one_digit and token.kind == "num" and token.text.isdigit() and len(token.text) > 1:
+            self.tokens = [*self.tokens]
+            self.tokens[self.at : self.at + 1] = [Token("num", token.text[0]), Token("num", token.text[1:])]
+        if one_digit and self.sees("num"):
+            return number(self.needs("num"))
+        return expression(self.atom())
+
+    def group(self, opening: str) -> Value:
+        """Brackets: around one value only typography, around two an interval or a pair."""
+        if opening == "\\{" and self.takes("close", "\\}"):
+            return Struct("{")
+        bars, self.bars = self.bars, 0
+        items = self.items(opening).items
+        self.bars = bars
+        closing = self.needs("close")
+        matched = _CLOSING[opening] == closing
+        if matched and (opening == "\\{" or (opening == "{" and len(items) > 1)):
+            return Struct("{", items)
+        if matched and len(items) == 1:
+            return items[0]
+        if len(items) == 2 and opening + closing in ("[]", "[)", "(]"):
+            return Struct("interval", tuple(map(expression, items)), opening + closing)
+        if not matched:
+            raise Unreadable("brackets that don't match")
+        return Struct(opening, items)
+
+    def matrix(self, shape: str) -> Struct:
+        rows: list[list[Value]] = [[]]
+        while not self.takes("end", shape):
+            rows[-1].append(self.item())
+            if self.takes("op", "\\\\"):
+                rows += [] if self.sees("end", shape) else [[]]
+            elif not self.sees("end", shape):
+                self.needs("op", text="&")
+        if len({len(row) for row in rows}) != 1 or not 0 < len(rows) * len(rows[0]) <= MAX_ITEMS:
+            raise Unreadable("a matrix too large, or with ragged rows")
+        return Struct("matrix", tuple(Struct("row", tuple(row)) for row in rows))
+
+
+# ---------------------------------------------------------------------------------------------------
+
+
+def expression(value: Value) -> Expression:
+    """The value itself, if it can stand in an expression."""
+    if isinstance(value, Struct):
+        raise Unreadable(f"a {value.kind} where a number or expression should be")
+    return value
+
+
+def negated(value: Expression) -> Expression:
+    """Minus the value; minus a number is a number."""
+    if isinstance(value, Number):
+        return Number(-value.value, value.decimals, value.undivided)
+    return Op("*", (MINUS_ONE, value))
+
+
+def divided(top: Expression, bottom: Expression) -> list[Expression]:
+    """The factors of a quotient: a single number, if both are numbers."""
+    if not (isinstance(top, Number) and isinstance(bottom, Number)):
+        return [top, Op("^", (bottom, MINUS_ONE))]
+    if bottom.value == 0:
+        raise Unreadable("division by zero")
+    value = top.value / bottom.value
+    return [Number(value, undivided=value.denominator == 1 and abs(bottom.value) != 1)]
+
+
+def expanded(value: Value) -> list[Value]:
+    """A value, or the two that its plus-or-minus signs stand for, all of them plus or all minus."""
+    if not _has_plus_minus(value):
+        return [value]
+    return [_with_sign(value, "+-"), _with_sign(value, "-+")]
+
+
+def _has_plus_minus(value: Value) -> bool:
+    if isinstance(value, Struct):
+        return value.kind in ("named", "quantity") and any(map(_has_plus_minus, value.items))
+    return isinstance(value, Op) and (value.name in ("+-", "-+") or any(map(_has_plus_minus, value.args)))
+
+
+def _with_sign(value: Value, plus: str) -> Value:
+    if isinstance(value, Struct):
+        return Struct(value.kind, tuple(_with_sign(item, plus) for item in value.items), value.label)
+    if not isinstance(value, Op):
+        return value
+    args = tuple(_with_sign(arg, plus) for arg in value.args)
+    if value.name in ("+-", "-+"):
+        return args[0] if value.name == plus else negated(args[0])
+    return Op(value.name, args)
+
+
+def number(text: str) -> Number:
+    """The value of a numeral."""
+    mantissa, _, power = text.lower().partition("e")
+    whole, point, decimals = mantissa.partition(".")
+    shift = int(power or 0) if len(power) <= 5 else MAX_DIGITS
+    if len(mantissa) + abs(shift) > MAX_DIGITS:
+        raise Unreadable("too many digits")
+    value = Fraction(int(whole + decimals)) * Fraction(10) ** (shift - len(decimals))
+    return Number(value, len(decimals) if point else None)
+
+
+def _power_of_ten(value: Expression) -> Fraction | None:
+    if isinstance(value, Op) and value.name == "^" and value.args[0] == Number(Fraction(10)):
+        exponent = value.args[1]
+        if (
+            isinstance(exponent, Number)
+            and exponent.value.denominator == 1
+            and abs(exponent.value) < MAX_DIGITS
+        ):
+            return Fraction(10) ** int(exponent.value)
+    return None
+
+
+def _base_n(digits: str, subscript: str) -> Struct:
+    base = subscript[1:]
+    if not (base.isdigit() and digits.isdigit() and len(base) <= 2 and int(max(digits)) < int(base)):
+        raise Unreadable("no numeral of that base")
+    return Struct("base", (), (digits.lstrip("0") or "0") + subscript)
+
+
+def _name(tokens: list[Token], side: Value) -> str:
+    """The name that a left side is: `x`, `f(x)`, `(x, y)`, `Total`; "" if it is more than a name."""
+    kinds = [token.text if token.kind in ("open", "close") else token.kind for token in tokens]
+    if isinstance(side, Struct) and side.kind == "words":
+        return side.label if len(kinds) <= 3 and set(kinds) == {"word"} else ""
+    pair = (
+        isinstance(side, Struct) and side.kind == "(" and all(isinstance(item, Symbol) for item in side.items)
+    )
+    if isinstance(side, Symbol) or pair or kinds == ["name", "(", "name", ")"]:
+        return "".join(token.text for token in tokens)
+    return ""
