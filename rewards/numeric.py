@@ -271,7 +271,8 @@ class _Evaluator:
         if name == "ln" and value == 0:
             raise ZeroDivisionError
         value = self.inexact(value)
-        if abs(value) > (1000 if name in ("exp", "sinh", "cosh", "tanh") else 10**60):
+        exponential = name in ("exp", "sinh", "cosh", "tanh") or isinstance(value, _MP.mpc)
+        if abs(value) > (1000 if exponential else 10**60):
             raise Unreadable("out of range")
         self.spend(10 * self.digits / DIGITS)
         return self.settled(_FUNCTIONS[name](value), 1)

@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rewards import accuracy_reward, count_reflections, format_reward
+from rewards.accuracy import gold_answer
 from rewards.answer import equivalent, extract_answer
 
 SLOW = 0.1
@@ -34,9 +35,31 @@ ATOMS = (
 )
 
 
+FORMS = (
+    ["{0}+{1}", "{0}-{1}", "{0}{1}", r"{0}\cdot {1}", "{0}/({1})", r"\frac{{{0}}}{{{1}}}", "({0})^{{{1}}}", "({0})({1})"]
+    + [r"\sqrt{{{0}}}", r"\sqrt[3]{{{0}}}", r"\sqrt[{1}]{{{0}}}", "|{0}|", r"\sin({0})", r"\ln({0})", r"e^{{{0}}}", "({0})!"]
+    + [r"\tan^{{{1}}}({0})", r"\log_{{{1}}}({0})", r"\binom{{{0}}}{{{1}}}", "-{0}", r"{0}\pm {1}", "({0})^2", "{0}={1}"]
+    + ["({0},{1})", "[{0},{1})", r"\{{{0},{1}\}}", "{0},{1}", "{0}<x<{1}", r"x\le {0}", r"({0},{1}]\cup[{1},\infty)", "{0}%"]
+    + [r"\begin{{pmatrix}}{0}&{1}\\{1}&{0}\end{{pmatrix}}", "x={0}", "{0} or {1}", r"{0}\text{{ cm}}", r"\boxed{{{0}}}", "{0}:{1}"]
+)
+LEAVES = ["x", "y", r"\pi", "e", "i", "0", "1", "2", "3", "7", "10", "100", "2500", "0.5", "1e30", "10^{50}", "10^{-50}", "12345678901"]
+
+
+def random_expression(rng: random.Random, size: int) -> str:
+    """A random answer that is well formed, mostly."""
+    if size <= 1:
+        return rng.choice(LEAVES)
+    left = rng.randrange(1, size)
+    form = rng.choice(FORMS[:22] if rng.random() < 0.8 else FORMS)
+    return form.format(random_expression(rng, left), random_expression(rng, size - left))
+
+
 def random_text(rng: random.Random, corpus: list[str]) -> str:
-    """A random answer: atoms in a row, or one seen before with something cut, doubled or replaced."""
-    if corpus and rng.random() < 0.5:
+    """A random answer: well formed, or atoms in a row, or one seen before, cut and spliced."""
+    kind = rng.random()
+    if kind < 0.4:
+        return random_expression(rng, min(int(rng.expovariate(0.15)) + 1, 60))
+    if corpus and kind < 0.8:
         text = rng.choice(corpus)
         for _ in range(rng.randrange(1, 4)):
             at, to = sorted((rng.randrange(len(text) + 1), rng.randrange(len(text) + 1)))
@@ -66,7 +89,7 @@ def check(gold: str, answer: str) -> str | None:
     extract_answer(gold + answer, require_tags=False)
     if time.perf_counter() - start > 2 * SLOW:
         return f"rewards took {time.perf_counter() - start:.3f} s"
-    return "paid what isn't equivalent" if paid and not forth and "<" not in answer + gold else None
+    return "paid what isn't equivalent" if paid and not equivalent(gold_answer(gold), answer) else None
 
 
 def fuzz(inputs: int, seed: int) -> int:
