@@ -27,6 +27,7 @@ _HEDGE = re.compile(
     re.IGNORECASE,
 )
 _MERIDIEM = re.compile(r"\b([AaPp])\.\s?[Mm]\b\.?")
+_DELIMITER = re.compile(r"\\[()\[\]]")
 _MARKUP = re.compile(r"^[*_`\s]+|[*_`\s]+$")
 _MISSING = frozenset(["", "nan", "null"])  # what a broken data column holds, not an answer
 
@@ -71,10 +72,10 @@ def equivalent(gold: str, answer: str, config: GradingConfig | None = None) -> b
         return False
     config = config or GradingConfig()
     try:
-        gold, answer = stated(gold, config), stated(answer, config)
-        return any(Comparison(config).same(a, b) for a, b in _readings(gold, answer))
+        pairs = _readings(stated(gold, config), stated(answer, config))
+        return any(Comparison(config).same(a, b) for a, b in pairs)
     except (Unreadable, ArithmeticError, RecursionError):
-        return _same_text(gold, answer)
+        return _same_text(gold, answer, config)
 
 
 def stated(text: str, config: GradingConfig) -> str:
@@ -83,34 +84,41 @@ def stated(text: str, config: GradingConfig) -> str:
     Raises:
         Unreadable: if it states several, or hedges.
     """
-    text = text.strip()
     if "\0" in text:
         raise Unreadable("a null character")
-    if config.sentences:
-        boxes = list(dict.fromkeys(box.strip() for box in _boxes(text)))
-        if len(boxes) > 1 or (boxes and not boxes[0]):
-            raise Unreadable("several boxes, or an empty one")
-        if boxes:
-            outside = text.replace(boxes[0], " ")
-            text = boxes[0]
-        else:
-            outside, _, text = _split_phrase(text)
-        if _HEDGE.search(outside) or _PHRASE.search(outside if not boxes else text):
-            raise Unreadable("a hedged answer")
-    text = _MARKUP.sub("", _MERIDIEM.sub(r"\1m", text))
-    text = (
-        text.replace("\\(", " ")
-        .replace("\\)", " ")
-        .replace("\\[", " ")
-        .replace("\\]", " ")
-        .replace("\\$", "\0")
-    )
+    text = _MARKUP.sub("", _MERIDIEM.sub(r"\1m", _concluded(text.strip(), config)))
+    text = _DELIMITER.sub(" ", text).replace("\\$", "\0")
     if text.count("$") % 2:
         text = text.replace("$", "\0", 1)  # a currency sign; two are LaTeX's delimiters
     text = text.replace("$", "").replace("\0", "$")
     if config.decimal_comma:
         text = re.sub(r"(?<![0-9.,])([0-9]+),([0-9]{1,2}|[0-9]{4,})(?![0-9,.])", r"\1.\2", text)
     return _MARKUP.sub("", text.rstrip(" .,;:\\\n\t"))
+
+
+def _concluded(text: str, config: GradingConfig) -> str:
+    """What is in the only box, or follows the only "the answer is"; all of a text without either."""
+    boxes = _boxes(text)
+    if boxes:
+        answer, before, after = (
+            boxes[0],
+            text[: text.find("\\boxed{")],
+            text[text.rfind(boxes[0]) + len(boxes[0]) :],
+        )
+        if len({box.strip() for box in boxes}) > 1 or not answer.strip() or re.search("[0-9]", after):
+            raise Unreadable("several boxes, an empty one, or an afterthought")
+    else:
+        (before, _, answer), after = _split_phrase(text), ""
+    if (
+        _HEDGE.search(before)
+        or _HEDGE.search(after)
+        or _PHRASE.search(answer)
+        or (not boxes and _PHRASE.search(before))
+    ):
+        raise Unreadable("a hedged answer")
+    if not config.sentences and (re.search(r"\w", before + after) or not (boxes or text == answer)):
+        raise Unreadable("a sentence")
+    return answer
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -126,9 +134,8 @@ def _ways(text: str) -> tuple[bool, ...]:
     return (True, False) if re.search(r"[0-9],[0-9]{3}(?![0-9])", text) else (True,)
 
 
-def _same_text(gold: str, answer: str) -> bool:
+def _same_text(gold: str, answer: str, config: GradingConfig) -> bool:
     """Whether two answers that can't be read are the same tokens, or else the same letters."""
-    config = GradingConfig()
     try:
         texts = [stated(text, config) for text in (gold, answer)]
     except Unreadable:

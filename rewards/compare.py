@@ -38,7 +38,7 @@ class GradingConfig:
     """Take 6 * 7 for 42. Off: where one side is a number, arithmetic that the other leaves undone isn't it;
     a root or a power of a number is taken all the same."""
     sentences: bool = True
-    """Take "The answer is 42." for 42, and a single box for what is in it."""
+    """Take "The answer is 42." for 42, and prose with a single box for what is in the box."""
 
 
 class Comparison:
@@ -51,6 +51,8 @@ class Comparison:
         self.left -= 1
         if self.left < 0:
             raise Unreadable("too many comparisons")
+        if a == b:
+            return True
         a, b = self.simplified(a), self.simplified(b)
         if not isinstance(a, Struct) and not isinstance(b, Struct):
             return self.same_expression(a, b)

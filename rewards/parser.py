@@ -356,7 +356,7 @@ def divided(top: Expression, bottom: Expression) -> list[Expression]:
     if bottom.value == 0:
         raise Unreadable("division by zero")
     value = top.value / bottom.value
-    return [Number(value, undivided=value.denominator == 1 and abs(bottom.value) != 1)]
+    return [Number(value, undivided=value != 0 and value.denominator == 1 and abs(bottom.value) != 1)]
 
 
 def expanded(value: Value) -> list[Value]:

@@ -62,7 +62,9 @@ class Sandbox:
         RewardError: when made, as `get_reward`; when called, if the reward raises, with its traceback.
     """
 
-    def __init__(self, name: str, settings: dict | None = None, *, seconds: float = 5.0, megabytes: int = 1024):
+    def __init__(
+        self, name: str, settings: dict | None = None, *, seconds: float = 5.0, megabytes: int = 1024
+    ):
         self.__name__ = get_reward(name, **(settings or {})).__name__
         self.seconds, self.killed = seconds, Kills()
         self._arguments = json.dumps([name, settings or {}, megabytes])
@@ -120,7 +122,11 @@ class Sandbox:
         command = [sys.executable, "-m", "rewards.worker", str(theirs.fileno()), self._arguments]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process = subprocess.Popen(
-            command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+            command,
+            env=environment,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
         theirs.close()
         weakref.finalize(self, _end, self._process)  # at exit too: a worker that hangs outlives nobody
@@ -171,7 +177,10 @@ def main(argv: list[str]) -> None:
         except EOFError:
             return
         try:
-            answer = ["scores", [None if score is None else float(score) for score in reward(completions, **columns)]]
+            answer = [
+                "scores",
+                [None if score is None else float(score) for score in reward(completions, **columns)],
+            ]
         except MemoryError:
             answer = ["memory", []]
         except Exception:

@@ -24,25 +24,202 @@ SLOW = 0.1
 """Seconds that no input may take."""
 
 ATOMS = (
-    [r"\frac{1}{2}", r"\sqrt{2}", r"\sqrt[3]{5}", r"\pi", "e", "i", "x", "y", "0", "1", "2", "10", "42", "0.5", "1,000"]
-    + ["1e9", "9999999999", r"\infty", r"\sin", r"\cos", r"\tan", r"\ln", r"\log_2", r"\exp", r"\arcsin", r"\binom{9}{3}"]
-    + ["!", "%", r"^\circ", "^2", "^{-1}", "^{x}", "_8", "|", "(", ")", "[", "]", r"\{", r"\}", "{", "}", r"\left(", r"\right]"]
-    + ["+", "-", "*", "/", "**", "=", "<", r"\le", r"\ge", r"\neq", r"\approx", r"\in", r"\cup", r"\pm", r"\cdot", ":", ",", ";"]
-    + [" or ", " and ", " cm", " square feet", " dollars", "$", r"\$", r"\text{ m}", r"\text{(A)}", "A", "yes", "not ", "."]
-    + [r"\boxed{", "the answer is ", "####", "<think>", "</think>", "<answer>", "</answer>", r"\begin{pmatrix}", "&", r"\\"]
-    + [r"\end{pmatrix}", r"\frac", r"\sqrt", "\n", " ", "\t", "\x00", "\u200b", "\ud800", "\u2212", "\u00bd", "wait, ", '"', "\u0661"]
-    + ["9**9**9", "10^{10^{10}}", "2004!", "x^{999}", "1e-300", "9" * 50, r"\frac{1}{10^{90}}", "hmm. ", "let me check "]
+    [
+        r"\frac{1}{2}",
+        r"\sqrt{2}",
+        r"\sqrt[3]{5}",
+        r"\pi",
+        "e",
+        "i",
+        "x",
+        "y",
+        "0",
+        "1",
+        "2",
+        "10",
+        "42",
+        "0.5",
+        "1,000",
+    ]
+    + [
+        "1e9",
+        "9999999999",
+        r"\infty",
+        r"\sin",
+        r"\cos",
+        r"\tan",
+        r"\ln",
+        r"\log_2",
+        r"\exp",
+        r"\arcsin",
+        r"\binom{9}{3}",
+    ]
+    + [
+        "!",
+        "%",
+        r"^\circ",
+        "^2",
+        "^{-1}",
+        "^{x}",
+        "_8",
+        "|",
+        "(",
+        ")",
+        "[",
+        "]",
+        r"\{",
+        r"\}",
+        "{",
+        "}",
+        r"\left(",
+        r"\right]",
+    ]
+    + [
+        "+",
+        "-",
+        "*",
+        "/",
+        "**",
+        "=",
+        "<",
+        r"\le",
+        r"\ge",
+        r"\neq",
+        r"\approx",
+        r"\in",
+        r"\cup",
+        r"\pm",
+        r"\cdot",
+        ":",
+        ",",
+        ";",
+    ]
+    + [
+        " or ",
+        " and ",
+        " cm",
+        " square feet",
+        " dollars",
+        "$",
+        r"\$",
+        r"\text{ m}",
+        r"\text{(A)}",
+        "A",
+        "yes",
+        "not ",
+        ".",
+    ]
+    + [
+        r"\boxed{",
+        "the answer is ",
+        "####",
+        "<think>",
+        "</think>",
+        "<answer>",
+        "</answer>",
+        r"\begin{pmatrix}",
+        "&",
+        r"\\",
+    ]
+    + [
+        r"\end{pmatrix}",
+        r"\frac",
+        r"\sqrt",
+        "\n",
+        " ",
+        "\t",
+        "\x00",
+        "\u200b",
+        "\ud800",
+        "\u2212",
+        "\u00bd",
+        "wait, ",
+        '"',
+        "\u0661",
+    ]
+    + [
+        "9**9**9",
+        "10^{10^{10}}",
+        "2004!",
+        "x^{999}",
+        "1e-300",
+        "9" * 50,
+        r"\frac{1}{10^{90}}",
+        "hmm. ",
+        "let me check ",
+    ]
 )
 
 
 FORMS = (
-    ["{0}+{1}", "{0}-{1}", "{0}{1}", r"{0}\cdot {1}", "{0}/({1})", r"\frac{{{0}}}{{{1}}}", "({0})^{{{1}}}", "({0})({1})"]
-    + [r"\sqrt{{{0}}}", r"\sqrt[3]{{{0}}}", r"\sqrt[{1}]{{{0}}}", "|{0}|", r"\sin({0})", r"\ln({0})", r"e^{{{0}}}", "({0})!"]
-    + [r"\tan^{{{1}}}({0})", r"\log_{{{1}}}({0})", r"\binom{{{0}}}{{{1}}}", "-{0}", r"{0}\pm {1}", "({0})^2", "{0}={1}"]
-    + ["({0},{1})", "[{0},{1})", r"\{{{0},{1}\}}", "{0},{1}", "{0}<x<{1}", r"x\le {0}", r"({0},{1}]\cup[{1},\infty)", "{0}%"]
-    + [r"\begin{{pmatrix}}{0}&{1}\\{1}&{0}\end{{pmatrix}}", "x={0}", "{0} or {1}", r"{0}\text{{ cm}}", r"\boxed{{{0}}}", "{0}:{1}"]
+    [
+        "{0}+{1}",
+        "{0}-{1}",
+        "{0}{1}",
+        r"{0}\cdot {1}",
+        "{0}/({1})",
+        r"\frac{{{0}}}{{{1}}}",
+        "({0})^{{{1}}}",
+        "({0})({1})",
+    ]
+    + [
+        r"\sqrt{{{0}}}",
+        r"\sqrt[3]{{{0}}}",
+        r"\sqrt[{1}]{{{0}}}",
+        "|{0}|",
+        r"\sin({0})",
+        r"\ln({0})",
+        r"e^{{{0}}}",
+        "({0})!",
+    ]
+    + [
+        r"\tan^{{{1}}}({0})",
+        r"\log_{{{1}}}({0})",
+        r"\binom{{{0}}}{{{1}}}",
+        "-{0}",
+        r"{0}\pm {1}",
+        "({0})^2",
+        "{0}={1}",
+    ]
+    + [
+        "({0},{1})",
+        "[{0},{1})",
+        r"\{{{0},{1}\}}",
+        "{0},{1}",
+        "{0}<x<{1}",
+        r"x\le {0}",
+        r"({0},{1}]\cup[{1},\infty)",
+        "{0}%",
+    ]
+    + [
+        r"\begin{{pmatrix}}{0}&{1}\\{1}&{0}\end{{pmatrix}}",
+        "x={0}",
+        "{0} or {1}",
+        r"{0}\text{{ cm}}",
+        r"\boxed{{{0}}}",
+        "{0}:{1}",
+    ]
 )
-LEAVES = ["x", "y", r"\pi", "e", "i", "0", "1", "2", "3", "7", "10", "100", "2500", "0.5", "1e30", "10^{50}", "10^{-50}", "12345678901"]
+LEAVES = [
+    "x",
+    "y",
+    r"\pi",
+    "e",
+    "i",
+    "0",
+    "1",
+    "2",
+    "3",
+    "7",
+    "10",
+    "100",
+    "2500",
+    "0.5",
+    "1e30",
+    "10^{50}",
+    "10^{-50}",
+    "12345678901",
+]
 
 
 def random_expression(rng: random.Random, size: int) -> str:
@@ -114,7 +291,9 @@ def fuzz(inputs: int, seed: int) -> int:
             corpus[rng.randrange(len(corpus))] = answer
         if number % 50_000 == 49_999:
             rate = number / (time.perf_counter() - start)
-            print(f"{number + 1} inputs, {findings} findings, slowest {slowest:.3f} s, {rate:.0f}/s", flush=True)
+            print(
+                f"{number + 1} inputs, {findings} findings, slowest {slowest:.3f} s, {rate:.0f}/s", flush=True
+            )
     return findings
 
 
@@ -134,7 +313,9 @@ def fuzz_with_atheris(arguments: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--atheris", action="store_true")

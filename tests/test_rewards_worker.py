@@ -11,7 +11,7 @@ import pytest
 from rewards import RewardError, accuracy_reward
 from rewards.worker import Sandbox
 
-REWARDS = '''
+REWARDS = """
 import os, time, sys
 
 def moody(completions, *, bonus=0.0, **columns):
@@ -36,7 +36,7 @@ def moody(completions, *, bonus=0.0, **columns):
 def relative(completions, answer, **columns):
     longest = max(map(len, completions))
     return [len(text) / longest if gold else None for text, gold in zip(completions, answer)]
-'''
+"""
 
 
 @pytest.fixture
@@ -70,7 +70,9 @@ def test_settings_prints_nones_and_batches_pass_through(sandbox):
     assert sandbox("moods:relative")(["a", "bb", "cccc"], answer=[1, None, 1]) == [0.25, None, 1.0]
 
 
-@pytest.mark.parametrize(("culprit", "why"), [("hang", "time"), ("swell", "memory"), ("crash", "crash"), ("exit", "crash")])
+@pytest.mark.parametrize(
+    ("culprit", "why"), [("hang", "time"), ("swell", "memory"), ("crash", "crash"), ("exit", "crash")]
+)
 def test_the_culprit_scores_zero_and_the_batch_goes_on(sandbox, culprit, why):
     reward = sandbox()
     assert reward(["ab", culprit, "abc", "none"]) == [2.0, 0.0, 3.0, None]
@@ -90,7 +92,9 @@ def test_a_kill_is_prompt_and_works_from_a_thread(sandbox):
 
 def test_threads_take_turns(sandbox):
     reward, results = sandbox(), []
-    threads = [threading.Thread(target=lambda n=n: results.append(reward(["a" * n]) == [n])) for n in range(1, 9)]
+    threads = [
+        threading.Thread(target=lambda n=n: results.append(reward(["a" * n]) == [n])) for n in range(1, 9)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
