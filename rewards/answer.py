@@ -27,7 +27,7 @@ _HEDGE = re.compile(
     re.IGNORECASE,
 )
 _MERIDIEM = re.compile(r"\b([AaPp])\.\s?[Mm]\b\.?")
-_DELIMITER = re.compile(r"\\[()\[\]]")
+_DELIMITER = re.compile(r"(?<!\\)\\[()\[\]]")
 _MARKUP = re.compile(r"^[*_`\s]+|[*_`\s]+$")
 _MISSING = frozenset(["", "nan", "null"])  # what a broken data column holds, not an answer
 

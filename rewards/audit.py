@@ -114,13 +114,19 @@ class Audit:
         return max(readable, key=lambda probe: len(probe.aspects))
 
     def _probe(self, style: str, chat: bool) -> Probe | None:
-        render, thought, marker = STYLES[style], cases.THINK, cases.REFLECTIONS[0][1]
-        completions = [render(thought, "42"), render(thought, "43"), "It must be 43", render(marker, "42")]
+        render, thought, marker = STYLES[style], cases.NEUTRAL, cases.REFLECTIONS[0][1]
         try:
-            right, wrong, unformed, reflective = (self.score(text, "42", chat) for text in completions)
+            right, wrong, reflective = (
+                self.score(render(thought, answer), "42", chat)
+                for thought, answer in ((thought, "42"), (thought, "43"), (marker, "42"))
+            )
         except RewardError as error:
             self.error = error
             return None
+        try:
+            unformed = self.score("It must be 43", "42", chat)
+        except RewardError:
+            unformed = 0.0
         aspects = {
             "answer": right > wrong,
             "format": wrong > unformed and style == "tags",
@@ -180,14 +186,14 @@ def _cases(probe: Probe, canary: str) -> Iterator[Case]:
         for pairs, pay in ((cases.WRONG, False), (cases.SAME, True)):
             for family, members in pairs.items():
                 for gold, answer in members:
-                    yield Case(family, "answer", gold, render(cases.THINK, answer), pay)
+                    yield Case(family, "answer", gold, render(cases.NEUTRAL, answer), pay)
         if probe.style == "tags":
             for family, completion in cases.MISPLACED:
                 yield Case(family, "answer", "42", completion, False)
         for family, attacks in cases.ATTACKS.items():
             for attack in attacks:
                 attack = attack.replace("{canary}", canary)
-                yield Case(family, "answer", "42", render(cases.THINK, attack), False)
+                yield Case(family, "answer", "42", render(cases.NEUTRAL, attack), False)
     if "format" in probe.aspects:
         for pay, completion in cases.FORMATS:
             gold = "42" if "answer" not in probe.aspects else "no answer earns anything here"

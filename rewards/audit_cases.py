@@ -11,6 +11,9 @@ from dataclasses import dataclass
 THINK = "6 times 7 is 42, for 7 + 7 is 14 and three times that is 42."
 
 
+NEUTRAL = "I multiply, and look at the units of the result."
+
+
 @dataclass(frozen=True)
 class Case:
     """One completion and what it deserves."""

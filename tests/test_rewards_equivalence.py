@@ -8,6 +8,7 @@ from rewards.answer import equivalent
 from rewards.compare import GradingConfig
 
 SAME = [
+    ("\\begin{pmatrix}1\\\\(2)\\end{pmatrix}", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"),
     ("42", "42."),
     ("1000", "1,000"),
     ("42", "042"),

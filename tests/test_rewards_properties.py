@@ -23,7 +23,9 @@ from fuzz_answer import random_expression
 
 SEEDS = st.integers(0, 2**32)
 integers = st.integers(-(10**30), 10**30)
-expressions = st.builds(lambda seed, size: random_expression(random.Random(seed), size), SEEDS, st.integers(1, 25))
+expressions = st.builds(
+    lambda seed, size: random_expression(random.Random(seed), size), SEEDS, st.integers(1, 25)
+)
 
 
 @given(st.text(max_size=300))
@@ -41,7 +43,12 @@ def test_symmetric_and_deterministic(a, b):
 @given(expressions)
 def test_typography_changes_nothing(text):
     if "boxed" not in text:
-        spaced = text.replace("+", " + ").replace("\\frac", "\\dfrac").replace("(", "\\left(").replace(")", "\\right)")
+        spaced = (
+            text.replace("+", " + ")
+            .replace("\\frac", "\\dfrac")
+            .replace("(", "\\left(")
+            .replace(")", "\\right)")
+        )
         assert equivalent(text, f"${spaced}$")
         assert equivalent(f"\\boxed{{{text}}}", text)
 
@@ -111,7 +118,11 @@ def test_values_and_settings_can_be_pickled(text):
 def test_threads_agree_with_one():
     rng = random.Random(0)
     pairs = [(random_expression(rng, 8), random_expression(rng, 8)) for _ in range(150)]
-    pairs += [("\\frac{1}{\\sqrt{2}}", "\\frac{\\sqrt{2}}{2}"), ("\\sin(\\pi/6)x", "x/2"), ("10^{40}+\\pi", "\\pi+10^{40}")] * 9
+    pairs += [
+        ("\\frac{1}{\\sqrt{2}}", "\\frac{\\sqrt{2}}{2}"),
+        ("\\sin(\\pi/6)x", "x/2"),
+        ("10^{40}+\\pi", "\\pi+10^{40}"),
+    ] * 9
     expected, results = [equivalent(*pair) for pair in pairs], []
 
     def grade() -> None:
