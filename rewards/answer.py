@@ -46,8 +46,8 @@ def extract_answer(text: str, require_tags: bool = True) -> str | None:
     """
     found = split_sections(text).answer
     if found is None and not require_tags and "<answer>" not in text and "</answer>" not in text:
-        tail = text[text.rfind("</think>") + 1 :]
-        found = _last_box(tail) or _after_mark(tail) or _after_phrase(tail)
+        tail = text.rpartition("</think>")[2]
+        found = last_boxed(tail) or _after_mark(tail) or _after_phrase(tail)
     return (found or "").strip() or None
 
 
@@ -164,12 +164,11 @@ def _boxes(text: str, limit: int = 20) -> list[str]:
     return boxes
 
 
-def _last_box(text: str) -> str | None:
-    boxes = _boxes(text, limit=1)
-    return boxes[0] if boxes else None
-
-
-last_boxed = _last_box
+def last_boxed(text: str) -> str | None:
+    """What is in the last box; None if there is none, or several different ones on its line."""
+    line = text[text.rfind("\n", 0, max(0, text.rfind("\\boxed{"))) + 1 :]
+    boxes = _boxes(line)
+    return boxes[0] if boxes and len(set(boxes)) == 1 else None
 
 
 def _after_mark(text: str) -> str | None:

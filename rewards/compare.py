@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from rewards.numeric import is_undone, proportional, real_value, same_value, variables
-from rewards.parser import negated
-from rewards.values import Expression, Number, Op, Struct, Symbol, Unreadable, Value
+from rewards.values import Expression, Number, Op, Struct, Symbol, Unreadable, Value, negated
 
 MAX_COMPARISONS = 600
 FLOAT_NOISE = Fraction(1, 10**9)

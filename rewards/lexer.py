@@ -21,36 +21,16 @@ class Token(NamedTuple):
 # Commands by what they mean: a token's kind and text ("=" is the command itself), or nothing but typography.
 # An answer with any other command is unreadable.
 _MEANINGS = """
-fn =: sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp
-name =: pi infty alpha beta gamma delta epsilon varepsilon zeta eta theta lambda mu nu xi rho sigma tau phi
-name =: varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega ell
-cmd frac: frac dfrac tfrac cfrac
-cmd binom: binom dbinom tbinom
-cmd emptyset: emptyset varnothing
-cmd sqrt: sqrt
-op *: times cdot ast
-op /: div
-op |: lvert rvert vert
-op :: colon
-op cup: cup
-op +-: pm
-op -+: mp
-op deg: circ degree
-rel <=: le leq leqslant
-rel >=: ge geq geqslant
-rel !=: ne neq
-rel <: lt
-rel >: gt
-rel ~: approx simeq
-rel in: in
-: left right big Big bigl bigr bigg displaystyle quad qquad rm bf limits"""
+fn =: sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp | name =: pi infty ell alpha beta gamma
+delta epsilon varepsilon zeta eta theta lambda mu nu xi rho sigma tau phi varphi chi psi omega Gamma Delta Theta Lambda
+Sigma Phi Psi Omega | cmd frac: frac dfrac tfrac cfrac | cmd sqrt: sqrt | cmd binom: binom dbinom tbinom
+| cmd emptyset: emptyset varnothing | op *: times cdot ast | op /: div | op +-: pm | op -+: mp | op deg: circ degree
+| op bar: lvert rvert vert | op cup: cup | rel <: lt | rel >: gt | rel <=: le leq leqslant | rel >=: ge geq geqslant
+| rel !=: ne neq | rel ~: approx simeq | rel in: in | : left right big Big bigl bigr bigg displaystyle quad qquad rm"""
 _COMMANDS: dict[str, tuple[str, str]] = {}
-for _line in _MEANINGS.strip().splitlines():
-    _meaning, _, _names = _line.rpartition(": ")
-    _kind, _, _text = _meaning.partition(" ")
-    _COMMANDS |= {
-        name: (_kind, _text.replace("=", name) if _text == "=" else _text) for name in _names.split()
-    }
+for _meaning, _, _names in (entry.rpartition(": ") for entry in _MEANINGS.split("|")):
+    _kind, _text = ([*_meaning.split(), "", ""])[:2]
+    _COMMANDS |= {name: (_kind, name if _text == "=" else _text) for name in _names.split()}
 
 _UNICODE = str.maketrans(
     dict(
@@ -131,7 +111,13 @@ def _tokens(match: re.Match[str], spaced: bool) -> list[Token]:
         kind, text = _COMMANDS[match["command"]]
         return [Token(kind, text, spaced)] if kind else []
     symbol = match.group()
-    return [Token(str(match.lastgroup), {"**": "^", "\\%": "%", "\\|": "|"}.get(symbol, symbol), spaced)]
+    return [
+        Token(
+            str(match.lastgroup),
+            {"**": "^", "\\%": "%", "\\|": "bar", "|": "bar"}.get(symbol, symbol),
+            spaced,
+        )
+    ]
 
 
 def _letters(letters: str, spaced: bool) -> list[Token]:
@@ -145,3 +131,26 @@ def _letters(letters: str, spaced: bool) -> list[Token]:
     if len(letters) > 1 and not product:
         return [Token("word", letters, spaced)]
     return [Token("name", letter, spaced and i == 0) for i, letter in enumerate(letters)]
+
+
+class Cursor:
+    """A place in a list of tokens."""
+
+    def __init__(self, tokens: list[Token]):
+        self.tokens, self.at = tokens, 0
+
+    def sees(self, kind: str, *texts: str) -> bool:
+        token = self.tokens[self.at]
+        return token.kind == kind and (not texts or token.text in texts)
+
+    def takes(self, kind: str, *texts: str) -> bool:
+        found = self.sees(kind, *texts)
+        self.at += found
+        return found
+
+    def needs(self, *kinds: str, text: str = "") -> str:
+        token = self.tokens[self.at]
+        if token.kind not in kinds or (text and token.text != text):
+            raise Unreadable(f"{token.text!r} where {text or ' or '.join(kinds)} should be")
+        self.at += 1
+        return token.text

@@ -114,11 +114,18 @@ def _is_undone(value: Expression, evaluator: _Evaluator) -> bool:
         return isinstance(value, Number) and value.undivided
     if value.name not in ("+", "*", "^", "root", "abs"):
         return True
-    if value.name in ("+", "*"):
+    if value.name in ("+", "*") and not _is_scientific(value):
         constants = [arg for arg in value.args if not variables(arg) and arg != Number(Fraction(-1))]
         if len(constants) > 1 and sum(isinstance(evaluator.value(arg), Fraction) for arg in constants) > 1:
             return True
     return any(_is_undone(arg, evaluator) for arg in value.args)
+
+
+def _is_scientific(value: Op) -> bool:
+    """a * 10^b, which is a way to write a number."""
+    power = value.args[1]
+    ten = isinstance(power, Op) and power.name == "^" and power.args[0] == Number(Fraction(10))
+    return len(value.args) == 2 and value.name == "*" and ten and isinstance(value.args[0], Number)
 
 
 def _inexact(value: Any) -> Any:

@@ -17,19 +17,30 @@ import functools
 from collections.abc import Callable
 from fractions import Fraction
 
-from rewards.lexer import Token, tokenize
+from rewards.lexer import Cursor, Token, tokenize
 from rewards.units import unit_name
-from rewards.values import Expression, Number, Op, Struct, Symbol, Unreadable, Value
+from rewards.values import (
+    MINUS_ONE,
+    Expression,
+    Number,
+    Op,
+    Struct,
+    Symbol,
+    Unreadable,
+    Value,
+    divided,
+    expression,
+    negated,
+    number,
+)
 
 MAX_DEPTH = 30
-MAX_DIGITS = 3000
 MAX_ITEMS = 100
 
 _CLOSING = {"(": ")", "[": "]", "\\{": "\\}", "{": "}"}
 _CURRENCY = {"$": "dollar", "\u00a3": "pound", "\u20ac": "euro"}
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_SIGNS = ("+", "-", "+-", "-+")
-MINUS_ONE = Number(Fraction(-1))
+_BOTH_SIGNS = {"+-": "+-", "-+": "-+"}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -39,31 +50,27 @@ def parse(text: str, thousands: bool = True) -> Value:
     Raises:
         Unreadable: if the text isn't in the grammar or exceeds a limit.
     """
-    parser = Parser(tokenize(text, thousands))
-    items = parser.items("list")
-    parser.needs("end")
-    return items.items[0] if len(items.items) == 1 else items
+    tokens = tokenize(text, thousands)
+    if not any(token.text in _BOTH_SIGNS for token in tokens):
+        return Parser(tokens).answer()
+    # With every plus-or-minus a plus, then a minus: the answers are all the items that this gives.
+    both = [Parser([_with_sign(token, sign) for token in tokens]).answer() for sign in (0, 1)]
+    groups = [
+        value.items if isinstance(value, Struct) and value.kind in ("{", "list") else (value,)
+        for value in both
+    ]
+    kind = "{" if isinstance(both[0], Struct) and both[0].kind == "{" else "list"
+    return Struct(kind, tuple(dict.fromkeys(groups[0] + groups[1])))
 
 
-class Parser:
+def _with_sign(token: Token, sign: int) -> Token:
+    return token._replace(text=_BOTH_SIGNS[token.text][sign]) if token.text in _BOTH_SIGNS else token
+
+
+class Parser(Cursor):
     def __init__(self, tokens: list[Token]):
-        self.tokens, self.at, self.depth, self.bars = tokens, 0, 0, 0
-
-    def sees(self, kind: str, *texts: str) -> bool:
-        token = self.tokens[self.at]
-        return token.kind == kind and (not texts or token.text in texts)
-
-    def takes(self, kind: str, *texts: str) -> bool:
-        found = self.sees(kind, *texts)
-        self.at += found
-        return found
-
-    def needs(self, *kinds: str, text: str = "") -> str:
-        token = self.tokens[self.at]
-        if token.kind not in kinds or (text and token.text != text):
-            raise Unreadable(f"{token.text!r} where {text or ' or '.join(kinds)} should be")
-        self.at += 1
-        return token.text
+        super().__init__(tokens)
+        self.depth = self.bars = 0
 
     def deeper(self, rule: Callable[[], Value]) -> Value:
         self.depth += 1
@@ -75,15 +82,20 @@ class Parser:
 
     # -- lists and relations ------------------------------------------------------------------------
 
-    def items(self, kind: str) -> Struct:
-        items, joined = expanded(self.item()), ""
+    def answer(self) -> Value:
+        items, joined = self.items()
+        self.needs("end")
+        return items[0] if len(items) == 1 else Struct("list", items, joined)
+
+    def items(self) -> tuple[tuple[Value, ...], str]:
+        items, joined = [self.item()], ""
         while self.sees("sep"):
             while self.sees("sep"):  # "a, b, or c"
                 joined = "and" if self.needs("sep") == "and" else joined
-            items += expanded(self.item())
+            items.append(self.item())
         if len(items) > MAX_ITEMS:
             raise Unreadable("too many items")
-        return Struct(kind, tuple(items), joined)
+        return tuple(items), joined
 
     def item(self) -> Value:
         start = self.at
@@ -144,24 +156,21 @@ class Parser:
     # -- expressions --------------------------------------------------------------------------------
 
     def sum(self) -> Value:
-        return self.deeper(lambda: self.chain(lambda: self.signed(self.product), _SIGNS))
+        return self.deeper(self.terms)
 
-    def chain(self, rule: Callable[[], Value], signs: tuple[str, ...]) -> Value:
-        terms = [rule()]
-        while self.sees("op", *signs):  # `rule` reads the sign as its own
-            terms.append(rule())
+    def terms(self) -> Value:
+        terms = [self.signed(self.product)]
+        while self.sees("op", "+", "-"):
+            terms.append(self.signed(self.product))
         return Op("+", tuple(map(expression, terms))) if len(terms) > 1 else terms[0]
 
     def signed(self, rule: Callable[[], Value]) -> Value:
         """What `rule` reads, behind any number of signs."""
         signs = []
-        while self.sees("op", *_SIGNS):
+        while self.sees("op", "+", "-"):
             signs.append(self.needs("op"))
         value = rule()
-        for sign in reversed(signs):
-            if sign != "+":
-                value = negated(expression(value)) if sign == "-" else Op(sign, (expression(value),))
-        return value
+        return negated(expression(value)) if signs.count("-") % 2 else value
 
     def product(self) -> Value:
         value = self.power()
@@ -171,15 +180,11 @@ class Parser:
         while True:
             if self.takes("op", "*"):
                 factors.append(expression(self.signed(self.power)))
-                if len(factors) == 2 and isinstance(value, Number) and (power := _power_of_ten(factors[1])):
-                    factors = [
-                        Number(value.value * power, value.decimals)
-                    ]  # scientific notation is a literal
             elif self.takes("op", "/"):
                 factors[-1:] = divided(factors[-1], expression(self.signed(self.power)))
             elif self.sees("name") or self.sees("fn") or self.sees("cmd") or self.sees("open", "(", "{"):
                 factors.append(expression(self.power()))  # side by side; but `x2` and `(a)2` are no products
-            elif self.sees("op", "|") and not self.bars:
+            elif self.sees("op", "bar") and not self.bars:
                 factors.append(expression(self.power()))
             else:
                 return Op("*", tuple(factors)) if len(factors) > 1 else factors[0]
@@ -224,11 +229,11 @@ class Parser:
         if kind == "name":
             self.at += 1
             return Symbol(text + self.subscript())
-        self.needs("op", text="|")
+        self.needs("op", text="bar")
         self.bars += 1
         value = Op("abs", (expression(self.sum()),))
         self.bars -= 1
-        self.needs("op", text="|")
+        self.needs("op", text="bar")
         return value
 
     def numeral(self) -> Value:
@@ -305,7 +310,7 @@ class Parser:
         if opening == "\\{" and self.takes("close", "\\}"):
             return Struct("{")
         bars, self.bars = self.bars, 0
-        items = self.items(opening).items
+        items, _ = self.items()
         self.bars = bars
         closing = self.needs("close")
         matched = _CLOSING[opening] == closing
@@ -333,77 +338,6 @@ class Parser:
 
 
 # ---------------------------------------------------------------------------------------------------
-
-
-def expression(value: Value) -> Expression:
-    """The value itself, if it can stand in an expression."""
-    if isinstance(value, Struct):
-        raise Unreadable(f"a {value.kind} where a number or expression should be")
-    return value
-
-
-def negated(value: Expression) -> Expression:
-    """Minus the value; minus a number is a number."""
-    if isinstance(value, Number):
-        return Number(-value.value, value.decimals, value.undivided)
-    return Op("*", (MINUS_ONE, value))
-
-
-def divided(top: Expression, bottom: Expression) -> list[Expression]:
-    """The factors of a quotient: a single number, if both are numbers."""
-    if not (isinstance(top, Number) and isinstance(bottom, Number)):
-        return [top, Op("^", (bottom, MINUS_ONE))]
-    if bottom.value == 0:
-        raise Unreadable("division by zero")
-    value = top.value / bottom.value
-    return [Number(value, undivided=value != 0 and value.denominator == 1 and abs(bottom.value) != 1)]
-
-
-def expanded(value: Value) -> list[Value]:
-    """A value, or the two that its plus-or-minus signs stand for, all of them plus or all minus."""
-    if not _has_plus_minus(value):
-        return [value]
-    return [_with_sign(value, "+-"), _with_sign(value, "-+")]
-
-
-def _has_plus_minus(value: Value) -> bool:
-    if isinstance(value, Struct):
-        return value.kind in ("named", "quantity") and any(map(_has_plus_minus, value.items))
-    return isinstance(value, Op) and (value.name in ("+-", "-+") or any(map(_has_plus_minus, value.args)))
-
-
-def _with_sign(value: Value, plus: str) -> Value:
-    if isinstance(value, Struct):
-        return Struct(value.kind, tuple(_with_sign(item, plus) for item in value.items), value.label)
-    if not isinstance(value, Op):
-        return value
-    args = tuple(_with_sign(arg, plus) for arg in value.args)
-    if value.name in ("+-", "-+"):
-        return args[0] if value.name == plus else negated(args[0])
-    return Op(value.name, args)
-
-
-def number(text: str) -> Number:
-    """The value of a numeral."""
-    mantissa, _, power = text.lower().partition("e")
-    whole, point, decimals = mantissa.partition(".")
-    shift = int(power or 0) if len(power) <= 5 else MAX_DIGITS
-    if len(mantissa) + abs(shift) > MAX_DIGITS:
-        raise Unreadable("too many digits")
-    value = Fraction(int(whole + decimals)) * Fraction(10) ** (shift - len(decimals))
-    return Number(value, len(decimals) if point else None)
-
-
-def _power_of_ten(value: Expression) -> Fraction | None:
-    if isinstance(value, Op) and value.name == "^" and value.args[0] == Number(Fraction(10)):
-        exponent = value.args[1]
-        if (
-            isinstance(exponent, Number)
-            and exponent.value.denominator == 1
-            and abs(exponent.value) < MAX_DIGITS
-        ):
-            return Fraction(10) ** int(exponent.value)
-    return None
 
 
 def _base_n(digits: str, subscript: str) -> Struct:

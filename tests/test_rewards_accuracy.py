@@ -77,9 +77,10 @@ def test_the_gold_column():
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        ("\\boxed{41}, no, \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("\\boxed{41}\nNo: \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
         ("so\n#### 42\n", "42"),
         ("The answer is 42.", "42"),
+        ("\\boxed{41} or \\boxed{42}", None),
         ("I give up.", None),
         ("\\boxed{42", None),
     ],
