@@ -9,13 +9,14 @@ writes, neither raises, and both stay within a bounded amount of work:
 
 from __future__ import annotations
 
+import functools
 import re
 
 from rewards.compare import Comparison, GradingConfig
 from rewards.lexer import tokenize
-from rewards.parser import parse
+from rewards.parser import Parser
 from rewards.text import split_sections
-from rewards.values import Unreadable, Value
+from rewards.values import Struct, Unreadable, Value
 
 MAX_CHARS = 1000
 """A longer answer is read by nobody: it equals only itself."""
@@ -72,8 +73,8 @@ def equivalent(gold: str, answer: str, config: GradingConfig | None = None) -> b
         return False
     config = config or GradingConfig()
     try:
-        pairs = _readings(stated(gold, config), stated(answer, config))
-        return any(Comparison(config).same(a, b) for a, b in pairs)
+        golds, answers = _readings(stated(gold, config)), _readings(stated(answer, config))
+        return any(Comparison(config).same(a, b) for a in golds for b in answers)
     except (Unreadable, ArithmeticError, RecursionError):
         return _same_text(gold, answer, config)
 
@@ -124,14 +125,29 @@ def _concluded(text: str, config: GradingConfig) -> str:
 # ---------------------------------------------------------------------------------------------------
 
 
-def _readings(gold: str, answer: str) -> list[tuple[Value, Value]]:
-    """The pairs of values to compare: `70,110` may be one number or two."""
-    golds, answers = ([parse(text, thousands) for thousands in _ways(text)] for text in (gold, answer))
-    return [(a, b) for a in golds for b in answers]
+def _readings(text: str) -> list[Value]:
+    """The values that a text may stand for: `70,110` is one number or two."""
+    ambiguous = re.search(r"[0-9],[0-9]{3}(?![0-9])", text)
+    return [read(text, thousands) for thousands in ((True, False) if ambiguous else (True,))]
 
 
-def _ways(text: str) -> tuple[bool, ...]:
-    return (True, False) if re.search(r"[0-9],[0-9]{3}(?![0-9])", text) else (True,)
+@functools.lru_cache(maxsize=1024)
+def read(text: str, thousands: bool = True) -> Value:
+    """The value that a bare answer stands for; with a plus-or-minus in it, the list of what either gives.
+
+    Raises:
+        Unreadable: if the text isn't in the grammar or exceeds a limit.
+    """
+    tokens = tokenize(text, thousands)
+    if not any(token.text in ("+-", "-+") for token in tokens):
+        return Parser(tokens).answer()
+    both = []
+    for sign in (0, 1):  # in "+-" and "-+", first the upper signs, then the lower ones
+        chosen = [t._replace(text=t.text[sign]) if t.text in ("+-", "-+") else t for t in tokens]
+        both.append(Parser(chosen).answer())
+    kind = both[0].kind if isinstance(both[0], Struct) and both[0].kind in ("{", "list") else ""
+    items = both[0].items + both[1].items if kind else tuple(both)
+    return Struct(kind or "list", tuple(dict.fromkeys(items)))
 
 
 def _same_text(gold: str, answer: str, config: GradingConfig) -> bool:

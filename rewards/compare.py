@@ -85,7 +85,7 @@ class Comparison:
     # -- before comparing ---------------------------------------------------------------------------
 
     def simplified(self, value: Value) -> Value:
-        """True chains shortened to their end, conditions on a variable and pairs as intervals, percent as number."""
+        """Chains shortened, conditions on a variable as intervals, percent as numbers, columns as vectors."""
         if not isinstance(value, Struct):
             return value
         if value.kind == "relation":
@@ -126,7 +126,7 @@ class Comparison:
         return any(self.stands_for(one, other) for one, other in ((a, b), (b, a)))
 
     def stands_for(self, decimal: Expression, other: Expression) -> bool:
-        """Whether a decimal is an exact value rounded, or cut off, to the digits it has; integers are exact."""
+        """Whether a decimal is an exact value rounded or cut off to the digits it has; integers are exact."""
         if not isinstance(decimal, Number) or decimal.decimals is None or variables(other):
             return False
         exact = real_value(other)

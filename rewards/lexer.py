@@ -21,48 +21,45 @@ class Token(NamedTuple):
 # Commands by what they mean: a token's kind and text ("=" is the command itself), or nothing but typography.
 # An answer with any other command is unreadable.
 _MEANINGS = """
-fn =: sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp | name =: pi infty ell alpha beta gamma
-delta epsilon varepsilon zeta eta theta lambda mu nu xi rho sigma tau phi varphi chi psi omega Gamma Delta Theta Lambda
-Sigma Phi Psi Omega | cmd frac: frac dfrac tfrac cfrac | cmd sqrt: sqrt | cmd binom: binom dbinom tbinom
-| cmd emptyset: emptyset varnothing | op *: times cdot ast | op /: div | op +-: pm | op -+: mp | op deg: circ degree
-| op bar: lvert rvert vert | op cup: cup | rel <: lt | rel >: gt | rel <=: le leq leqslant | rel >=: ge geq geqslant
-| rel !=: ne neq | rel ~: approx simeq | rel in: in | : left right big Big bigl bigr bigg displaystyle quad qquad rm"""
+fn =: sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp | name =: pi infty ell alpha
+beta gamma delta epsilon varepsilon zeta eta theta lambda mu nu xi rho sigma tau phi varphi chi psi omega
+Gamma Delta Theta Lambda Sigma Phi Psi Omega | cmd frac: frac dfrac tfrac cfrac | cmd sqrt: sqrt | cmd
+binom: binom dbinom tbinom | cmd emptyset: emptyset varnothing | op *: times cdot ast | op /: div | op +-:
+pm | op -+: mp | op deg: circ degree | op bar: lvert rvert vert | op cup: cup | rel <: lt | rel >: gt | rel
+<=: le leq leqslant | rel >=: ge geq geqslant | rel !=: ne neq | rel ~: approx simeq | rel in: in | : left
+right big Big bigl bigr bigg displaystyle quad qquad rm"""
 _COMMANDS: dict[str, tuple[str, str]] = {}
-for _meaning, _, _names in (entry.rpartition(": ") for entry in _MEANINGS.split("|")):
-    _kind, _text = ([*_meaning.split(), "", ""])[:2]
-    _COMMANDS |= {name: (_kind, name if _text == "=" else _text) for name in _names.split()}
+for _meaning, _, _commands in (entry.rpartition(":") for entry in _MEANINGS.split("|")):
+    _kind, _text = [*_meaning.split(), "", ""][:2]
+    _COMMANDS |= {name: (_kind, name if _text == "=" else _text) for name in _commands.split()}
 
-_UNICODE = str.maketrans(
-    dict(
-        zip(
-            "\u2212\u2013\u2010\u00d7\u00b7\u22c5\u00f7\u00b2\u00b3\u00a0\u2009",
-            "---***/\u2072\u2073  ",
-            strict=True,
-        )
-    )
-    | {
-        "\u221a": r"\sqrt ",
-        "\u03c0": r"\pi ",
-        "\u221e": r"\infty ",
-        "\u2264": "<=",
-        "\u2265": ">=",
-        "\u2260": "!=",
-    }
-    | {"\u2248": r"\approx ", "\u222a": r"\cup ", "\u2208": r"\in ", "\u00b0": r"^\circ ", "\u00b1": r"\pm "}
-    | {"\u00bd": r"\frac12 ", "\u00bc": r"\frac14 ", "\u00be": r"\frac34 ", "\u03b8": r"\theta "}
-    | {"\u00b2": "^2", "\u00b3": "^3"}
-)
+# Letters and signs that Unicode has: as ASCII, as a command, as something else.
+_ASCII = dict(zip("\u2212\u2013\u2010\u00d7\u00b7\u22c5\u00f7\u00a0\u2009", "---***/  ", strict=True))
+_NAMES = "sqrt pi infty approx cup in pm theta"
+_NAMED = dict(zip("\u221a\u03c0\u221e\u2248\u222a\u2208\u00b1\u03b8", _NAMES.split(), strict=True))
+_OTHER = {
+    "\u2264": "<=",
+    "\u2265": ">=",
+    "\u2260": "!=",
+    "\u00b0": "^\\circ ",
+    "\u00b2": "^2",
+    "\u00b3": "^3",
+}
+_HALVES = {"\u00bd": "\\frac12 ", "\u00bc": "\\frac14 ", "\u00be": "\\frac34 "}
+_UNICODE = str.maketrans(_ASCII | {sign: f"\\{name} " for sign, name in _NAMED.items()} | _OTHER | _HALVES)
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|mbox|operatorname)\s*\{([^{}]*)\}")
 _THIN_SPACE = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\,|\\!)\s*(?=[0-9]{3}(?![0-9]))")
 _THOUSANDS = re.compile(r"(?<![0-9,.])[0-9]{1,3}(?:,[0-9]{3})+(?!,?[0-9])")
 _TOKEN = re.compile(
-    r"(?P<space>(?:\s|~|\\[!,;:\ ])+)|\\(?P<env>begin|end)\s*\{(?P<shape>[pb]?matrix|array)\}(?:\{[lcr|\s]*\})?"
-    r"|\\(?P<command>[a-zA-Z]+)|(?P<num>(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)|(?P<letters>[a-zA-Z]+)"
+    r"(?P<space>(?:\s|~|\\[!,;:\ ])+)"
+    r"|\\(?P<env>begin|end)\s*\{(?P<shape>[pb]?matrix|array)\}(?:\{[lcr|\s]*\})?|\\(?P<command>[a-zA-Z]+)|(?P<letters>[a-zA-Z]+)"
+    r"|(?P<num>(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
     r"|(?P<open>[(\[{]|\\\{)|(?P<close>[)\]}]|\\\})|(?P<sep>[,;])|(?P<rel><=|>=|!=|[=<>])"
     r"|(?P<op>\*\*|\\\\|\\[%|]|[-+*/^_!|&:%$\u00a3\u20ac])"
 )
 # Two letters that are a unit or a word rather than a product.
-_SHORT = frozenset("cm mm km kg mg ml ft mi hr oz lb pm am no is at by in of on so to go it up us sq".split())
+_TWO_LETTERS = "cm mm km kg mg ml ft mi hr oz lb pm am no is at by in of on so to go it up us sq"
+_SHORT = frozenset(_TWO_LETTERS.split())
 _LETTER_UNITS = {"m": "meter", "g": "gram", "s": "second", "h": "hour", "l": "liter", "L": "liter"}
 
 

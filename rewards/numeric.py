@@ -63,10 +63,9 @@ def real_value(value: Expression) -> Fraction | None:
     with _LOCK:
         _MP.dps = DIGITS
         number = _Evaluator().value(value)
-    if isinstance(number, Fraction | _MP.mpc):
-        return number if isinstance(number, Fraction) else None
-    sign, mantissa, exponent, _ = number._mpf_
-    return (-1) ** sign * Fraction(int(mantissa)) * Fraction(2) ** exponent
+        if isinstance(number, Fraction | _MP.mpc):
+            return number if isinstance(number, Fraction) else None
+        return Fraction(_MP.nstr(number, DIGITS))
 
 
 def variables(value: Expression) -> frozenset[str]:
@@ -149,7 +148,7 @@ class _Evaluator:
         self.bits = 0  # of the longest exact number that had to be rounded
 
     def values(self, a: Expression, b: Expression) -> tuple[Any, Any, Any]:
-        """Both values, with twice the digits of the longest literal in them, and the tolerance for equality."""
+        """Both values, to twice the digits of the longest literal in them, and a tolerance for equality."""
         while True:
             self.bits, _MP.dps = 0, self.digits
             left, right = self.value(a), self.value(b)

@@ -13,11 +13,10 @@ Nothing is evaluated but literals: a fraction of two numerals is a number.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from fractions import Fraction
 
-from rewards.lexer import Cursor, Token, tokenize
+from rewards.lexer import Cursor, Token
 from rewards.units import unit_name
 from rewards.values import (
     MINUS_ONE,
@@ -28,10 +27,12 @@ from rewards.values import (
     Symbol,
     Unreadable,
     Value,
+    combined,
     divided,
     expression,
     negated,
     number,
+    numeral_in_base,
 )
 
 MAX_DEPTH = 30
@@ -40,31 +41,6 @@ MAX_ITEMS = 100
 _CLOSING = {"(": ")", "[": "]", "\\{": "\\}", "{": "}"}
 _CURRENCY = {"$": "dollar", "\u00a3": "pound", "\u20ac": "euro"}
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_BOTH_SIGNS = {"+-": "+-", "-+": "-+"}
-
-
-@functools.lru_cache(maxsize=1024)
-def parse(text: str, thousands: bool = True) -> Value:
-    """The value that a text stands for.
-
-    Raises:
-        Unreadable: if the text isn't in the grammar or exceeds a limit.
-    """
-    tokens = tokenize(text, thousands)
-    if not any(token.text in _BOTH_SIGNS for token in tokens):
-        return Parser(tokens).answer()
-    # With every plus-or-minus a plus, then a minus: the answers are all the items that this gives.
-    both = [Parser([_with_sign(token, sign) for token in tokens]).answer() for sign in (0, 1)]
-    groups = [
-        value.items if isinstance(value, Struct) and value.kind in ("{", "list") else (value,)
-        for value in both
-    ]
-    kind = "{" if isinstance(both[0], Struct) and both[0].kind == "{" else "list"
-    return Struct(kind, tuple(dict.fromkeys(groups[0] + groups[1])))
-
-
-def _with_sign(token: Token, sign: int) -> Token:
-    return token._replace(text=_BOTH_SIGNS[token.text][sign]) if token.text in _BOTH_SIGNS else token
 
 
 class Parser(Cursor):
@@ -104,11 +80,8 @@ class Parser(Cursor):
         while self.sees("rel"):
             operators.append(self.needs("rel"))
             sides.append(self.side())
-        if (
-            name
-            and operators
-            and (operators == ["in"] or (operators[0] == "=" and set(operators) <= {"=", "~"}))
-        ):
+        equals = operators[:1] == ["="] and set(operators) <= {"=", "~"}
+        if name and (equals or operators == ["in"]):
             rest = Struct("relation", tuple(sides[1:]), " ".join(operators[1:]))
             return Struct("named", (rest if operators[1:] else sides[1], sides[0]), name)
         return Struct("relation", tuple(sides), " ".join(operators)) if operators else sides[0]
@@ -162,7 +135,7 @@ class Parser(Cursor):
         terms = [self.signed(self.product)]
         while self.sees("op", "+", "-"):
             terms.append(self.signed(self.product))
-        return Op("+", tuple(map(expression, terms))) if len(terms) > 1 else terms[0]
+        return combined("+", terms)
 
     def signed(self, rule: Callable[[], Value]) -> Value:
         """What `rule` reads, behind any number of signs."""
@@ -179,26 +152,29 @@ class Parser(Cursor):
         factors = [value]
         while True:
             if self.takes("op", "*"):
-                factors.append(expression(self.signed(self.power)))
+                factors.append(self.signed(self.power))
             elif self.takes("op", "/"):
-                factors[-1:] = divided(factors[-1], expression(self.signed(self.power)))
-            elif self.sees("name") or self.sees("fn") or self.sees("cmd") or self.sees("open", "(", "{"):
-                factors.append(expression(self.power()))  # side by side; but `x2` and `(a)2` are no products
-            elif self.sees("op", "bar") and not self.bars:
-                factors.append(expression(self.power()))
+                factors[-1:] = divided(factors[-1], self.signed(self.power))
+            elif self.begins_factor():
+                factors.append(self.power())
             else:
-                return Op("*", tuple(factors)) if len(factors) > 1 else factors[0]
+                return combined("*", factors)
+
+    def begins_factor(self) -> bool:
+        """Whether two things stand side by side, a product. `x2` and `(a)2` are none."""
+        if self.sees("op", "bar"):
+            return not self.bars
+        return self.tokens[self.at].kind in ("name", "fn", "cmd") or self.sees("open", "(", "{")
 
     def power(self) -> Value:
         value = self.atom()
         while self.sees("op", "!", "^"):
             if self.takes("op", "!"):
                 value = Op("!", (expression(value),))
+            elif exponent := self.exponent():
+                value = Op("^", (expression(value), exponent))
             else:
-                exponent = self.exponent()
-                value = (
-                    Op("^", (expression(value), exponent)) if exponent else Op("degree", (expression(value),))
-                )
+                value = Op("degree", (expression(value),))
         return value
 
     def exponent(self) -> Expression | None:
@@ -239,19 +215,13 @@ class Parser(Cursor):
     def numeral(self) -> Value:
         text = self.needs("num")
         if self.sees("op", "_"):
-            return _base_n(text, self.subscript())
+            return numeral_in_base(text, self.subscript()[1:])
         whole, start, part = number(text), self.at, None
-        if text.isdigit():
-            if self.takes("cmd", "frac"):  # 1\frac{4}{5}
-                part = self.command("frac")
-            elif (
-                self.sees("num")
-                and self.tokens[self.at].spaced
-                and self.tokens[self.at + 1][:2] == ("op", "/")
-            ):
-                part = divided(
-                    number(self.needs("num")), number(self.needs("op", "num") and self.needs("num"))
-                )[0]
+        if text.isdigit() and self.takes("cmd", "frac"):  # 1\frac{4}{5}
+            part = self.command("frac")
+        elif text.isdigit() and self.sees("num") and self.tokens[self.at].spaced:  # 1 4/5
+            top, _, bottom = self.needs("num"), self.needs("op", text="/"), self.needs("num")
+            part = combined("*", divided(number(top), number(bottom)))
         if isinstance(part, Number) and 0 < part.value < 1:
             return Number(whole.value + part.value)
         self.at = start
@@ -270,23 +240,22 @@ class Parser(Cursor):
         base = [self.argument()] if self.takes("op", "_") else []
         exponent = self.exponent() if self.sees("op", "^") else None
         if self.sees("open", "(", "{"):
-            value = expression(self.atom() if exponent else self.power())
+            value = self.atom() if exponent else self.power()
         else:  # \sin 3x takes all of 3x, but \sin x \cos x is a product
-            factors = [expression(self.signed(self.power))]
+            factors = [self.signed(self.power)]
             while self.sees("name") or self.sees("cmd", "frac", "sqrt"):
-                factors.append(expression(self.power()))
-            value = Op("*", tuple(factors)) if len(factors) > 1 else factors[0]
+                factors.append(self.power())
+            value = combined("*", factors)
         if exponent == MINUS_ONE and name in ("sin", "cos", "tan"):
-            return Op("arc" + name, (value,))
-        call = Op(name, (value, *base))
+            return Op("arc" + name, (expression(value),))
+        call = Op(name, (expression(value), *base))
         return Op("^", (call, exponent)) if exponent else call
 
     def command(self, name: str) -> Value:
         if name == "emptyset":
             return Struct("{")
         if name == "frac":
-            quotient = divided(self.argument(one_digit=True), self.argument(one_digit=True))
-            return Op("*", tuple(quotient)) if len(quotient) > 1 else quotient[0]
+            return combined("*", divided(self.argument(one_digit=True), self.argument(one_digit=True)))
         if name == "binom":
             return Op("binom", (self.argument(), self.argument()))
         degree: Expression = Number(Fraction(2))
@@ -297,13 +266,11 @@ class Parser(Cursor):
 
     def argument(self, one_digit: bool = False) -> Expression:
         """A command's argument: braced, or one token; of a bare `\\frac34` each takes one digit."""
-        token = self.tokens[self.at]
-        if one_digit and token.kind == "num" and token.text.isdigit() and len(token.text) > 1:
-            self.tokens = [*self.tokens]
-            self.tokens[self.at : self.at + 1] = [Token("num", token.text[0]), Token("num", token.text[1:])]
-        if one_digit and self.sees("num"):
-            return number(self.needs("num"))
-        return expression(self.atom())
+        if not one_digit or not self.sees("num"):
+            return expression(self.atom())
+        digit, rest = self.tokens[self.at].text[0], self.tokens[self.at].text[1:]
+        self.tokens[self.at : self.at + 1] = [Token("num", text) for text in (digit, rest) if text]
+        return number(self.needs("num"))
 
     def group(self, opening: str) -> Value:
         """Brackets: around one value only typography, around two an interval or a pair."""
@@ -338,13 +305,6 @@ class Parser(Cursor):
 
 
 # ---------------------------------------------------------------------------------------------------
-
-
-def _base_n(digits: str, subscript: str) -> Struct:
-    base = subscript[1:]
-    if not (base.isdigit() and digits.isdigit() and len(base) <= 2 and int(max(digits)) < int(base)):
-        raise Unreadable("no numeral of that base")
-    return Struct("base", (), (digits.lstrip("0") or "0") + subscript)
 
 
 def _name(tokens: list[Token], side: Value) -> str:

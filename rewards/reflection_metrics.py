@@ -39,7 +39,8 @@ def reflection_ratios(reflective: Sequence[bool], correct: Sequence[bool]) -> di
         reflective: for each completion, whether it reflects.
         correct: for each completion, whether its answer is correct.
 
-    >>> reflection_ratios([True, True, False, False], [True, False, False, False])["correct_ratio_in_reflection_texts"]
+    >>> ratios = reflection_ratios([True, True, False, False], [True, False, False, False])
+    >>> ratios["correct_ratio_in_reflection_texts"]
     0.5
     """
     pairs = list(zip(reflective, correct, strict=True))

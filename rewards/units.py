@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 _NAMES = """
-meter m metre; centimeter cm centimetre; millimeter mm millimetre; kilometer km kilometre; inch in inche; foot ft
-feet; yard yd; mile mi; gram g; kilogram kg kilo; milligram mg; pound lb; ounce oz; liter l litre; milliliter ml
-millilitre; second s sec; minute min; hour h hr; degree deg; dollar usd buck; cent; mph; am; pm; % percent percentage"""
+meter m metre; centimeter cm centimetre; millimeter mm millimetre; kilometer km kilometre; inch in inche;
+foot ft feet; yard yd; mile mi; gram g; kilogram kg kilo; milligram mg; pound lb; ounce oz; liter l litre;
+milliliter ml millilitre; second s sec; minute min; hour h hr; degree deg; dollar usd buck; cent; mph; am;
+pm; % percent percentage"""
 _UNITS = {alias: names.split()[0] for names in _NAMES.split(";") for alias in names.split()}
 
 # Words that speak against reading what follows a number as its unit.
-_NO_UNIT = frozenset(
-    """or and not but if is isn are aren was were be may might could can cannot maybe perhaps possibly probably likely
-    either neither nor except than more less least most about approximately roughly almost around nearly plus minus
-    times half quarter third dozen hundred thousand million billion trillion negative positive squared cubed doubled
-    factorial root roots mod modulo base remainder wrong incorrect false invalid instead rather actually wait hmm
-    guess think then so because since unless to from with without no never other another sure unsure mistake error
-    should would also versus vs through until""".split()
-)
+_HEDGES = """
+or and not but if is isn are aren was were be may might could can cannot maybe perhaps possibly probably
+likely either neither nor except than more less least most about approximately roughly almost around nearly
+plus minus times half quarter third dozen hundred thousand million billion trillion negative positive
+squared cubed doubled factorial root roots mod modulo base remainder wrong incorrect false invalid instead
+rather actually wait hmm guess think then so because since unless to from with without no never other
+another sure unsure mistake error should would also versus vs through until"""
+_NO_UNIT = frozenset(_HEDGES.split())
 _SQUARES = {"square": "^2", "sq": "^2", "cubic": "^3"}
 
 

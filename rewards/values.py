@@ -82,10 +82,15 @@ def negated(value: Expression) -> Expression:
     return Op("*", (MINUS_ONE, value))
 
 
-def divided(top: Expression, bottom: Expression) -> list[Expression]:
+def combined(operation: str, parts: list[Value]) -> Value:
+    """The sum or product of several values; a single one stays what it is."""
+    return Op(operation, tuple(map(expression, parts))) if len(parts) > 1 else parts[0]
+
+
+def divided(top: Value, bottom: Value) -> list[Value]:
     """The factors of a quotient: a single number, if both are numbers."""
     if not (isinstance(top, Number) and isinstance(bottom, Number)):
-        return [top, Op("^", (bottom, MINUS_ONE))]
+        return [expression(top), Op("^", (expression(bottom), MINUS_ONE))]
     if bottom.value == 0:
         raise Unreadable("division by zero")
     value = top.value / bottom.value
@@ -101,3 +106,10 @@ def number(text: str) -> Number:
         raise Unreadable("too many digits")
     value = Fraction(int(whole + decimals)) * Fraction(10) ** (shift - len(decimals))
     return Number(value, len(decimals) if point else None)
+
+
+def numeral_in_base(digits: str, base: str) -> Struct:
+    """`52_8`: equal to the same numeral in the same base, not to its value."""
+    if not (base.isdigit() and digits.isdigit() and len(base) <= 2 and int(max(digits)) < int(base)):
+        raise Unreadable("no numeral of that base")
+    return Struct("base", (), f"{digits.lstrip('0') or '0'}_{base}")

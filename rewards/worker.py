@@ -48,7 +48,7 @@ class Kills:
 
 
 class Sandbox:
-    """The reward called `name`, run in a worker process. It is itself a reward, and safe to call from any thread.
+    """The reward called `name`, run in a worker process. It is a reward itself, safe to call from any thread.
 
     The worker starts with the first call, and again after each kill. A batch is sent whole, as the reward
     would get it; only if that fails is it scored one completion at a time, so that the culprit alone pays.

@@ -6,6 +6,7 @@
 Prints what it finds and exits with 1; a finding belongs into `FOUND` of test_rewards_fuzz.py.
 """
 
+# ruff: noqa: RUF005 - lists of short strings read better row by row
 from __future__ import annotations
 
 import argparse

@@ -53,7 +53,8 @@ def keyword(completions, **columns):
 
 def composed(completions, answer, **columns):
     from rewards import accuracy_reward, format_reward, reflection_reward
-    parts = [reward(completions, answer=answer) for reward in (accuracy_reward, format_reward, reflection_reward)]
+    rewards = accuracy_reward, format_reward, reflection_reward
+    parts = [reward(completions, answer=answer) for reward in rewards]
     return [a + 0.2 * f + 0.1 * r for a, f, r in zip(*parts)]
 '''
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards.answer import equivalent, extract_answer
+from rewards.answer import equivalent, extract_answer, read
 from rewards.compare import GradingConfig
-from rewards.parser import parse
 from rewards.text import split_sections
 from rewards.values import Unreadable
 
@@ -109,7 +108,7 @@ def test_extraction_takes_at_most_one_answer(text, require_tags):
 def test_values_and_settings_can_be_pickled(text):
     assert pickle.loads(pickle.dumps(GradingConfig(rounded=True))) == GradingConfig(rounded=True)
     try:
-        value = parse(text)
+        value = read(text)
     except Unreadable:
         return
     assert pickle.loads(pickle.dumps(value)) == value

@@ -103,7 +103,7 @@ def test_threads_take_turns(sandbox):
 
 
 def test_errors_name_the_reward(sandbox):
-    with pytest.raises(RewardError, match="moody raised in its worker(.|\n)*no such luck"):
+    with pytest.raises(RewardError, match=r"moody raised in its worker(.|\n)*no such luck"):
         sandbox()(["raise"])
     with pytest.raises(RewardError, match="did you mean 'bonus'"):
         sandbox(settings={"bonsu": 1})
