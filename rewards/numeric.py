@@ -88,24 +88,27 @@ def is_undone(value: Expression) -> bool:
 def _agree(consistent: Callable[[Any, Any, Any], bool], a: Expression, b: Expression) -> bool:
     names = sorted(variables(a) | variables(b))
     seed = random.Random("\n".join(sorted((repr(a), repr(b)))))  # the same points in either order
-    evaluator, agreed = _Evaluator(), 0
+    evaluator = _Evaluator()
     with _LOCK:
-        for attempt in range(2 * POINTS if names else 1):
-            # All positive, where every root and logarithm is real; all negative; then any signs.
-            signs = [(1, -1)[attempt] if attempt < 2 else seed.choice((1, -1)) for _ in names]
-            sizes = [Fraction(seed.randrange(1000, 2000), seed.randrange(1000, 2000)) for _ in names]
-            evaluator.point = {
-                name: sign * size for name, sign, size in zip(names, signs, sizes, strict=True)
-            }
-            try:
-                if not consistent(*evaluator.values(a, b)):
-                    return False
-            except ZeroDivisionError:
-                continue  # one of them is undefined here
-            agreed += 1
-            if agreed == POINTS:
-                break
-    return agreed >= (2 if names else 1)
+        # Variables are real, and so is what is made of them; if that is nowhere so, complex.
+        for evaluator.real in (True, False) if names else (False,):
+            agreed = 0
+            for attempt in range(2 * POINTS if names else 1):
+                # All positive, all negative, any signs, and so on.
+                signs = [(1, -1, seed.choice((1, -1)))[attempt % 3] for _ in names]
+                sizes = [Fraction(seed.randrange(1000, 2000), seed.randrange(1000, 2000)) for _ in names]
+                evaluator.point = {n: sign * size for n, sign, size in zip(names, signs, sizes, strict=True)}
+                try:
+                    if not consistent(*evaluator.values(a, b)):
+                        return False
+                except ZeroDivisionError:
+                    continue  # one of them is undefined here
+                agreed += 1
+                if agreed == POINTS:
+                    return True
+            if agreed >= (2 if names else 1):
+                return True
+    return False
 
 
 def _is_undone(value: Expression, evaluator: _Evaluator) -> bool:
@@ -143,6 +146,7 @@ class _Evaluator:
 
     def __init__(self) -> None:
         self.point: dict[str, Fraction] = {}
+        self.real = False  # whether a value that isn't real counts as undefined
         self.digits = DIGITS
         self.work = 0.0
         self.bits = 0  # of the longest exact number that had to be rounded
@@ -195,6 +199,8 @@ class _Evaluator:
             self.bits = max(self.bits, value.numerator.bit_length(), value.denominator.bit_length())
             return _inexact(value)
         self.spend(3 * self.digits / DIGITS)
+        if self.real and isinstance(value, _MP.mpc):
+            raise ZeroDivisionError
         if not _MP.isfinite(value) or (value and not -40 < _MP.mag(value) < 2000):
             raise Unreadable("out of range")
         return value

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rewards.accuracy import accuracy_score, gold_column
+from rewards.accuracy import accuracy_score, gold_column, grading_config
+from rewards.compare import GradingConfig
 from rewards.markers import HESITATIONS, PRESETS
 from rewards.registry import RewardError, nearest, register_reward
 from rewards.text import completion_texts, prompt_text, split_sections
@@ -83,6 +84,7 @@ def reflection_reward(
     markers: str | Sequence[str] = "default",
     cap: int = 3,
     require_tags: bool = True,
+    grading: dict[str, Any] | GradingConfig | None = None,
     **columns: Any,
 ) -> list[float | None]:
     """min(reflections, cap) / cap, in [0, 1]; our own reading of a reflection reward (see the README).
@@ -94,7 +96,7 @@ def reflection_reward(
         mode: "gated" pays only where the answer is correct; "ungated" pays reflection for its own sake.
         markers: a preset's name (see `rewards.markers`) or a list of phrases.
         cap: the number of reflections beyond which no more is paid.
-        require_tags: as for `accuracy_reward`.
+        require_tags, grading: as for `accuracy_reward`.
         columns: not read.
 
     Returns:
@@ -109,12 +111,13 @@ def reflection_reward(
         raise RewardError(f"reflection_reward: cap must be at least 1, not {cap}")
     texts = completion_texts(completions, prompts)
     golds = gold_column(answer, solution, len(texts)) if mode == "gated" else [""] * len(texts)
+    config = grading_config(grading)
     asked = [prompt_text(prompt) for prompt in prompts] if prompts is not None else [""] * len(texts)
     rewards: list[float | None] = []
     for text, gold, prompt in zip(texts, golds, asked, strict=True):
         if gold is None:
             rewards.append(None)
-        elif mode == "gated" and not accuracy_score(text, gold, require_tags=require_tags):
+        elif mode == "gated" and not accuracy_score(text, gold, require_tags=require_tags, grading=config):
             rewards.append(0.0)
         else:
             count = count_reflections(text, markers=markers, prompt=prompt, require_tags=require_tags)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rewards import accuracy_reward
+from rewards import RewardError, accuracy_reward
 from rewards.accuracy import gold_answer
 from rewards.answer import equivalent, extract_answer
 
@@ -102,3 +102,12 @@ def test_broken_tags_are_not_rescued_by_the_untagged_rules():
 def test_attacks_earn_nothing_and_raise_nothing(attack):
     assert accuracy_reward([tagged(attack)], answer=["42"]) == [0.0]
     assert equivalent(attack, "42") is False
+
+
+def test_grading_policies_are_settings():
+    assert accuracy_reward([tagged("25")], answer=["25%"]) == [0.0]
+    assert accuracy_reward([tagged("25")], answer=["25%"], grading={"percent": "optional"}) == [1.0]
+    with pytest.raises(RewardError, match="did you mean 'percent'"):
+        accuracy_reward([tagged("25")], answer=["25%"], grading={"percents": "optional"})
+    with pytest.raises(RewardError, match="exact or optional"):
+        accuracy_reward([tagged("25")], answer=["25%"], grading={"percent": "maybe"})

@@ -8,6 +8,12 @@ from rewards.answer import equivalent
 from rewards.compare import GradingConfig
 
 SAME = [
+    ("x^{1/3}", "\\sqrt[3]{x}"),
+    ("6x\\sqrt{x}", "6\\sqrt{x^3}"),
+    ("\\sqrt{xy}", "\\sqrt{x}\\sqrt{y}"),
+    ("\\sqrt{x-5}", "\\sqrt{-5+x}"),
+    ("\\sqrt{-x^2-1}", "i\\sqrt{x^2+1}"),
+    ("\\arcsin(x/9)", "\\frac{\\pi}{2}-\\arccos(x/9)"),
     ("\\begin{pmatrix}1\\\\(2)\\end{pmatrix}", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"),
     ("42", "42."),
     ("1000", "1,000"),
@@ -174,6 +180,9 @@ SAME = [
 ]
 
 DIFFERENT = [
+    ("\\sqrt{x^2}", "x"),
+    ("\\sqrt{x-5}", "\\sqrt{5-x}"),
+    ("\\arcsin(\\sin x)", "x"),
     ("0.5", "0.05"),
     ("12", "21"),
     ("5", "-5"),
