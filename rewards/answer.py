@@ -21,7 +21,9 @@ from rewards.values import Struct, Unreadable, Value
 MAX_CHARS = 1000
 """A longer answer is read by nobody: it equals only itself."""
 
-_PHRASE = re.compile(r"\b(?:the (?:final |correct )?answer is|(?:final )?answer ?[:=])[ :]*", re.IGNORECASE)
+_PHRASE = re.compile(
+    r"\b(?:(?:the )?(?:final |correct )?answer is|(?:final )?answer ?[:=])[ :]*", re.IGNORECASE
+)
 _HEDGE = re.compile(
     r"\b(?:not|never|cannot|isn't|aren't|wasn't|can't|don't|doesn't|won't|wrong|incorrect|either|or|maybe|perhaps|possibly"
     r"|might|could|may|unsure|rule out|ruled out|instead|unlikely)\b",
@@ -85,8 +87,8 @@ def stated(text: str, config: GradingConfig) -> str:
     Raises:
         Unreadable: if it states several, or hedges.
     """
-    if "\0" in text:
-        raise Unreadable("a null character")
+    if "\0" in text or text.startswith("~"):
+        raise Unreadable("a null character, or an approximation")
     text = _MARKUP.sub("", _MERIDIEM.sub(r"\1m", _concluded(text.strip(), config)))
     text = _DELIMITER.sub(" ", text).replace("\\$", "\0")
     if text.count("$") % 2:

@@ -26,8 +26,9 @@ beta gamma delta epsilon varepsilon zeta eta theta lambda mu nu xi rho sigma tau
 Gamma Delta Theta Lambda Sigma Phi Psi Omega | cmd frac: frac dfrac tfrac cfrac | cmd sqrt: sqrt | cmd
 binom: binom dbinom tbinom | cmd emptyset: emptyset varnothing | op *: times cdot ast | op /: div | op +-:
 pm | op -+: mp | op deg: circ degree | op bar: lvert rvert vert | op cup: cup | rel <: lt | rel >: gt | rel
-<=: le leq leqslant | rel >=: ge geq geqslant | rel !=: ne neq | rel ~: approx simeq | rel in: in | : left
-right big Big bigl bigr bigg displaystyle quad qquad rm"""
+<=: le leq leqslant | rel >=: ge geq geqslant | rel !=: ne neq | rel ~: approx simeq | rel in: in | open
+\\{: lbrace | close \\}: rbrace | open (: langle | close ): rangle | : left right big Big bigl bigr bigg
+displaystyle quad qquad rm"""
 _COMMANDS: dict[str, tuple[str, str]] = {}
 for _meaning, _, _commands in (entry.rpartition(":") for entry in _MEANINGS.split("|")):
     _kind, _text = [*_meaning.split(), "", ""][:2]
@@ -60,6 +61,7 @@ _TOKEN = re.compile(
 # Two letters that are a unit or a word rather than a product.
 _TWO_LETTERS = "cm mm km kg mg ml ft mi hr oz lb pm am no is at by in of on so to go it up us sq"
 _SHORT = frozenset(_TWO_LETTERS.split())
+_LETTER = re.compile(r"\b[a-zA-Z]\b")
 _LETTER_UNITS = {"m": "meter", "g": "gram", "s": "second", "h": "hour", "l": "liter", "L": "liter"}
 
 
@@ -90,9 +92,10 @@ def tokenize(text: str, thousands: bool = True) -> list[Token]:
 
 
 def _spoken(match: re.Match[str]) -> str:
-    """What `\\text{}` holds; of a single letter after something else, the unit."""
-    content = match[1].strip()
-    return f" {_LETTER_UNITS.get(content, content) if match.start() else content} "
+    """What `\\text{}` holds; after something else, its single letters are units."""
+    if not match.start():
+        return f" {match[1]} "
+    return f" {_LETTER.sub(lambda letter: _LETTER_UNITS.get(letter[0], letter[0]), match[1])} "
 
 
 def _tokens(match: re.Match[str], spaced: bool) -> list[Token]:

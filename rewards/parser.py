@@ -105,7 +105,7 @@ class Parser(Cursor):
             value = Number(value.value * _SCALES[self.needs("word")], value.decimals)
         if isinstance(value, Op) and value.name == "degree":
             unit, value = "degree", value.args[0]
-        unit = unit or self.unit()
+        unit += self.unit()  # "$5 per day" is in dollar/day
         return Struct("quantity", (value,), unit) if unit else value
 
     def words(self) -> Struct:
@@ -120,8 +120,8 @@ class Parser(Cursor):
             return _CURRENCY.get(symbol, symbol)
         start, glued = self.at, not self.tokens[self.at].spaced
         words: list[str] = []
-        while self.sees("word") or (words and (self.sees("op", "/", "^") or self.sees("num"))):
-            words.append(self.needs("word", "op", "num"))
+        while self.sees("word") or (words and self.sees("op", "/", "^")) or words[-1:] in (["/"], ["^"]):
+            words.append(self.needs("word", "op", "num", "name"))
         unit = unit_name(words, glued)
         self.at = self.at if unit else start
         return unit
@@ -219,7 +219,7 @@ class Parser(Cursor):
         whole, start, part = number(text), self.at, None
         if text.isdigit() and self.takes("cmd", "frac"):  # 1\frac{4}{5}
             part = self.command("frac")
-        elif text.isdigit() and self.sees("num") and self.tokens[self.at].spaced:  # 1 4/5
+        elif text.isdigit() and self.sees("num") and self.tokens[self.at + 1].text == "/":  # 1 4/5
             top, _, bottom = self.needs("num"), self.needs("op", text="/"), self.needs("num")
             part = combined("*", divided(number(top), number(bottom)))
         if isinstance(part, Number) and 0 < part.value < 1:
@@ -237,7 +237,9 @@ class Parser(Cursor):
         return "_" + text
 
     def function(self, name: str) -> Expression:
-        base = [self.argument()] if self.takes("op", "_") else []
+        base = []
+        if self.takes("op", "_"):
+            base = [number(self.needs("num")) if self.sees("num") else self.argument()]
         exponent = self.exponent() if self.sees("op", "^") else None
         if self.sees("open", "(", "{"):
             value = self.atom() if exponent else self.power()
@@ -266,7 +268,7 @@ class Parser(Cursor):
 
     def argument(self, one_digit: bool = False) -> Expression:
         """A command's argument: braced, or one token; of a bare `\\frac34` each takes one digit."""
-        if not one_digit or not self.sees("num"):
+        if not one_digit or not self.tokens[self.at].text.isdigit():
             return expression(self.atom())
         digit, rest = self.tokens[self.at].text[0], self.tokens[self.at].text[1:]
         self.tokens[self.at : self.at + 1] = [Token("num", text) for text in (digit, rest) if text]

@@ -37,8 +37,10 @@ def unit_name(words: list[str], glued: bool) -> str:
     for word in words:
         if word in _SQUARES:
             power = _SQUARES[word]
-        elif word in ("^", "/", "per") or word.isdigit():
+        elif word in ("^", "/", "per") or name.endswith("^"):
             name += "/" if word == "per" else word
+        elif not word.isalpha():
+            return ""
         else:
             singular = word[:-1] if word.endswith("s") and len(word) > 2 else word
             name += (
