@@ -22,6 +22,8 @@ from rewards.text import completion_texts, prompt_text, split_sections
 MAX_CHARS = 100_000
 """Of a longer thought, what comes after isn't counted; nor are more than `MAX_COUNT` reflections."""
 MAX_COUNT = 20
+MAX_SENTENCE = 2000
+"""Nothing is read of a sentence beyond this many characters."""
 
 # A full stop within a number ends nothing; nor does one within a quotation, which is blanked out first.
 _SENTENCE_END = re.compile(r"[!?;\n\u3002\uff01\uff1f\uff1b]|\.(?!\d)")
@@ -185,7 +187,8 @@ def _read(sentence: str, pattern: re.Pattern[str]) -> _Sentence:
 
 def _sentences(text: str) -> list[str]:
     folded = text[:MAX_CHARS].translate(_SPELLING).casefold()
-    return [part for part in _SENTENCE_END.split(_QUOTED.sub(" ", folded)) if part.strip()]
+    parts = _SENTENCE_END.split(_QUOTED.sub(" ", folded))
+    return [part[:MAX_SENTENCE] for part in parts if part.strip()]
 
 
 @functools.lru_cache(maxsize=32)
