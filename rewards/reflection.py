@@ -72,7 +72,7 @@ def count_reflections(
     if think is None and not require_tags and not re.search(r"</?(?:think|answer)>", text):
         think = text
     pattern = _compile(markers if isinstance(markers, str) else tuple(markers))
-    return _count(think, sections.answer or "", prompt, pattern) if think else 0
+    return _count(think, (sections.answer or "")[:MAX_SENTENCE], prompt, pattern) if think else 0
 
 
 @register_reward("reflection")

@@ -80,7 +80,7 @@ def split_sections(text: str) -> Sections:
     well_formed = names == ["<think>", "</think>", "<answer>", "</answer>"] and think is not None
     ok = bool(
         well_formed
-        and any(char.isalnum() for char in think or "")  # "." is no thought
+        and re.search(r"[^\W_]", think or "")  # "." is no thought
         and (answer or "").strip()
         and not text[: tags[0][1]].strip()
         and not text[tags[1][2] : tags[2][1]].strip()

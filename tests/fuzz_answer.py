@@ -13,13 +13,14 @@ import argparse
 import random
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rewards import accuracy_reward, count_reflections, format_reward
 from rewards.accuracy import gold_answer
-from rewards.answer import equivalent, extract_answer
+from rewards.answer import equivalent, extract_answer, read
 
 SLOW = 0.1
 """Seconds that no input may take."""
@@ -249,25 +250,37 @@ def random_text(rng: random.Random, corpus: list[str]) -> str:
 
 def check(gold: str, answer: str) -> str | None:
     """What is wrong with the grader on this pair, or None."""
-    start = time.perf_counter()
-    forth = equivalent(gold, answer)
-    took = time.perf_counter() - start
-    back = equivalent(answer, gold)
-    if took > SLOW:
-        return f"{took:.3f} s"
+    forth, back = equivalent(gold, answer), equivalent(answer, gold)
     if forth != back:
         return f"not symmetric: {forth}, {back}"
     if not equivalent(gold, gold) and gold.strip().casefold() not in ("", "nan", "null"):
         return "not reflexive"
     text = f"<think>{gold}</think><answer>{answer}</answer>"
-    start = time.perf_counter()
     paid = accuracy_reward([text], answer=[gold])[0]
-    format_reward([answer + text])
-    count_reflections(text)
-    extract_answer(gold + answer, require_tags=False)
-    if time.perf_counter() - start > 2 * SLOW:
-        return f"rewards took {time.perf_counter() - start:.3f} s"
     return "paid what isn't equivalent" if paid and not equivalent(gold_answer(gold), answer) else None
+
+
+def too_slow(gold: str, answer: str) -> str | None:
+    """Which of the functions takes more than `SLOW`, each time of three, so that it isn't the machine's doing."""
+    text = f"<think>{gold}</think><answer>{answer}</answer>"
+    calls = {
+        "equivalent": lambda: equivalent(gold, answer),
+        "accuracy_reward": lambda: accuracy_reward([text], answer=[gold]),
+        "format_reward": lambda: format_reward([answer + text]),
+        "count_reflections": lambda: count_reflections(text),
+        "extract_answer": lambda: extract_answer(gold + answer, require_tags=False),
+    }
+    for name, call in calls.items():
+        if all(_seconds(call) > SLOW for _ in range(3)):
+            return f"{name} takes {_seconds(call):.3f} s"
+    return None
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    read.cache_clear()
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def fuzz(inputs: int, seed: int) -> int:
@@ -280,6 +293,8 @@ def fuzz(inputs: int, seed: int) -> int:
         begun = time.perf_counter()
         try:
             problem = check(gold, answer)
+            if time.perf_counter() - begun > SLOW or number % 20 == 0:
+                problem = problem or too_slow(gold, answer)
         except Exception as error:
             problem = repr(error)
         slowest = max(slowest, time.perf_counter() - begun)
@@ -305,7 +320,7 @@ def fuzz_with_atheris(arguments: list[str]) -> None:
     def one_input(data: bytes) -> None:
         provider = atheris.FuzzedDataProvider(data)
         gold, answer = provider.ConsumeUnicode(200), provider.ConsumeUnicode(1200)
-        problem = check(gold, answer)
+        problem = check(gold, answer) or too_slow(gold, answer)
         assert problem is None, (problem, gold, answer)
 
     atheris.instrument_all()

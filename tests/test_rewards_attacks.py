@@ -19,7 +19,7 @@ from rewards.answer import equivalent, extract_answer
 from rewards.audit_cases import ATTACKS
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fuzz_answer import SLOW, check, fuzz
+from fuzz_answer import SLOW, check, fuzz, too_slow
 
 GOLDS = ["42", "x^2+\\sin x", "\\sqrt{2}", "(1,2)", "\\{1,2,3\\}", "\\frac{1}{2004!}", "x+1=y", "[1,2)", "B"]
 FAMILIES = sorted(ATTACKS)
@@ -115,7 +115,7 @@ def test_a_megabyte_of_anything_is_read_in_linear_time():
 
 @pytest.mark.parametrize("pair", FOUND)
 def test_what_fuzzing_found(pair):
-    assert check(*pair) is None
+    assert check(*pair) is None and too_slow(*pair) is None
 
 
 def test_random_inputs():
