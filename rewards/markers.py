@@ -13,12 +13,14 @@ HESITATIONS = frozenset(
 
 _LISTS = {
     "default": """
-        wait; hmm; hold on; on second thought; i made a mistake; that's wrong; that is wrong; that's
-        not right; that is not right; let me check; let me re-check; let me recheck; let me double-
-        check; let me verify; let me reconsider; let me think again; let me try again; let's check;
-        let's verify; re-check; recheck; rechecking; double check; double-check; double-checking;
-        re-examine; reexamine; re-evaluate; reevaluate; rethink; reconsider; check again; think
-        again; try again; verify; verifying; to check; checking""",
+        wait; hmm; hold on; actually; check:; sanity check; quick check; cross-check; let me
+        confirm; to confirm; recompute; re-compute; recalculate; recalculating; let me redo; on
+        second thought; i made a mistake; that's wrong; that is wrong; that's not right; that is not
+        right; let me check; let me re-check; let me recheck; let me double- check; let me verify;
+        let me reconsider; let me think again; let me try again; let's check; let's verify;
+        re-check; recheck; rechecking; double check; double-check; double-checking; re-examine;
+        reexamine; re-evaluate; reevaluate; rethink; reconsider; check again; think again; try
+        again; verify; verifying; to check; checking""",
     # sail-sg/understand-r1-zero, analysis/keyword_count.py
     "oat": """
         recheck; rethink; reassess; reevaluate; re-evaluate; reevaluation; re-examine; reexamine;

@@ -9,19 +9,29 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rewards.accuracy import accuracy_score, gold_column
+from rewards.accuracy import accuracy_score, gold_column, grading_config
+from rewards.compare import GradingConfig
 from rewards.markers import HESITATIONS, PRESETS
 from rewards.registry import RewardError, nearest, register_reward
 from rewards.text import completion_texts, prompt_text, split_sections
 
+MAX_CHARS = 100_000
+"""Of a longer thought, what comes after isn't counted; nor are more than `MAX_COUNT` reflections."""
+MAX_COUNT = 20
+MAX_SENTENCE = 2000
+"""Nothing is read of a sentence beyond this many characters."""
+
 # A full stop within a number ends nothing; nor does one within a quotation, which is blanked out first.
 _SENTENCE_END = re.compile(r"[!?;\n\u3002\uff01\uff1f\uff1b]|\.(?!\d)")
 _QUOTED = re.compile(r"\"[^\"\n]*\"|“[^“”\n]*”|`[^`\n]*`")  # an opening quote ends the search: linear time
-_TOKEN = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+(?:'[^\W\d_]+)?|[+*/=<>\u00d7\u00f7\u00b7^-]")
-_OPERATORS = frozenset("+-*/=<>\u00d7\u00f7\u00b7^")
+_TOKEN = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+(?:'[^\W\d_]+)?|[-+*/=<>^]")
+_SPELLING = str.maketrans({"\u2019": "'", "\u00d7": "*", "\u00b7": "*", "\u00f7": "/", "\u2212": "-"})
+_OPERATORS = frozenset("+-*/=<>^")
+_CLAUSE_OPENS = re.compile(r"(?:^|[,:(\u2013\u2014-]|\b(?:but|and|oh|no|so|ah|ok|okay|well|hmm))\s*$")
 
 # What a marker may be wrapped in without there being anything to reflect on.
 _EMPTY_WORDS = """
@@ -41,10 +51,12 @@ def count_reflections(
 ) -> int:
     """The number of distinct reflections in a completion's think span.
 
-    A sentence counts if it holds a marker and, beyond it, a calculation or at least three words of
-    substance; one with a marker alone ("Wait.") borrows the substance of the sentence that follows.
-    A hesitation with the check that follows it ("Hmm, not divisible by 6. Let me re-check: 6 x 7 = 42.")
-    is one reflection. Sentences of the same substance count once, sentences of the prompt never.
+    A sentence counts if it holds a marker and, beyond it, a calculation or three words, one of them of
+    something that the prompt, the answer or the rest of the thought knows of. One with a marker alone
+    ("Wait.") borrows the substance of the sentence that follows. A doubt with the check that follows it
+    ("Hmm, not divisible by 6. Let me re-check: 6 x 7 = 42.") is one reflection. Sentences that say much the
+    same count once, sentences of the prompt never. A thought without any such sentence, but with something
+    behind a marker, counts as one.
 
     Args:
         text: the completion, with its tags.
@@ -55,14 +67,12 @@ def count_reflections(
     >>> count_reflections("<think>6*7=43? Wait, 6*7=42. Wait. Wait.</think><answer>42</answer>")
     1
     """
-    think = split_sections(text).think
-    if think is None:
-        if require_tags or re.search(r"</?(?:think|answer)>", text):
-            return 0
+    sections = split_sections(text)
+    think = sections.think
+    if think is None and not require_tags and not re.search(r"</?(?:think|answer)>", text):
         think = text
     pattern = _compile(markers if isinstance(markers, str) else tuple(markers))
-    echoes = {_substance(sentence, pattern)[0] for sentence in _sentences(prompt)} if prompt else set()
-    return _count(_sentences(think), pattern, echoes)
+    return _count(think, (sections.answer or "")[:MAX_SENTENCE], prompt, pattern) if think else 0
 
 
 @register_reward("reflection")
@@ -76,6 +86,7 @@ def reflection_reward(
     markers: str | Sequence[str] = "default",
     cap: int = 3,
     require_tags: bool = True,
+    grading: dict[str, Any] | GradingConfig | None = None,
     **columns: Any,
 ) -> list[float | None]:
     """min(reflections, cap) / cap, in [0, 1]; our own reading of a reflection reward (see the README).
@@ -87,7 +98,7 @@ def reflection_reward(
         mode: "gated" pays only where the answer is correct; "ungated" pays reflection for its own sake.
         markers: a preset's name (see `rewards.markers`) or a list of phrases.
         cap: the number of reflections beyond which no more is paid.
-        require_tags: as for `accuracy_reward`.
+        require_tags, grading: as for `accuracy_reward`.
         columns: not read.
 
     Returns:
@@ -102,12 +113,13 @@ def reflection_reward(
         raise RewardError(f"reflection_reward: cap must be at least 1, not {cap}")
     texts = completion_texts(completions, prompts)
     golds = gold_column(answer, solution, len(texts)) if mode == "gated" else [""] * len(texts)
+    config = grading_config(grading)
     asked = [prompt_text(prompt) for prompt in prompts] if prompts is not None else [""] * len(texts)
     rewards: list[float | None] = []
     for text, gold, prompt in zip(texts, golds, asked, strict=True):
         if gold is None:
             rewards.append(None)
-        elif mode == "gated" and not accuracy_score(text, gold, require_tags=require_tags):
+        elif mode == "gated" and not accuracy_score(text, gold, require_tags=require_tags, grading=config):
             rewards.append(0.0)
         else:
             count = count_reflections(text, markers=markers, prompt=prompt, require_tags=require_tags)
@@ -115,46 +127,68 @@ def reflection_reward(
     return rewards
 
 
-def _count(sentences: Iterable[str], pattern: re.Pattern[str], echoes: set[tuple[str, ...]]) -> int:
-    distinct: set[tuple[str, ...]] = set()
-    weak = waiting = hesitated = (
-        False  # waiting, hesitated: the sentence before was a bare marker, only a doubt
-    )
+@dataclass(frozen=True)
+class _Sentence:
+    tokens: tuple[str, ...]
+    """What it says beyond markers and empty words: numbers, words and operators; () if it says nothing."""
+    kinds: frozenset[str]
+    """The kinds of marker in it: "hesitation", "check"."""
+
+
+def _count(think: str, context: str, prompt: str, pattern: re.Pattern[str]) -> int:
+    sentences = [_read(sentence, pattern) for sentence in _sentences(think)]
+    asked = {_read(sentence, pattern).tokens for sentence in _sentences(prompt)}
+    plain = [sentence.tokens for sentence in sentences if not sentence.kinds]
+    known = set(_TOKEN.findall(context.translate(_SPELLING).casefold())).union(*plain, *asked) - _OPERATORS
+    found: list[set[tuple[str, str]]] = []
+    # waiting, doubting: the sentence before was a bare marker, a doubt that checked nothing yet
+    weak = waiting = doubting = False
     for sentence in sentences:
-        substance, kinds = _substance(sentence, pattern)
-        if not substance:
-            waiting = waiting or bool(kinds)
-            continue
-        if substance in echoes or not (kinds or waiting):
-            hesitated = False
-            continue
-        if not _is_strong(substance):
-            weak = True
-        elif not (hesitated and kinds == {"check"}):
-            distinct.add(substance)
-        hesitated, waiting = kinds == {"hesitation"} and "=" not in substance, False
+        if not sentence.tokens:
+            waiting = waiting or bool(sentence.kinds)
+        elif sentence.tokens in asked or not (sentence.kinds or waiting):
+            doubting = False
+        else:
+            checks_a_doubt = doubting and sentence.kinds == {"check"}
+            weak, waiting, doubting = True, False, False
+            pairs = set(zip(sentence.tokens, sentence.tokens[1:], strict=False))
+            new = not any(2 * len(pairs & other) >= len(pairs | other) for other in found)
+            if _is_strong(sentence.tokens, known) and new and not checks_a_doubt:
+                found.append(pairs)
+                doubting = sentence.kinds == {"hesitation"} and "=" not in sentence.tokens
+            if len(found) == MAX_COUNT:
+                break
     # "Wait 1. Wait 2. Wait 3." is worth one reflection at the very most.
-    return len(distinct) or int(weak)
+    return len(found) or int(weak)
 
 
-def _substance(sentence: str, pattern: re.Pattern[str]) -> tuple[tuple[str, ...], set[str]]:
-    """What a sentence says beyond markers and empty words, and the kinds of marker in it."""
-    kinds = {match.lastgroup or "" for match in pattern.finditer(sentence)}
-    tokens = _TOKEN.findall(pattern.sub(" ", sentence))
+def _is_strong(tokens: tuple[str, ...], known: set[str]) -> bool:
+    """A calculation or three words, with something in it that the rest of the text knows of."""
+    numbers = sum(token[0].isdigit() for token in tokens)
+    words = {token for token in tokens if token[0].isalpha()}
+    calculation = numbers >= 2 and not _OPERATORS.isdisjoint(tokens)
+    return (calculation or len(words) >= 3 or bool(numbers and words)) and not known.isdisjoint(tokens)
+
+
+def _read(sentence: str, pattern: re.Pattern[str]) -> _Sentence:
+    kinds, rest, end = set(), [], 0
+    for match in pattern.finditer(sentence):
+        kind, start = str(match.lastgroup), match.start()
+        before = sentence[max(0, start - 16) : start]
+        if not (_CLAUSE_OPENS.search(before) if kind == "hesitation" else not re.search(r"[\w-]$", before)):
+            continue
+        kinds.add(kind)
+        rest.append(sentence[end:start])
+        end = match.end()
+    tokens = _TOKEN.findall(" ".join([*rest, sentence[end:]]))
     kept = tuple(token for token in tokens if token not in _EMPTY)
-    return (kept if any(token not in _OPERATORS for token in kept) else ()), kinds
-
-
-def _is_strong(substance: tuple[str, ...]) -> bool:
-    numbers = sum(token[0].isdigit() for token in substance)
-    words = {token for token in substance if token[0].isalpha()}
-    calculation = numbers >= 2 and any(token in _OPERATORS for token in substance)
-    return calculation or len(words) >= 3 or (numbers >= 1 and len(words) >= 1)
+    return _Sentence(kept if any(token not in _OPERATORS for token in kept) else (), frozenset(kinds))
 
 
 def _sentences(text: str) -> list[str]:
-    folded = text.replace("\u2019", "'").casefold()
-    return [part for part in _SENTENCE_END.split(_QUOTED.sub(" ", folded)) if part.strip()]
+    folded = text[:MAX_CHARS].translate(_SPELLING).casefold()
+    parts = _SENTENCE_END.split(_QUOTED.sub(" ", folded))
+    return [part[:MAX_SENTENCE] for part in parts if part.strip()]
 
 
 @functools.lru_cache(maxsize=32)
@@ -164,14 +198,11 @@ def _compile(markers: str | tuple[str, ...]) -> re.Pattern[str]:
             raise RewardError(f"no reflection markers are called {markers!r}{nearest(markers, PRESETS)}")
         markers = PRESETS[markers]
     phrases = sorted({marker.casefold() for marker in markers}, key=len, reverse=True)
-    # Hesitations open a clause; "wait times" and "wait for" are no hesitation.
     hesitations = "|".join(_phrase(p) for p in phrases if p in HESITATIONS) or r"(?!)"
     checks = "|".join(_phrase(p) for p in phrases if p not in HESITATIONS) or r"(?!)"
-    return re.compile(
-        r"(?:^|(?<=[,:(\u2013\u2014-])|(?<=\b(?:but|and|ohh))|(?<=\b(?:oh|no|so|ah|ok)))\s*"
-        rf"(?P<hesitation>{hesitations})(?![\w-])(?!\s+(?:times?|for|until|till|lists?|periods?|staff|rooms?)\b)"
-        rf"|(?<![\w-])(?P<check>{checks})(?![\w-])"
-    )
+    # "wait times" and "wait for" are no hesitation; what stands before a marker is looked at in `_read`.
+    times = r"(?!\s+(?:times?|for|until|till|lists?|periods?|staff|rooms?)\b)"
+    return re.compile(rf"(?:(?P<hesitation>{hesitations}){times}|(?P<check>{checks}))(?![\w-])")
 
 
 def _phrase(marker: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Any
 
 # Four literals and nothing to backtrack over: `finditer` reads the text once, whatever is in it.
 _TAG = re.compile(r"</?(?:think|answer)>")
+MAX_TAGS = 100
+"""A completion with more tags than this is nothing but tags."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,10 @@ def split_sections(text: str) -> Sections:
     >>> split_sections("<think>a</think><answer>41</answer><answer>42</answer>").answer is None
     True
     """
-    tags = [(match.group(), match.start(), match.end()) for match in _TAG.finditer(text)]
+    found = itertools.islice(_TAG.finditer(text), MAX_TAGS + 1)
+    tags = [(match.group(), match.start(), match.end()) for match in found]
+    if len(tags) > MAX_TAGS:
+        return Sections(None, None, False)
     names = [name for name, _, _ in tags]
     think = _only_span(text, tags, names, "<think>", "</think>")
     answer = _only_span(text, tags, names, "<answer>", "</answer>")
@@ -74,7 +80,7 @@ def split_sections(text: str) -> Sections:
     well_formed = names == ["<think>", "</think>", "<answer>", "</answer>"] and think is not None
     ok = bool(
         well_formed
-        and any(char.isalnum() for char in think or "")  # "." is no thought
+        and re.search(r"[^\W_]", think or "")  # "." is no thought
         and (answer or "").strip()
         and not text[: tags[0][1]].strip()
         and not text[tags[1][2] : tags[2][1]].strip()

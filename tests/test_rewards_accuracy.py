@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rewards import accuracy_reward
+from rewards import RewardError, accuracy_reward
 from rewards.accuracy import gold_answer
 from rewards.answer import equivalent, extract_answer
 
@@ -77,9 +77,10 @@ def test_the_gold_column():
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        ("\\boxed{41}, no, \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("\\boxed{41}\nNo: \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
         ("so\n#### 42\n", "42"),
         ("The answer is 42.", "42"),
+        ("\\boxed{41} or \\boxed{42}", None),
         ("I give up.", None),
         ("\\boxed{42", None),
     ],
@@ -101,3 +102,12 @@ def test_broken_tags_are_not_rescued_by_the_untagged_rules():
 def test_attacks_earn_nothing_and_raise_nothing(attack):
     assert accuracy_reward([tagged(attack)], answer=["42"]) == [0.0]
     assert equivalent(attack, "42") is False
+
+
+def test_grading_policies_are_settings():
+    assert accuracy_reward([tagged("25")], answer=["25%"]) == [0.0]
+    assert accuracy_reward([tagged("25")], answer=["25%"], grading={"percent": "optional"}) == [1.0]
+    with pytest.raises(RewardError, match="did you mean 'percent'"):
+        accuracy_reward([tagged("25")], answer=["25%"], grading={"percents": "optional"})
+    with pytest.raises(RewardError, match="exact or optional"):
+        accuracy_reward([tagged("25")], answer=["25%"], grading={"percent": "maybe"})

@@ -20,6 +20,7 @@ def tagged(think, answer="42"):
         ("6*7 = 43? Wait, let me check: 7+7+7+7+7+7 = 42. So 42.", 1),
         ("WAIT!!! LET ME CHECK!!! 42", 1),
         ("I have 3 + 4 = 8. Hmm, 8 - 4 is not 3. Let me re-check: 3 + 4 = 7. Double-check: 7 - 4 = 3.", 2),
+        ("She had 3 boxes of 4. Hold on, she also lost 2 boxes, so 1 box is left. Hmm, 4 - 2 = 2 boxes.", 2),
         ("3 + 4 = 8 . wait , 3 + 4 = 7 . 7 - 2 = 6 ; wait , 7 - 2 = 5 .", 2),
         ("wait , 3 + 4 = 7 . wait , 3 + 4 = 7 . hmm , 3 + 4 = 7 .", 1),
         ("Wait, the train leaves before the second bus arrives.", 1),
@@ -34,6 +35,10 @@ def tagged(think, answer="42"):
         ("wait wait wait wait wait", 0),
         ("6*7 = 42. Done. Wait. Wait. Wait.", 0),
         ("Wait, let me double-check this. " * 20, 0),
+        ("6*7 = 42. Wait, 1+1 = 2. Wait, 2+2 = 4. Wait, 3+3 = 9. Wait, 5+5 = 10.", 1),
+        ("6*7 = 42. Wait, check 1: 6*7 = 42. Wait, check 2: 6*7 = 42. Wait, check 3: 6*7 = 42.", 1),
+        ("6*7 = 42. Wait, cats like fish. Wait, the ocean is deep blue. Wait, grass grows green.", 1),
+        ("6*7 = 42. Wait, 6*7 = 42. Wait, 6 \u00d7 7 = 42. Wait, 6 * 7 = 42.", 1),
         ("Wait 1. Wait 2. Wait 3. Wait 4. Wait 5.", 1),
         ("Wait. Hmm. Let me re-check. Double-check. 6*7 = 42.", 1),
         ("wait wait wait wait 6*7 = 42.", 1),
@@ -61,7 +66,7 @@ def test_what_the_prompt_says_is_no_reflection():
 
 
 def test_gating_and_cap():
-    think = "Wait, 6*7 = 42. Check again: 42/6 = 7. Let me verify: 42/7 = 6."
+    think = "6*7 = 43? Wait, 6*7 = 42. Check again: 42/6 = 7. Let me verify: 42/7 = 6."
     right, wrong = tagged(think), tagged(think, "41")
     assert reflection_reward([right, wrong], answer=["42", "42"]) == [1.0, 0.0]
     assert reflection_reward([right, wrong], answer=["42", "42"], mode="ungated") == [1.0, 1.0]

@@ -1,0 +1,347 @@
+"""Throw inputs at the grader: no exception, nothing slow, `equivalent` symmetric and reflexive.
+
+    python tests/fuzz_answer.py --inputs 1000000           # random answers from a grammar, cut and spliced
+    python tests/fuzz_answer.py --atheris -- -runs=1000000  # coverage-guided, where atheris is installed
+
+Prints what it finds and exits with 1; a finding belongs into `FOUND` of test_rewards_fuzz.py.
+"""
+
+# ruff: noqa: RUF005 - lists of short strings read better row by row
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from rewards import accuracy_reward, count_reflections, format_reward
+from rewards.accuracy import gold_answer
+from rewards.answer import equivalent, extract_answer, read
+
+SLOW = 0.1
+"""Seconds that no input may take."""
+
+ATOMS = (
+    [
+        r"\frac{1}{2}",
+        r"\sqrt{2}",
+        r"\sqrt[3]{5}",
+        r"\pi",
+        "e",
+        "i",
+        "x",
+        "y",
+        "0",
+        "1",
+        "2",
+        "10",
+        "42",
+        "0.5",
+        "1,000",
+    ]
+    + [
+        "1e9",
+        "9999999999",
+        r"\infty",
+        r"\sin",
+        r"\cos",
+        r"\tan",
+        r"\ln",
+        r"\log_2",
+        r"\exp",
+        r"\arcsin",
+        r"\binom{9}{3}",
+    ]
+    + [
+        "!",
+        "%",
+        r"^\circ",
+        "^2",
+        "^{-1}",
+        "^{x}",
+        "_8",
+        "|",
+        "(",
+        ")",
+        "[",
+        "]",
+        r"\{",
+        r"\}",
+        "{",
+        "}",
+        r"\left(",
+        r"\right]",
+    ]
+    + [
+        "+",
+        "-",
+        "*",
+        "/",
+        "**",
+        "=",
+        "<",
+        r"\le",
+        r"\ge",
+        r"\neq",
+        r"\approx",
+        r"\in",
+        r"\cup",
+        r"\pm",
+        r"\cdot",
+        ":",
+        ",",
+        ";",
+    ]
+    + [
+        " or ",
+        " and ",
+        " cm",
+        " square feet",
+        " dollars",
+        "$",
+        r"\$",
+        r"\text{ m}",
+        r"\text{(A)}",
+        "A",
+        "yes",
+        "not ",
+        ".",
+    ]
+    + [
+        r"\boxed{",
+        "the answer is ",
+        "####",
+        "<think>",
+        "</think>",
+        "<answer>",
+        "</answer>",
+        r"\begin{pmatrix}",
+        "&",
+        r"\\",
+    ]
+    + [
+        r"\end{pmatrix}",
+        r"\frac",
+        r"\sqrt",
+        "\n",
+        " ",
+        "\t",
+        "\x00",
+        "\u200b",
+        "\ud800",
+        "\u2212",
+        "\u00bd",
+        "wait, ",
+        '"',
+        "\u0661",
+    ]
+    + [
+        "9**9**9",
+        "10^{10^{10}}",
+        "2004!",
+        "x^{999}",
+        "1e-300",
+        "9" * 50,
+        r"\frac{1}{10^{90}}",
+        "hmm. ",
+        "let me check ",
+    ]
+)
+
+
+FORMS = (
+    [
+        "{0}+{1}",
+        "{0}-{1}",
+        "{0}{1}",
+        r"{0}\cdot {1}",
+        "{0}/({1})",
+        r"\frac{{{0}}}{{{1}}}",
+        "({0})^{{{1}}}",
+        "({0})({1})",
+    ]
+    + [
+        r"\sqrt{{{0}}}",
+        r"\sqrt[3]{{{0}}}",
+        r"\sqrt[{1}]{{{0}}}",
+        "|{0}|",
+        r"\sin({0})",
+        r"\ln({0})",
+        r"e^{{{0}}}",
+        "({0})!",
+    ]
+    + [
+        r"\tan^{{{1}}}({0})",
+        r"\log_{{{1}}}({0})",
+        r"\binom{{{0}}}{{{1}}}",
+        "-{0}",
+        r"{0}\pm {1}",
+        "({0})^2",
+        "{0}={1}",
+    ]
+    + [
+        "({0},{1})",
+        "[{0},{1})",
+        r"\{{{0},{1}\}}",
+        "{0},{1}",
+        "{0}<x<{1}",
+        r"x\le {0}",
+        r"({0},{1}]\cup[{1},\infty)",
+        "{0}%",
+    ]
+    + [
+        r"\begin{{pmatrix}}{0}&{1}\\{1}&{0}\end{{pmatrix}}",
+        "x={0}",
+        "{0} or {1}",
+        r"{0}\text{{ cm}}",
+        r"\boxed{{{0}}}",
+        "{0}:{1}",
+    ]
+)
+LEAVES = [
+    "x",
+    "y",
+    r"\pi",
+    "e",
+    "i",
+    "0",
+    "1",
+    "2",
+    "3",
+    "7",
+    "10",
+    "100",
+    "2500",
+    "0.5",
+    "1e30",
+    "10^{50}",
+    "10^{-50}",
+    "12345678901",
+]
+
+
+def random_expression(rng: random.Random, size: int) -> str:
+    """A random answer that is well formed, mostly."""
+    if size <= 1:
+        return rng.choice(LEAVES)
+    left = rng.randrange(1, size)
+    form = rng.choice(FORMS[:22] if rng.random() < 0.8 else FORMS)
+    return form.format(random_expression(rng, left), random_expression(rng, size - left))
+
+
+def random_text(rng: random.Random, corpus: list[str]) -> str:
+    """A random answer: well formed, or atoms in a row, or one seen before, cut and spliced."""
+    kind = rng.random()
+    if kind < 0.4:
+        return random_expression(rng, min(int(rng.expovariate(0.15)) + 1, 60))
+    if corpus and kind < 0.8:
+        text = rng.choice(corpus)
+        for _ in range(rng.randrange(1, 4)):
+            at, to = sorted((rng.randrange(len(text) + 1), rng.randrange(len(text) + 1)))
+            middle = rng.choice(["", text[at:to] * 2, rng.choice(ATOMS), rng.choice(corpus)])
+            text = text[:at] + middle + text[to:]
+        return text[:3000]
+    return "".join(rng.choice(ATOMS) for _ in range(min(int(rng.expovariate(0.12)) + 1, 120)))
+
+
+def check(gold: str, answer: str) -> str | None:
+    """What is wrong with the grader on this pair, or None."""
+    forth, back = equivalent(gold, answer), equivalent(answer, gold)
+    if forth != back:
+        return f"not symmetric: {forth}, {back}"
+    if not equivalent(gold, gold) and gold.strip().casefold() not in ("", "nan", "null"):
+        return "not reflexive"
+    text = f"<think>{gold}</think><answer>{answer}</answer>"
+    paid = accuracy_reward([text], answer=[gold])[0]
+    return "paid what isn't equivalent" if paid and not equivalent(gold_answer(gold), answer) else None
+
+
+def too_slow(gold: str, answer: str) -> str | None:
+    """Which of the functions takes more than `SLOW`, each time of three, so that it isn't the machine's doing."""
+    text = f"<think>{gold}</think><answer>{answer}</answer>"
+    calls = {
+        "equivalent": lambda: equivalent(gold, answer),
+        "accuracy_reward": lambda: accuracy_reward([text], answer=[gold]),
+        "format_reward": lambda: format_reward([answer + text]),
+        "count_reflections": lambda: count_reflections(text),
+        "extract_answer": lambda: extract_answer(gold + answer, require_tags=False),
+    }
+    for name, call in calls.items():
+        if all(_seconds(call) > SLOW for _ in range(3)):
+            return f"{name} takes {_seconds(call):.3f} s"
+    return None
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    read.cache_clear()
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def fuzz(inputs: int, seed: int) -> int:
+    """Check this many random pairs; the number of findings."""
+    rng = random.Random(seed)
+    corpus: list[str] = []
+    findings, slowest, start = 0, 0.0, time.perf_counter()
+    for number in range(inputs):
+        gold, answer = random_text(rng, corpus), random_text(rng, corpus)
+        begun = time.perf_counter()
+        try:
+            problem = check(gold, answer)
+            if time.perf_counter() - begun > SLOW or number % 20 == 0:
+                problem = problem or too_slow(gold, answer)
+        except Exception as error:
+            problem = repr(error)
+        slowest = max(slowest, time.perf_counter() - begun)
+        if problem:
+            findings += 1
+            print(f"{problem}\n  gold   = {gold!r}\n  answer = {answer!r}", flush=True)
+        if len(corpus) < 3000:
+            corpus.append(answer)
+        elif rng.random() < 0.05:
+            corpus[rng.randrange(len(corpus))] = answer
+        if number % 50_000 == 49_999:
+            rate = number / (time.perf_counter() - start)
+            print(
+                f"{number + 1} inputs, {findings} findings, slowest {slowest:.3f} s, {rate:.0f}/s", flush=True
+            )
+    return findings
+
+
+def fuzz_with_atheris(arguments: list[str]) -> None:
+    """Coverage-guided fuzzing; libFuzzer stops at the first finding and writes the input to a file."""
+    import atheris
+
+    def one_input(data: bytes) -> None:
+        provider = atheris.FuzzedDataProvider(data)
+        gold, answer = provider.ConsumeUnicode(200), provider.ConsumeUnicode(1200)
+        problem = check(gold, answer) or too_slow(gold, answer)
+        assert problem is None, (problem, gold, answer)
+
+    atheris.instrument_all()
+    atheris.Setup([sys.argv[0], *arguments], one_input)
+    atheris.Fuzz()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--atheris", action="store_true")
+    parser.add_argument("rest", nargs="*", help="libFuzzer's options, after --")
+    options = parser.parse_args(argv)
+    if options.atheris:
+        fuzz_with_atheris(options.rest)
+        return 0
+    return 1 if fuzz(options.inputs, options.seed) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

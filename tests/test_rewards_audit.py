@@ -1,0 +1,116 @@
+"""The audit finds what is wrong with rewards that people write, and nothing with ours."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from rewards.audit import Audit, main
+
+REWARDS = '''
+import re
+
+def substring(completions, answer, **columns):
+    """Pays whatever contains the gold."""
+    return [float(bool(gold) and gold in text) for text, gold in zip(completions, answer)]
+
+def last_number(completions, ground_truth, **columns):
+    """Reads messages and the last number in them."""
+    numbers = [re.findall(r"-?[0-9.]+", message[0]["content"].replace(",", "")) for message in completions]
+    return [float(bool(found) and found[-1].strip(".") == gold) for found, gold in zip(numbers, ground_truth)]
+
+def evaluating(completions, answer, **columns):
+    """Runs what the model wrote."""
+    scores = []
+    for text, gold in zip(completions, answer):
+        found = re.search("<answer>(.*?)</answer>", text, re.S)
+        try:
+            scores.append(float(bool(found) and str(eval(found[1])) == gold))
+        except Exception:
+            scores.append(0.0)
+    return scores
+
+def hanging(completions, answer, **columns):
+    """A regex that backtracks."""
+    scores = []
+    for text, gold in zip(completions, answer):
+        found = re.search(r"<answer>(.*)</answer>", text, re.S)
+        inner = found[1] if found else ""
+        re.match(r"(1+)+$", inner + ("!" if len(inner) > 1000 else ""))
+        scores.append(float(inner.strip() == gold.strip() != ""))
+    return scores
+
+def raising(completions, answer, **columns):
+    return [float(float(re.search("<answer>(.*)</answer>", text)[1]) == 42) for text in completions]
+
+def loose_format(completions, **columns):
+    pattern = r"^<think>.*?</think>\\s*<answer>.*?</answer>$"
+    return [float(bool(re.match(pattern, text, re.S | re.M))) for text in completions]
+
+def keyword(completions, **columns):
+    return [0.1 * len(re.findall("wait|check|verify", text.lower())) for text in completions]
+
+def composed(completions, answer, **columns):
+    from rewards import accuracy_reward, format_reward, reflection_reward
+    rewards = accuracy_reward, format_reward, reflection_reward
+    parts = [reward(completions, answer=answer) for reward in rewards]
+    return [a + 0.2 * f + 0.1 * r for a, f, r in zip(*parts)]
+'''
+
+
+@pytest.fixture(autouse=True)
+def peers(tmp_path, monkeypatch):
+    (tmp_path / "peers.py").write_text(REWARDS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+
+
+def findings(name, problem, **settings):
+    report = Audit(name, {}, **settings).run()
+    return report, {finding.case.family for finding in report.findings if finding.problem == problem}
+
+
+@pytest.mark.parametrize("name", ["accuracy", "format", "reflection", "peers:composed"])
+def test_ours_pass(name, capsys):
+    assert main([name, "--strict"]) == 0
+    assert "0 wrongly paid or failed, 0 right ones refused" in capsys.readouterr().out
+
+
+def test_each_weakness_is_found():
+    report, paid = findings("peers:substring", "paid")
+    assert report.probe.aspects == ("answer",)
+    assert {"several answers", "hedged or denied", "only thought of", "broken tags"} <= paid
+    report, refused = findings("peers:substring", "refused")
+    assert {"fractions", "expressions"} <= refused
+    assert not report.passed()
+
+    report, paid = findings("peers:loose_format", "paid")
+    assert report.probe.aspects == ("format",) and paid == {"malformed"}
+
+    report, paid = findings("peers:keyword", "paid")
+    assert report.probe.aspects == ("reflection",) and paid == {"stuffed"}
+
+
+def test_messages_boxes_and_other_columns_are_found_by_probing():
+    report, paid = findings("peers:last_number", "paid", columns=("ground_truth",))
+    assert report.probe.chat and report.probe.aspects == ("answer",)
+    assert "several answers" in paid
+
+
+def test_code_that_runs_and_rewards_that_hang_or_raise():
+    report, executed = findings("peers:evaluating", "executed", seconds=0.7)
+    assert executed == {"code"} and not report.passed()
+    _, killed = findings("peers:hanging", "killed", seconds=0.7)
+    assert "huge numbers" in killed
+    _, raised = findings("peers:raising", "raised")
+    assert "no answer" in raised
+
+
+def test_exit_codes(capsys):
+    assert main(["peers:loose_format"]) == 1
+    assert "malformed" in capsys.readouterr().out
+    assert main(["peers:nothing"]) == 2
+    assert main(["accuracy", "--set", "requiretags=true"]) == 2
+    assert "did you mean 'require_tags'" in capsys.readouterr().err
+    assert main(["accuracy", "--set", "require_tags=false"]) == 0
