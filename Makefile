@@ -2,6 +2,7 @@
 #   make grpo EXP=gsm8k ARGS="grpo.steps=50 loss.preset=dapo"
 EXP  ?= demo
 ARGS ?=
+REWARD ?= accuracy
 PYTHON ?= python3
 VENV ?= .venv
 RUN  := $(VENV)/bin/python -m grpo
@@ -42,6 +43,9 @@ final: $(VENV)/.ready ## stage 4: final GRPO
 eval: $(VENV)/.ready ## evaluate a model: make eval ARGS="model.path=... run=..."
 	$(RUN) eval --config $(CONFIGS)/eval.yaml $(ARGS)
 
+audit: $(VENV)/.ready ## what does a reward wrongly pay? make audit REWARD=my_module:my_reward
+	$(RUN) audit $(REWARD) $(ARGS)
+
 report: $(VENV)/.ready ## table and HTML report of runs/EXP
 	$(RUN) report runs/$(EXP)
 
@@ -54,6 +58,9 @@ data: $(VENV)/.ready ## download GSM8K into datasets/, checksums pinned
 test: $(VENV)/.ready-dev ## run the tests
 	$(VENV)/bin/python -m pytest -n 2
 
+fuzz: $(VENV)/.ready-dev ## throw a million random answers at the grader
+	$(VENV)/bin/python tests/fuzz_answer.py --inputs 1000000 $(ARGS)
+
 lint: $(VENV)/.ready-dev ## check style
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
@@ -63,4 +70,4 @@ clean: ## remove .venv and caches; runs/ stays
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup demo sft grpo reject final eval report base data test lint clean help
+.PHONY: setup demo sft grpo reject final eval audit fuzz report base data test lint clean help

@@ -20,6 +20,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import torch
 from transformers.utils import logging as transformers_logging
 
+import rewards.audit
 from data import load_problems
 from grpo.config import Config, to_yaml
 from grpo.evaluate import evaluate, evaluation_table, judge
@@ -69,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--config", metavar="FILE", help="YAML file")
         sub.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings on top of the file")
         sub.set_defaults(command=command, name=name)
+    audit = commands.add_parser("audit", help="what does a reward wrongly pay? (-h for its options)", add_help=False)
+    audit.add_argument("rest", nargs=argparse.REMAINDER)
+    audit.set_defaults(command=lambda arguments: rewards.audit.main(arguments.rest))
     report = commands.add_parser("report", help="table and HTML report of run folders")
     report.add_argument("folder", help="a run folder, or the folder that holds several")
     report.set_defaults(command=_report)

@@ -32,6 +32,18 @@ class RewardConfig:
 
 
 @dataclass(frozen=True)
+class SandboxConfig:
+    """Worker processes for the reward functions: one that hangs or swells is killed, and the batch goes on."""
+
+    enabled: bool = True
+    """Off: the reward functions run in the trainer's own process."""
+    seconds: float = 5.0
+    """Wall-clock limit of one completion; a killed one scores 0 and is counted in the metric `killed`."""
+    megabytes: int = 1024
+    """Memory that a worker may take beyond its imports."""
+
+
+@dataclass(frozen=True)
 class GRPOConfig:
     """The reinforcement-learning loop (stages 2 and 4)."""
 
@@ -133,6 +145,8 @@ class Config:
     """How completions are drawn."""
     rewards: dict[str, RewardConfig] = field(default_factory=dict)
     """Reward functions by name."""
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    """How reward functions are kept from harming the run."""
     loss: LossConfig = field(default_factory=LossConfig)
     """The policy loss; `loss.preset` names a published one to start from."""
     optim: OptimConfig = field(default_factory=OptimConfig)

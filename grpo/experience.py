@@ -53,7 +53,7 @@ def collect(config: Config, policy: Policy, rewards: RewardSet, stream: Stream, 
     """Sample and score groups until P of them have a spread of rewards, or the refills are used up."""
     size = config.grpo.group_size
     rounds: list[Round] = []
-    missing = config.grpo.prompts_per_step
+    missing, killed = config.grpo.prompts_per_step, rewards.killed
     while missing and len(rounds) <= config.grpo.max_refills:
         rounds.append(sample_round(config, policy, rewards, stream.take(missing), step))
         missing -= len(rounds[-1].kept) // size
@@ -62,7 +62,7 @@ def collect(config: Config, policy: Policy, rewards: RewardSet, stream: Stream, 
     return Batch(
         concat_rollouts([r.rollouts.select(r.kept) for r in learned]),
         torch.cat([r.scores[r.kept] for r in learned]),
-        describe(rounds, rewards, size, config.loss.advantage),
+        describe(rounds, rewards, size, config.loss.advantage) | {"killed": rewards.killed - killed},
     )
 
 

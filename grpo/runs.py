@@ -109,7 +109,7 @@ def open_run(config: Config, stage: str) -> Run:
 # what a start that was cut off leaves behind
 FIRST = ("lock", "manifest.json.partial")
 # settings that do not change what is computed, so that a run may go on with others
-FREE = ("run", "threads", "log.", "eval.at_end")
+FREE = ("run", "threads", "log.", "eval.at_end", "sandbox.")
 
 
 def _read_back(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from data import Prompt
-from grpo.config import RewardConfig
+from grpo.config import RewardConfig, SandboxConfig
 from grpo.policy import Policy
 from grpo.types import Problem, Rollouts
-from rewards import get_reward
+from rewards import RewardError, get_reward
+from rewards.worker import Sandbox
 
 
 class RewardFailure(ValueError):
@@ -45,10 +46,21 @@ class RewardSet:
         scores = [_call(name, function, columns, batch) for name, function in self.functions.items()]
         return torch.tensor(scores, dtype=torch.float32).T  # [N, K]
 
+    @property
+    def killed(self) -> int:
+        """Completions whose scoring was killed so far, for its time or its memory; each scored 0."""
+        return sum(f.killed.total for f in self.functions.values() if isinstance(f, Sandbox))
 
-def load_rewards(configs: dict[str, RewardConfig]) -> RewardSet:
+
+def load_rewards(configs: dict[str, RewardConfig], sandbox: SandboxConfig) -> RewardSet:
     """The functions that the configuration names. Raises RewardError for a name or argument that does not exist."""
-    functions = {name: get_reward(c.function or name, **c.args) for name, c in configs.items()}
+
+    def load(name: str, c: RewardConfig) -> Any:
+        if not sandbox.enabled:
+            return get_reward(c.function or name, **c.args)
+        return Sandbox(c.function or name, c.args, seconds=sandbox.seconds, megabytes=sandbox.megabytes)
+
+    functions = {name: load(name, c) for name, c in configs.items()}
     return RewardSet(functions, torch.tensor([c.weight for c in configs.values()]))
 
 
@@ -101,7 +113,8 @@ def _call(name: str, function: Any, columns: dict[str, list], batch: Scored) -> 
         scores = _scores(function, columns)
     except Exception as error:
         row = _culprit(function, columns, len(batch.texts))
-        raise RewardFailure(f"reward {name!r} raised {error!r} on {_describe(batch, row)}") from error
+        reason = str(error).strip().splitlines()[-1] if isinstance(error, RewardError) else repr(error)
+        raise RewardFailure(f"reward {name!r} raised {reason} on {_describe(batch, row)}") from error
     if len(scores) != len(batch.texts):
         raise RewardFailure(f"reward {name!r} returned {len(scores)} scores for {len(batch.texts)} completions")
     values = []

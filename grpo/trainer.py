@@ -39,7 +39,7 @@ from grpo.types import Rollouts
 def train_grpo(config: Config, run: Run) -> Policy:
     """Run stage 2 or 4 in an open run folder, from the start or from its newest checkpoint."""
     problems = load_problems(config.data, config.seed)
-    rewards = load_rewards(config.rewards)
+    rewards = load_rewards(config.rewards, config.sandbox)
     policy = load_policy(config.model, config.seed)
     if len(problems) < config.grpo.prompts_per_step:
         say(

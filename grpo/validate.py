@@ -26,7 +26,7 @@ POSITIVE = """
     tokens_per_micro_batch model.lora.alpha sampling.max_new_tokens sampling.max_rows loss.eps_high loss.tau_pos
     loss.tau_neg optim.lr optim.eps optim.max_grad_norm grpo.steps grpo.prompts_per_step grpo.group_size
     grpo.updates_per_batch sft.batch_size sft.epochs reject.samples reject.per_problem eval.samples log.save_every
-    log.keep_checkpoints
+    log.keep_checkpoints sandbox.seconds sandbox.megabytes
 """
 NOT_NEGATIVE = """
     seed threads model.lora.rank sampling.temperature loss.eps_low loss.beta optim.warmup_steps optim.weight_decay

@@ -23,9 +23,13 @@ import weakref
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from types import SimpleNamespace
 from typing import Any
 
-from rewards.registry import TRL_COLUMNS, RewardError, get_reward
+from rewards.registry import RewardError, get_reward
+
+HOOKS = ("log_extra", "log_metric")
+"""Functions that TRL passes; in the worker they are there and do nothing."""
 
 START_SECONDS = 120.0
 """How long a worker may take to start, with the imports of a custom reward."""
@@ -62,9 +66,7 @@ class Sandbox:
         RewardError: when made, as `get_reward`; when called, if the reward raises, with its traceback.
     """
 
-    def __init__(
-        self, name: str, settings: dict | None = None, *, seconds: float = 5.0, megabytes: int = 1024
-    ):
+    def __init__(self, name: str, settings: dict | None = None, *, seconds: float = 5.0, megabytes: int = 1024):
         self.__name__ = get_reward(name, **(settings or {})).__name__
         self.seconds, self.killed = seconds, Kills()
         self._arguments = json.dumps([name, settings or {}, megabytes])
@@ -73,7 +75,9 @@ class Sandbox:
         self._pipe: Connection | None = None
 
     def __call__(self, completions: list, **columns: Any) -> list[float | None]:
-        columns = {name: column for name, column in columns.items() if name not in TRL_COLUMNS}
+        columns = {name: column for name, column in columns.items() if name not in HOOKS}
+        if "trainer_state" in columns:
+            columns["trainer_state"] = vars(columns["trainer_state"])
         count = len(completions)
         with self._lock:
             scores, failure = self._score(completions, columns, self.seconds * (1 + 0.1 * count))
@@ -177,15 +181,25 @@ def main(argv: list[str]) -> None:
         except EOFError:
             return
         try:
-            answer = [
-                "scores",
-                [None if score is None else float(score) for score in reward(completions, **columns)],
-            ]
+            answer = ["scores", [_score(score) for score in reward(completions, **_revived(columns))]]
         except MemoryError:
             answer = ["memory", []]
         except Exception:
             answer = ["error", traceback.format_exc(limit=-5)]
         pipe.send_bytes(json.dumps(answer).encode())
+
+
+def _revived(columns: dict[str, Any]) -> dict[str, Any]:
+    """The columns as TRL passes them: the trainer's state with attributes, and the hooks."""
+    if "trainer_state" in columns:
+        columns["trainer_state"] = SimpleNamespace(**columns["trainer_state"])
+        columns |= dict.fromkeys(HOOKS, lambda *_: None)
+    return columns
+
+
+def _score(score: Any) -> Any:
+    """A score as JSON can hold it; what is not a number is the caller's to refuse."""
+    return score if score is None or isinstance(score, str) else float(score)
 
 
 def _limit_memory(megabytes: int) -> None:

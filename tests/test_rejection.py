@@ -13,9 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import grpo.rejection
+from data import load_problems
 from grpo.config import Config, RejectConfig
-from grpo.evaluate import Judged
+from grpo.evaluate import Judged, judge
+from grpo.policy import load_policy
 from grpo.rejection import filter_samples
+from grpo.settings import load_config
 from rewards import accuracy_reward, format_reward
 
 
@@ -85,7 +88,12 @@ def test_what_is_kept_is_right_well_formed_and_says_where_it_came_from(tmp_path,
     texts, golds = [row["response"] for row in rows], [row["answer"] for row in rows]
     assert set(accuracy_reward(texts, answer=golds)) == set(format_reward(texts)) == {1.0}
     assert max(Counter(row["id"] for row in rows).values()) <= 2
+    config = load_config(str(run / "config.yaml"))
+    problems = load_problems(config.data, config.seed)
+    drawn = judge(config, load_policy(config.model), problems, 4, 0.9, "")
+    ids = [p.id for p in problems]
     for row in rows:
+        assert row["response"] == drawn[4 * ids.index(row["id"]) + row["sample"]].text
         assert row["id"].startswith("demo/train/") and row["question"] and 0 <= row["sample"] < 4
         assert (row["model"], row["temperature"], row["seed"]) == (str(settings["model__path"]), 0.9, 0)
     assert len(metrics(run)) == 2 * -(-len(rows) // 2)

@@ -8,7 +8,7 @@ from helpers_runs import PARITY, lines, manifest, metrics, one_line, weights, wr
 from helpers_runs import grpo as run_stage
 
 from data import DataConfig, Problem, Prompt, load_problems
-from grpo.config import RewardConfig
+from grpo.config import RewardConfig, SandboxConfig
 from grpo.policy import ModelConfig, load_policy
 from grpo.scoring import RewardFailure, RewardSet, Scored, decode, load_rewards
 
@@ -110,11 +110,32 @@ def test_a_failure_names_the_function_and_the_completion(function, said):
     assert "\n" not in str(caught.value)
 
 
-def test_names_and_arguments_come_from_the_configuration(tmp_path, monkeypatch):
+@pytest.mark.parametrize("enabled", [False, True])
+def test_names_and_arguments_come_from_the_configuration(tmp_path, monkeypatch, enabled):
     name = write_module(tmp_path, monkeypatch, "def f(completions, k=1, **columns): return [k] * len(completions)\n")
-    rewards = load_rewards({"short": RewardConfig(2.0, f"{name}:f", {"k": 3}), f"{name}:f": RewardConfig(0.5)})
+    configs = {"short": RewardConfig(2.0, f"{name}:f", {"k": 3}), f"{name}:f": RewardConfig(0.5)}
+    rewards = load_rewards(configs, SandboxConfig(enabled))
     assert rewards.weights.tolist() == [2.0, 0.5]
     assert rewards(scored(["a"]), PROGRESS).tolist() == [[3.0, 1.0]]
+
+
+def test_a_reward_that_hangs_is_killed_and_the_batch_goes_on(tmp_path, monkeypatch):
+    source = (
+        "def f(completions, **columns):\n    while 'bad' in completions: pass\n    return [1.0] * len(completions)\n"
+    )
+    name = write_module(tmp_path, monkeypatch, source)
+    rewards = load_rewards({"slow": RewardConfig(1.0, f"{name}:f")}, SandboxConfig(seconds=0.5))
+    assert rewards(scored(["good", "bad", "good"]), PROGRESS).tolist() == [[1.0], [0.0], [1.0]]
+    assert rewards.killed == 1
+
+
+def test_a_failure_in_the_worker_is_one_line_too(tmp_path, monkeypatch):
+    name = write_module(
+        tmp_path, monkeypatch, "def f(completions, **columns): return [1 / len(c) for c in completions]\n"
+    )
+    rewards = load_rewards({"inverse": RewardConfig(1.0, f"{name}:f")}, SandboxConfig())
+    with pytest.raises(RewardFailure, match=r"'inverse' raised ZeroDivisionError: .* on problem p/1, completion ''$"):
+        rewards(scored(["a", "", "b"]), PROGRESS)
 
 
 def test_texts_are_what_was_sampled_without_the_final_end_token():
@@ -153,7 +174,7 @@ def parity(completions, completion_ids, trainer_state, **columns):
 @pytest.mark.parametrize(
     ("failure", "said"),
     [
-        ("raise RuntimeError('no more credit')", "raised RuntimeError('no more credit') on problem demo/train/"),
+        ("raise RuntimeError('no more credit')", "raised RuntimeError: no more credit on problem demo/train/"),
         ("scores[1] = float('nan')", "returned nan, not a finite number, on problem demo/train/"),
         ("scores.pop()", "returned 7 scores for 8 completions"),
     ],

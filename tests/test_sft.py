@@ -117,6 +117,7 @@ def test_examples_longer_than_the_context_are_left_out_and_counted(policy, confi
 
 
 def test_an_end_token_of_the_model_serves_where_the_tokenizer_has_none(policy, config):
+    assert sft.end_id(replace(policy, eos_ids=[0, 1])) == policy.tokenizer.eos_token_id == 1
     policy.tokenizer.eos_token = None
     assert sft.end_id(replace(policy, eos_ids=[4, 9])) == 4
 
