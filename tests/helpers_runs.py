@@ -29,6 +29,7 @@ SMALL = {
     "grpo.prompts_per_step": 2,
     "grpo.group_size": 4,
     "log.save_every": 1,
+    "sandbox.enabled": "false",  # a worker process takes longer to start than most of these runs
 }
 TIMES = ("seconds", "sampling_seconds", "tokens_per_second")
 _numbers = itertools.count()

@@ -186,7 +186,7 @@ def test_a_reward_that_fails_stops_the_run_and_the_run_goes_on_when_it_is_mended
     whole = write_module(tmp_path, monkeypatch, PARITY)
     assert run_stage("grpo", tmp_path / "whole", f"rewards.r.function={whole}:parity", log__save_every=100) == 0
     name = write_module(tmp_path, monkeypatch, BROKEN.replace("FAIL", failure))
-    run, arguments = tmp_path / "run", (f"rewards.r.function={name}:parity",)
+    run, arguments = tmp_path / "run", (f"rewards.r.function={name}:parity", "sandbox.enabled=true")
     capsys.readouterr()
     assert run_stage("grpo", run, *arguments, log__save_every=100) == 2
     message = one_line(capsys)

@@ -95,11 +95,13 @@ def chat_model(tmp_path) -> Path:
 # ---- peers' functions in a configuration of ours ------------------------------------------------------------
 
 
-def test_open_r1s_functions_work_in_a_configuration(tmp_path, monkeypatch, chat_model):
+@pytest.mark.parametrize("sandbox", ["false", "true"])
+def test_open_r1s_functions_work_in_a_configuration(tmp_path, monkeypatch, chat_model, sandbox):
     name = write_module(tmp_path, monkeypatch, OPEN_R1)
     functions = ("format_reward", "tag_count_reward", "len_reward", "cosine_reward", "curriculum", "remote")
     run = tmp_path / "run"
     settings = {"model__path": chat_model, "prompt__style": "chat", "grpo__drop_zero_spread": "false"}
+    settings["sandbox__enabled"] = sandbox
     assert run_stage("grpo", run, *(f"rewards.{f}.function={name}:{f}" for f in functions), **settings) == 0
     rows = metrics(run)
     assert [row["reward_curriculum"] for row in rows] == [0.0, 1.0, 2.0, 3.0]  # steps that are done
@@ -113,9 +115,10 @@ def test_open_r1s_functions_work_in_a_configuration(tmp_path, monkeypatch, chat_
     assert [s["rewards"]["curriculum"] for s in samples[4:8]] == [1.0, None, 1.0, None]
 
 
-def test_functions_on_text_work_in_a_configuration(tmp_path, monkeypatch):
-    name = write_module(tmp_path, monkeypatch, TEXT)
-    assert run_stage("grpo", tmp_path / "run", f"rewards.{name}:correctness.weight=0.5") == 0
+@pytest.mark.parametrize("sandbox", ["false", "true"])
+def test_functions_on_text_work_in_a_configuration(tmp_path, monkeypatch, sandbox):
+    name, settings = write_module(tmp_path, monkeypatch, TEXT), {"sandbox__enabled": sandbox, "grpo__steps": 2}
+    assert run_stage("grpo", tmp_path / "run", f"rewards.{name}:correctness.weight=0.5", **settings) == 0
     for sample in lines(tmp_path / "run" / "completions.jsonl"):
         assert sample["rewards"][f"{name}:correctness"] == float(sample["answer"] in sample["completion"])
 
@@ -129,7 +132,8 @@ cosine = get_cosine_scaled_reward(max_len=6)
 """
 
 
-def test_trls_functions_work_in_a_configuration(tmp_path, monkeypatch, chat_model):
+@pytest.mark.parametrize("sandbox", ["false", "true"])
+def test_trls_functions_work_in_a_configuration(tmp_path, monkeypatch, chat_model, sandbox):
     pytest.importorskip("trl")
     pytest.importorskip("math_verify")
     name = write_module(tmp_path, monkeypatch, TRL)
@@ -137,6 +141,7 @@ def test_trls_functions_work_in_a_configuration(tmp_path, monkeypatch, chat_mode
     rewards = {f: f"{name}:{f}" for f in made} | {f: f"trl.rewards:{f}_reward" for f in plain}
     run = tmp_path / "run"
     settings = {"model__path": chat_model, "prompt__style": "chat", "grpo__drop_zero_spread": "false"}
+    settings["sandbox__enabled"] = sandbox
     assert run_stage("grpo", run, *(f"rewards.{k}.function={v}" for k, v in rewards.items()), **settings) == 0
     for row in metrics(run):
         assert row["reward_accuracy"] == row["reward_reasoning_accuracy"] == row["reward_think_format"] == 0.0
