@@ -110,6 +110,6 @@ def number(text: str) -> Number:
 
 def numeral_in_base(digits: str, base: str) -> Struct:
     """`52_8`: equal to the same numeral in the same base, not to its value."""
-    if not (base.isdigit() and digits.isdigit() and len(base) <= 2 and int(max(digits)) < int(base)):
+    if not (base.isdigit() and digits.isdigit() and len(base) <= 2):
         raise Unreadable("no numeral of that base")
     return Struct("base", (), f"{digits.lstrip('0') or '0'}_{base}")

@@ -8,6 +8,9 @@ from rewards.answer import equivalent
 from rewards.compare import GradingConfig
 
 SAME = [
+    ("-2", "\\sqrt[3]{-8}"),
+    ("5", "-(-5)"),
+    ("x+3", "x--3"),
     ("x^{1/3}", "\\sqrt[3]{x}"),
     ("6x\\sqrt{x}", "6\\sqrt{x^3}"),
     ("\\sqrt{xy}", "\\sqrt{x}\\sqrt{y}"),
@@ -264,6 +267,13 @@ SAME = [
 ]
 
 DIFFERENT = [
+    ("1/3", "0.3333300"),
+    ("\\{1,1,2\\}", "\\{1,2,2\\}"),
+    ("5", "6=5=5+1"),
+    ("6", "5=6"),
+    ("\\pi^{90}+1", "\\pi^{90}+2"),
+    ("5/2", "1\\frac{3}{2}"),
+    ("5", "(" * 40 + "5" + ")" * 40),
     ("\\sqrt{x^2}", "x"),
     ("\\sqrt{x-5}", "\\sqrt{5-x}"),
     ("\\arcsin(\\sin x)", "x"),

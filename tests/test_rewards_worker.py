@@ -29,7 +29,7 @@ def moody(completions, *, bonus=0.0, **columns):
         if text == "raise":
             raise KeyError("no such luck")
         if text == "print":
-            print("not for the pipe")
+            print("not for the pipe", flush=True)
         scores.append(None if text == "none" else len(text) + bonus)
     return scores
 
@@ -100,6 +100,12 @@ def test_threads_take_turns(sandbox):
     for thread in threads:
         thread.join()
     assert results == [True] * 8
+
+
+def test_what_a_reward_prints_stays_out_of_our_output(sandbox, capfd):
+    sandbox()(["print"])
+    captured = capfd.readouterr()
+    assert captured.out == "" and "not for the pipe" in captured.err
 
 
 def test_errors_name_the_reward(sandbox):
