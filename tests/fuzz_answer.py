@@ -261,7 +261,7 @@ def check(gold: str, answer: str) -> str | None:
 
 
 def too_slow(gold: str, answer: str) -> str | None:
-    """Which of the functions takes more than `SLOW`, each time of three, so that it isn't the machine's doing."""
+    """Which function takes more than `SLOW`, three times in a row: not the machine's doing."""
     text = f"<think>{gold}</think><answer>{answer}</answer>"
     calls = {
         "equivalent": lambda: equivalent(gold, answer),
