@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
+from rewards.literals import negated
 from rewards.numeric import is_undone, proportional, real_value, same_value, variables
-from rewards.values import Expression, Number, Op, Struct, Symbol, Unreadable, Value, negated
+from rewards.values import Expression, Number, Op, Struct, Symbol, Unreadable, Value
 
 MAX_COMPARISONS = 600
 FLOAT_NOISE = Fraction(1, 10**9)
