@@ -11,7 +11,9 @@ nothing is unpickled; the worker imports `rewards` and the reward's module, and 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import inspect
 import json
 import os
 import signal
@@ -23,6 +25,7 @@ import weakref
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from types import SimpleNamespace
 from typing import Any
 
 from rewards.registry import TRL_COLUMNS, RewardError, get_reward
@@ -65,7 +68,8 @@ class Sandbox:
     def __init__(
         self, name: str, settings: dict | None = None, *, seconds: float = 5.0, megabytes: int = 1024
     ):
-        self.__name__ = get_reward(name, **(settings or {})).__name__
+        reward = get_reward(name, **(settings or {}))
+        self.__name__ = getattr(reward, "__name__", type(reward).__name__)
         self.seconds, self.killed = seconds, Kills()
         self._arguments = json.dumps([name, settings or {}, megabytes])
         self._lock = threading.Lock()
@@ -73,7 +77,9 @@ class Sandbox:
         self._pipe: Connection | None = None
 
     def __call__(self, completions: list, **columns: Any) -> list[float | None]:
-        columns = {name: column for name, column in columns.items() if name not in TRL_COLUMNS}
+        state = vars(columns.get("trainer_state") or SimpleNamespace())
+        plain = {key: value for key, value in state.items() if isinstance(value, int | float | str)}
+        columns |= {name: plain for name in TRL_COLUMNS & columns.keys()}
         count = len(completions)
         with self._lock:
             scores, failure = self._score(completions, columns, self.seconds * (1 + 0.1 * count))
@@ -176,16 +182,25 @@ def main(argv: list[str]) -> None:
             completions, columns = json.loads(pipe.recv_bytes())
         except EOFError:
             return
+        for name in TRL_COLUMNS & columns.keys():
+            columns[name] = SimpleNamespace(**columns[name]) if name == "trainer_state" else _ignore
         try:
+            scores = reward(completions, **columns)
+            if inspect.iscoroutine(scores):
+                scores = asyncio.run(scores)
             answer = [
                 "scores",
-                [None if score is None else float(score) for score in reward(completions, **columns)],
+                [None if score is None else float(score) for score in scores],
             ]
         except MemoryError:
             answer = ["memory", []]
         except Exception:
             answer = ["error", traceback.format_exc(limit=-5)]
         pipe.send_bytes(json.dumps(answer).encode())
+
+
+def _ignore(*_: Any) -> None:
+    """TRL's hooks for a reward's own figures; what they are told is not kept."""
 
 
 def _limit_memory(megabytes: int) -> None:

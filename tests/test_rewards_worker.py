@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,6 +33,13 @@ def moody(completions, *, bonus=0.0, **columns):
             print("not for the pipe", flush=True)
         scores.append(None if text == "none" else len(text) + bonus)
     return scores
+
+class Stepping:
+    async def __call__(self, completions, trainer_state, log_metric, **columns):
+        log_metric("step", trainer_state.global_step)
+        return [trainer_state.global_step / trainer_state.max_steps] * len(completions)
+
+stepping = Stepping()
 
 def relative(completions, answer, **columns):
     longest = max(map(len, completions))
@@ -78,6 +86,13 @@ def test_the_culprit_scores_zero_and_the_batch_goes_on(sandbox, culprit, why):
     assert reward(["ab", culprit, "abc", "none"]) == [2.0, 0.0, 3.0, None]
     assert getattr(reward.killed, why) == 1 and reward.killed.total == 1
     assert reward(["abcd"]) == [4.0]
+
+
+def test_trls_hooks_and_coroutines(sandbox):
+    state = SimpleNamespace(global_step=1, max_steps=4, best_model=object())
+    hooks = {"trainer_state": state, "log_metric": print, "log_extra": print}
+    reward = sandbox("moods:stepping")
+    assert reward.__name__ == "Stepping" and reward(["a", "b"], **hooks) == [0.25, 0.25]
 
 
 def test_a_kill_is_prompt_and_works_from_a_thread(sandbox):
