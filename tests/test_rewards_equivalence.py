@@ -9,6 +9,7 @@ from rewards.compare import GradingConfig
 
 # fmt: off
 SAME = [
+    ("x\\neq 3", "3\\neq x"), ("2x+y<3", "y<3-2x"),
     ("-2", "\\sqrt[3]{-8}"), ("5", "-(-5)"), ("x+3", "x--3"), ("x^{1/3}", "\\sqrt[3]{x}"),
     ("6x\\sqrt{x}", "6\\sqrt{x^3}"), ("\\sqrt{xy}", "\\sqrt{x}\\sqrt{y}"), ("\\sqrt{x-5}", "\\sqrt{-5+x}"),
     ("\\sqrt{-x^2-1}", "i\\sqrt{x^2+1}"), ("\\arcsin(x/9)", "\\frac{\\pi}{2}-\\arccos(x/9)"),
