@@ -6,6 +6,7 @@ reward(completions, **columns) -> list[float | None]
 from __future__ import annotations
 
 from rewards.accuracy import accuracy_reward
+from rewards.compare import GradingConfig
 from rewards.format import format_reward
 from rewards.length import length_reward
 from rewards.reflection import count_reflections, reflection_reward
@@ -13,6 +14,7 @@ from rewards.registry import RewardError, get_reward, register_reward, reward_na
 from rewards.repetition import repetition_reward
 
 __all__ = [
+    "GradingConfig",
     "RewardError",
     "accuracy_reward",
     "count_reflections",

@@ -12,9 +12,7 @@ from rewards.registry import RewardError, nearest, register_reward
 from rewards.text import completion_texts
 
 
-def accuracy_score(
-    text: str, gold: str, *, require_tags: bool = True, grading: GradingConfig | None = None
-) -> float:
+def accuracy_score(text: str, gold: str, *, require_tags: bool = True, grading: GradingConfig | None = None) -> float:
     """1.0 if the answer in a completion's text is equivalent to `gold`, else 0.0.
 
     >>> accuracy_score("<think>6 x 7</think><answer>42</answer>", "#### 42")

@@ -21,17 +21,15 @@ from rewards.values import Struct, Unreadable, Value
 MAX_CHARS = 1000
 """A longer answer is read by nobody: it equals only itself."""
 
-_PHRASE = re.compile(
-    r"\b(?:(?:the )?(?:final |correct )?answer is|(?:final )?answer ?[:=])[ :]*", re.IGNORECASE
-)
+_PHRASE = re.compile(r"\b(?:(?:the )?(?:final |correct )?answer is|(?:final )?answer ?[:=])[ :]*", re.IGNORECASE)
 _HEDGE = re.compile(
-    r"\b(?:not|never|cannot|isn't|aren't|wasn't|can't|don't|doesn't|won't|wrong|incorrect|either|or|maybe|perhaps|possibly"
-    r"|might|could|may|unsure|rule out|ruled out|instead|unlikely)\b",
+    r"\b(?:not|never|cannot|isn't|aren't|wasn't|can't|don't|doesn't|won't|wrong|incorrect|either|or|maybe|perhaps"
+    r"|possibly|might|could|may|unsure|rule out|ruled out|instead|unlikely)\b",
     re.IGNORECASE,
 )
 _MERIDIEM = re.compile(r"\b([AaPp])\.\s?[Mm]\b\.?")
 _DELIMITER = re.compile(r"(?<!\\)\\[()\[\]]")
-_MARKUP = re.compile(r"^[*_`\s]+|[*_`\s]+$")
+_MARKUP = "*_` \t\r\n"
 _MISSING = frozenset(["", "nan", "null"])  # what a broken data column holds, not an answer
 
 
@@ -89,35 +87,28 @@ def stated(text: str, config: GradingConfig) -> str:
     """
     if "\0" in text or text.startswith("~"):
         raise Unreadable("a null character, or an approximation")
-    text = _MARKUP.sub("", _MERIDIEM.sub(r"\1m", _concluded(text.strip(), config)))
+    text = _MERIDIEM.sub(r"\1m", _concluded(text.strip(), config)).strip(_MARKUP)
     text = _DELIMITER.sub(" ", text).replace("\\$", "\0")
     if text.count("$") % 2:
         text = text.replace("$", "\0", 1)  # a currency sign; two are LaTeX's delimiters
     text = text.replace("$", "").replace("\0", "$")
     if config.decimal_comma:
         text = re.sub(r"(?<![0-9.,])([0-9]+),([0-9]{1,2}|[0-9]{4,})(?![0-9,.])", r"\1.\2", text)
-    return _MARKUP.sub("", text.rstrip(" .,;:\\\n\t"))
+    return text.rstrip(" .,;:\\\n\t").strip(_MARKUP)
 
 
 def _concluded(text: str, config: GradingConfig) -> str:
     """What is in the only box, or follows the only "the answer is"; all of a text without either."""
     boxes = _boxes(text)
     if boxes:
-        answer, before, after = (
-            boxes[0],
-            text[: text.find("\\boxed{")],
-            text[text.rfind(boxes[0]) + len(boxes[0]) :],
-        )
+        answer, before = boxes[0], text[: text.find("\\boxed{")]
+        after = text[text.rfind(answer) + len(answer) :]
         if len({box.strip() for box in boxes}) > 1 or not answer.strip() or re.search("[0-9]", after):
             raise Unreadable("several boxes, an empty one, or an afterthought")
     else:
         (before, _, answer), after = _split_phrase(text), ""
-    if (
-        _HEDGE.search(before)
-        or _HEDGE.search(after)
-        or _PHRASE.search(answer)
-        or (not boxes and _PHRASE.search(before))
-    ):
+    phrases = [answer] if boxes else [answer, before]
+    if _HEDGE.search(before) or _HEDGE.search(after) or any(map(_PHRASE.search, phrases)):
         raise Unreadable("a hedged answer")
     if not config.sentences and (re.search(r"\w", before + after) or not (boxes or text == answer)):
         raise Unreadable("a sentence")

@@ -94,9 +94,7 @@ class Report:
 class Audit:
     """A reward under audit, in its sandbox."""
 
-    def __init__(
-        self, name: str, settings: dict[str, Any], columns: tuple[str, ...] = (), seconds: float = 2.0
-    ):
+    def __init__(self, name: str, settings: dict[str, Any], columns: tuple[str, ...] = (), seconds: float = 2.0):
         self.reward = Sandbox(name, settings, seconds=seconds)
         self.columns, self.seconds = {"answer", "solution", *columns}, seconds
 
@@ -169,9 +167,7 @@ class Audit:
             report.findings.append(Finding(case, problem, score))
 
     def _judge(self, case: Case, score: float, probe: Probe) -> str:
-        if (
-            case.aspect == "reflection"
-        ):  # at most what one honest reflection earns; at least that for an honest one
+        if case.aspect == "reflection":  # at most what one honest reflection earns; at least that for an honest one
             if score > probe.reflective + 1e-9:
                 return "paid" if not case.pay else ""
             return "refused" if case.pay and score < probe.reflective - 1e-9 else ""
@@ -214,12 +210,8 @@ def main(argv: list[str] | None = None) -> int:
         prog="audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("reward", help="a registered name, or my_module:my_reward")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the reward"
-    )
-    parser.add_argument(
-        "--column", action="append", default=[], help="another column that the gold is passed under"
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the reward")
+    parser.add_argument("--column", action="append", default=[], help="another column that the gold is passed under")
     parser.add_argument("--seconds", type=float, default=2.0, help="the limit for one completion")
     parser.add_argument("--strict", action="store_true", help="a right answer refused is a failure too")
     options = parser.parse_args(argv)

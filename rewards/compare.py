@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
+from rewards.literals import negated
 from rewards.numeric import is_undone, proportional, real_value, same_value, variables
-from rewards.values import Expression, Number, Op, Struct, Symbol, Unreadable, Value, negated
+from rewards.values import Expression, Number, Op, Struct, Symbol, Unreadable, Value
 
 MAX_COMPARISONS = 600
 FLOAT_NOISE = Fraction(1, 10**9)
@@ -52,10 +53,14 @@ class Comparison:
             raise Unreadable("too many comparisons")
         if a == b:
             return True
+        written = a, b
         a, b = self.simplified(a), self.simplified(b)
         if not isinstance(a, Struct) and not isinstance(b, Struct):
             return self.same_expression(a, b)
-        kinds = {side.kind if isinstance(side, Struct) else "" for side in (a, b)}
+        kinds = {_kind(a), _kind(b)}
+        if len(kinds) > 1 and "relation" in kinds and {*map(_kind, written)} == {"relation"}:
+            a, b = map(_ascending, written)  # y < 3 - 2x is an interval for y, 2x + y < 3 is none
+            return self.same_relation(a, b)
         if "quantity" in kinds:
             return self.same_quantity(a, b)
         if "named" in kinds or kinds == {"relation"}:
@@ -65,9 +70,7 @@ class Comparison:
         if a.label != b.label and "list" not in kinds:
             return False
         if kinds in _UNORDERED:
-            conditions = any(
-                isinstance(item, Struct) and item.kind in ("relation", "interval") for item in a.items
-            )
+            conditions = any(_kind(item) == "relation" for item in a.items)
             return (a.label == b.label or not conditions) and self.same_items(a, b)
         ordered = kinds in _ORDERED and (len(a.items) > 2 or "interval" not in kinds)
         return (len(kinds) == 1 or ordered) and all(map(self.same, a.items, b.items))
@@ -86,17 +89,13 @@ class Comparison:
 
     def simplified(self, value: Value) -> Value:
         """Chains shortened, conditions on a variable as intervals, percent as numbers, columns as vectors."""
-        if not isinstance(value, Struct):
-            return value
-        if value.kind == "relation":
+        if _kind(value) == "relation":
             value = _shortened(value)
-        if isinstance(value, Struct) and value.kind == "relation":
+        if _kind(value) == "relation":
             value = _as_interval(_ascending(value))
-        if not isinstance(value, Struct):
-            return value
-        if value.kind == "quantity" and value.label == "%" and self.config.percent == "exact":
+        if _kind(value) == "quantity" and value.label == "%" and self.config.percent == "exact":
             return _percentage(value)
-        if value.kind == "matrix" and len(value.items) > 1 and len(value.items[0].items) == 1:
+        if _kind(value) == "matrix" and len(value.items) > 1 and len(value.items[0].items) == 1:
             return Struct("[", tuple(row.items[0] for row in value.items))  # a column is a vector
         return value
 
@@ -106,20 +105,12 @@ class Comparison:
         if isinstance(a, Symbol) and isinstance(b, Symbol):
             return a == b or a.name.lower() == b.name.lower() in "abcde"  # the letter of a choice has no case
         for one, other in ((a, b), (b, a)):
-            if (
-                isinstance(one, Number)
-                and not self.config.unevaluated
-                and not one.undivided
-                and is_undone(other)
-            ):
+            literal = isinstance(one, Number) and not one.undivided
+            if literal and not self.config.unevaluated and is_undone(other):
                 return False
-        if (
-            isinstance(a, Number)
-            and isinstance(b, Number)
-            and a.decimals is not None
-            and b.decimals is not None
-        ):
-            noise = FLOAT_NOISE * max(abs(a.value), abs(b.value)) * (1 not in _denominators(a, b))
+        if all(isinstance(side, Number) and side.decimals is not None for side in (a, b)):
+            whole = 1 in (a.value.denominator, b.value.denominator)
+            noise = 0 if whole else FLOAT_NOISE * max(abs(a.value), abs(b.value))
             return abs(a.value - b.value) <= noise
         if same_value(a, b):
             return True
@@ -149,39 +140,34 @@ class Comparison:
 
     def same_relation(self, a: Value, b: Value) -> bool:
         """`x = 5` is 5, but not `y = 5`; an equation is another times a constant."""
-        named = [isinstance(side, Struct) and side.kind == "named" for side in (a, b)]
-        if named[0] != named[1] and "relation" not in (getattr(a, "kind", ""), getattr(b, "kind", "")):
+        named = [_kind(side) == "named" for side in (a, b)]
+        if named[0] != named[1] and "relation" not in (_kind(a), _kind(b)):
             return self.same(a.items[0], b) if named[0] else self.same(a, b.items[0])
         if all(named) and a.label == b.label:
             return self.same(a.items[0], b.items[0])
         left, right = _difference(a), _difference(b)
         if left is not None and right is not None:
-            strict = a.label if a.kind == "relation" and a.label != "=" else ""
-            other = b.label if b.kind == "relation" and b.label != "=" else ""
-            return strict == other and proportional(left, right, positive=bool(strict))
+            operators = [side.label if side.kind == "relation" else "=" for side in (a, b)]
+            return operators[0] == operators[1] and proportional(left, right, operators[0] in ("<", "<="))
         return not any(named) and a.label == b.label and all(map(self.same, a.items, b.items))
 
 
 # ---------------------------------------------------------------------------------------------------
 
 
-def _denominators(a: Number, b: Number) -> tuple[int, int]:
-    return a.value.denominator, b.value.denominator
+def _kind(value: Value) -> str:
+    return value.kind if isinstance(value, Struct) else ""
 
 
 def _percentage(value: Value) -> Value:
-    inner = value.items[0] if isinstance(value, Struct) and value.kind == "quantity" else value
+    inner = value.items[0] if _kind(value) == "quantity" else value
     if isinstance(inner, Number):
         return Number(inner.value / 100, None if inner.decimals is None else inner.decimals + 2)
     return value if isinstance(inner, Struct) else Op("*", (inner, Number(Fraction(1, 100))))
 
 
 def _value_and_unit(value: Value) -> tuple[Value, str]:
-    return (
-        (value.items[0], value.label)
-        if isinstance(value, Struct) and value.kind == "quantity"
-        else (value, "")
-    )
+    return (value.items[0], value.label) if _kind(value) == "quantity" else (value, "")
 
 
 def _shortened(chain: Struct) -> Value:
@@ -222,9 +208,8 @@ def _as_interval(relation: Struct) -> Struct:
     elif bare != [False, True, False]:
         return relation
     brackets = ("[" if operators[0] == "<=" else "(") + ("]" if operators[1] == "<=" else ")")
-    return Struct(
-        "(" if brackets == "()" else "interval", (sides[0], sides[2]), "" if brackets == "()" else brackets
-    )
+    ends = (sides[0], sides[2])
+    return Struct("(", ends) if brackets == "()" else Struct("interval", ends, brackets)
 
 
 def _difference(relation: Struct) -> Expression | None:

@@ -19,21 +19,19 @@ from mpmath.ctx_mp import MPContext
 
 from rewards.values import Expression, Number, Op, Symbol, Unreadable
 
-POINTS = 4
-DIGITS = 60
-MAX_DIGITS = 1200
+POINTS, DIGITS, MAX_DIGITS = 4, 60, 1200
 MAX_BITS = 20_000
 """The size of an exact number: enough for 2004!, which a MATH answer holds."""
 MAX_WORK = 1500
-"""Units of about 20 microseconds, for one comparison."""
+"""For one comparison, in units of some 20 microseconds."""
 
 # mpmath keeps its precision in the context and its constants in global caches: one thread at a time.
 _MP = MPContext()
 _LOCK = threading.Lock()
 _CONSTANTS = {"pi": lambda: +_MP.pi, "e": lambda: +_MP.e, "i": lambda: _MP.j}
-_TRIGONOMETRIC = frozenset(["sin", "cos", "tan", "cot", "sec", "csc"])
+_IN_MPMATH = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "ln", "exp")
 _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
-    **{name: getattr(_MP, name) for name in (*_TRIGONOMETRIC, "sinh", "cosh", "tanh", "ln", "exp")},
+    **{name: getattr(_MP, name) for name in _IN_MPMATH},
     **{"arcsin": _MP.asin, "arccos": _MP.acos, "arctan": _MP.atan, "abs": abs},
 }
 
@@ -116,18 +114,13 @@ def _is_undone(value: Expression, evaluator: _Evaluator) -> bool:
         return isinstance(value, Number) and value.undivided
     if value.name not in ("+", "*", "^", "root", "abs"):
         return True
-    if value.name in ("+", "*") and not _is_scientific(value):
+    last = value.args[-1]  # 4.2 * 10^1 is a way to write a number
+    scientific = isinstance(last, Op) and last.name == "^" and last.args[0] == Number(Fraction(10))
+    if value.name == "+" or (value.name == "*" and not (len(value.args) == 2 and scientific)):
         constants = [arg for arg in value.args if not variables(arg) and arg != Number(Fraction(-1))]
         if len(constants) > 1 and sum(isinstance(evaluator.value(arg), Fraction) for arg in constants) > 1:
             return True
     return any(_is_undone(arg, evaluator) for arg in value.args)
-
-
-def _is_scientific(value: Op) -> bool:
-    """a * 10^b, which is a way to write a number."""
-    power = value.args[1]
-    ten = isinstance(power, Op) and power.name == "^" and power.args[0] == Number(Fraction(10))
-    return len(value.args) == 2 and value.name == "*" and ten and isinstance(value.args[0], Number)
 
 
 def _inexact(value: Any) -> Any:
@@ -235,9 +228,7 @@ class _Evaluator:
             if exponent.denominator == 1:
                 return self.integer_power(base, int(exponent))
             if base >= 0 and exponent.denominator <= 12:
-                return self.power(
-                    self.root(base, Fraction(exponent.denominator)), Fraction(exponent.numerator)
-                )
+                return self.power(self.root(base, Fraction(exponent.denominator)), Fraction(exponent.numerator))
         if base == 0:
             raise ZeroDivisionError
         base, exponent = self.inexact(base), self.inexact(exponent)
@@ -248,9 +239,7 @@ class _Evaluator:
 
     def integer_power(self, base: Fraction, exponent: int) -> Fraction:
         if abs(base) in (0, 1):
-            exponent = (
-                (2 - exponent % 2) * (-1 if exponent < 0 else 1) if exponent else 0
-            )  # however high it is
+            exponent = (2 - exponent % 2) * (-1 if exponent < 0 else 1) if exponent else 0  # however high it is
         bits = max(base.numerator.bit_length(), base.denominator.bit_length())
         if bits * abs(exponent) > 2 * MAX_BITS:
             raise Unreadable("too high a power")
@@ -261,8 +250,7 @@ class _Evaluator:
         if not isinstance(degree, Fraction) or degree.denominator != 1 or not 0 < degree <= 100:
             raise Unreadable("no such root")
         index = int(degree)
-        real = not isinstance(base, _MP.mpc)
-        if real and base < 0 and index % 2:
+        if not isinstance(base, _MP.mpc) and base < 0 and index % 2:
             return -self.root(-base, degree)
         if isinstance(base, Fraction) and base >= 0:
             top, bottom = _integer_root(base.numerator, index), _integer_root(base.denominator, index)
@@ -295,9 +283,8 @@ class _Evaluator:
         if not all(isinstance(n, Fraction) and n.denominator == 1 and 0 <= n <= 2500 for n in numbers):
             raise Unreadable("no small natural number")
         self.spend(50)
-        return self.exact(
-            Fraction(math.factorial(int(top)) if bottom is None else math.comb(int(top), int(bottom)))
-        )
+        count = math.factorial(int(top)) if bottom is None else math.comb(int(top), int(bottom))
+        return self.exact(Fraction(count))
 
 
 def _integer_root(value: int, degree: int) -> int:

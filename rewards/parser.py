@@ -13,48 +13,41 @@ Nothing is evaluated but literals: a fraction of two numerals is a number.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 from rewards.lexer import Cursor, Token
-from rewards.units import unit_name
-from rewards.values import (
-    MINUS_ONE,
-    Expression,
-    Number,
-    Op,
-    Struct,
-    Symbol,
-    Unreadable,
-    Value,
-    combined,
-    divided,
-    expression,
-    negated,
-    number,
-    numeral_in_base,
-)
+from rewards.literals import MINUS_ONE, combined, divided, expression, negated, number, numeral_in_base
+from rewards.values import Expression, Number, Op, Struct, Symbol, Unreadable, Value
+from rewards.words import SCALES, read_currency, read_unit, read_words
 
 MAX_DEPTH = 30
 MAX_ITEMS = 100
 
 _CLOSING = {"(": ")", "[": "]", "\\{": "\\}", "{": "}"}
-_CURRENCY = {"$": "dollar", "\u00a3": "pound", "\u20ac": "euro"}
-_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+
+
+def nested(rule: Callable[..., Value]) -> Callable[..., Value]:
+    """Decorates the rules through which every recursion goes, to bound its depth."""
+
+    @functools.wraps(rule)
+    def bounded(self: Parser) -> Value:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise Unreadable("too deep")
+        value = rule(self)
+        self.depth -= 1
+        return value
+
+    return bounded
 
 
 class Parser(Cursor):
     def __init__(self, tokens: list[Token]):
         super().__init__(tokens)
         self.depth = self.bars = 0
-
-    def deeper(self, rule: Callable[[], Value]) -> Value:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise Unreadable("too deep")
-        value = rule()
-        self.depth -= 1
-        return value
 
     # -- lists and relations ------------------------------------------------------------------------
 
@@ -88,8 +81,8 @@ class Parser(Cursor):
 
     def side(self) -> Value:
         if self.sees("word") or (self.sees("name") and self.tokens[self.at + 1].kind == "word"):
-            return self.words()
-        unit = _CURRENCY[self.needs("op")] if self.sees("op", *_CURRENCY) else ""
+            return read_words(self)
+        unit = read_currency(self)
         value = self.sum()
         if self.sees("op", ":"):
             parts = [expression(value)]
@@ -101,44 +94,23 @@ class Parser(Cursor):
             while self.takes("op", "cup"):
                 parts.append(self.atom())
             return Struct("union", tuple(parts))
-        if isinstance(value, Number) and self.sees("word", *_SCALES):
-            value = Number(value.value * _SCALES[self.needs("word")], value.decimals)
+        if isinstance(value, Number) and self.sees("word", *SCALES):
+            value = Number(value.value * SCALES[self.needs("word")], value.decimals)
         if isinstance(value, Op) and value.name == "degree":
             unit, value = "degree", value.args[0]
-        unit += self.unit()  # "$5 per day" is in dollar/day
+        unit += read_currency(self) or read_unit(self)  # "$5 per day" is in dollar/day
         return Struct("quantity", (value,), unit) if unit else value
-
-    def words(self) -> Struct:
-        words = []
-        while self.sees("word") or self.sees("name") or self.sees("num"):
-            words.append(self.needs("word", "name", "num").casefold())
-        return Struct("words", (), " ".join(words[words[0] in ("the", "a", "an") and len(words) > 1 :]))
-
-    def unit(self) -> str:
-        if self.sees("op", "%", *_CURRENCY):
-            symbol = self.needs("op")
-            return _CURRENCY.get(symbol, symbol)
-        start, glued = self.at, not self.tokens[self.at].spaced
-        words: list[str] = []
-        while self.sees("word") or (words and self.sees("op", "/", "^")) or words[-1:] in (["/"], ["^"]):
-            words.append(self.needs("word", "op", "num", "name"))
-        unit = unit_name(words, glued)
-        self.at = self.at if unit else start
-        return unit
 
     # -- expressions --------------------------------------------------------------------------------
 
+    @nested
     def sum(self) -> Value:
-        return self.deeper(self.terms)
-
-    def terms(self) -> Value:
         terms = [self.signed(self.product)]
         while self.sees("op", "+", "-"):
             terms.append(self.signed(self.product))
         return combined("+", terms)
 
     def signed(self, rule: Callable[[], Value]) -> Value:
-        """What `rule` reads, behind any number of signs."""
         signs = []
         while self.sees("op", "+", "-"):
             signs.append(self.needs("op"))
@@ -177,24 +149,28 @@ class Parser(Cursor):
                 value = Op("degree", (expression(value),))
         return value
 
+    @nested
     def exponent(self) -> Expression | None:
         """What follows `^`, right to left (2^3^2 is 2^9); None for the degree sign."""
         self.needs("op", text="^")
-        braced = self.takes("open", "{")
-        if self.takes("op", "deg"):
-            exponent = None
-        else:
-            exponent = expression(self.sum() if braced else self.deeper(lambda: self.signed(self.power)))
-        if braced:
-            self.needs("close", text="}")
-        return exponent
+        if self.sees("open", "{") and self.tokens[self.at + 1].text != "deg":
+            return expression(self.atom())
+        if self.braced(lambda: self.takes("op", "deg")):
+            return None
+        return expression(self.signed(self.power))
+
+    def braced(self, rule: Callable[[], Any]) -> Any:
+        """What `rule` reads, in braces if there are any."""
+        if not self.takes("open", "{"):
+            return rule()
+        value = rule()
+        self.needs("close", text="}")
+        return value
 
     # -- atoms --------------------------------------------------------------------------------------
 
+    @nested
     def atom(self) -> Value:
-        return self.deeper(self.shallow_atom)
-
-    def shallow_atom(self) -> Value:
         kind, text, _ = self.tokens[self.at]
         rules = {"fn": self.function, "open": self.group, "begin": self.matrix, "cmd": self.command}
         if kind == "num":
@@ -230,11 +206,7 @@ class Parser(Cursor):
     def subscript(self) -> str:
         if not self.takes("op", "_"):
             return ""
-        braced = self.takes("open", "{")
-        text = self.needs("num", "name", "word")
-        if braced:
-            self.needs("close", text="}")
-        return "_" + text
+        return "_" + self.braced(lambda: self.needs("num", "name", "word"))
 
     def function(self, name: str) -> Expression:
         base = []
@@ -314,9 +286,7 @@ def _name(tokens: list[Token], side: Value) -> str:
     kinds = [token.text if token.kind in ("open", "close") else token.kind for token in tokens]
     if isinstance(side, Struct) and side.kind == "words":
         return side.label if len(kinds) <= 3 and set(kinds) == {"word"} else ""
-    pair = (
-        isinstance(side, Struct) and side.kind == "(" and all(isinstance(item, Symbol) for item in side.items)
-    )
+    pair = isinstance(side, Struct) and side.kind == "(" and all(isinstance(item, Symbol) for item in side.items)
     if isinstance(side, Symbol) or pair or kinds == ["name", "(", "name", ")"]:
         return "".join(token.text for token in tokens)
     return ""

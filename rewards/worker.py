@@ -11,7 +11,9 @@ nothing is unpickled; the worker imports `rewards` and the reward's module, and 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import inspect
 import json
 import os
 import signal
@@ -26,10 +28,7 @@ from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any
 
-from rewards.registry import RewardError, get_reward
-
-HOOKS = ("log_extra", "log_metric")
-"""Functions that TRL passes; in the worker they are there and do nothing."""
+from rewards.registry import TRL_COLUMNS, RewardError, get_reward
 
 START_SECONDS = 120.0
 """How long a worker may take to start, with the imports of a custom reward."""
@@ -67,7 +66,8 @@ class Sandbox:
     """
 
     def __init__(self, name: str, settings: dict | None = None, *, seconds: float = 5.0, megabytes: int = 1024):
-        self.__name__ = get_reward(name, **(settings or {})).__name__
+        reward = get_reward(name, **(settings or {}))
+        self.__name__ = getattr(reward, "__name__", type(reward).__name__)
         self.seconds, self.killed = seconds, Kills()
         self._arguments = json.dumps([name, settings or {}, megabytes])
         self._lock = threading.Lock()
@@ -75,9 +75,9 @@ class Sandbox:
         self._pipe: Connection | None = None
 
     def __call__(self, completions: list, **columns: Any) -> list[float | None]:
-        columns = {name: column for name, column in columns.items() if name not in HOOKS}
-        if "trainer_state" in columns:
-            columns["trainer_state"] = vars(columns["trainer_state"])
+        state = vars(columns.get("trainer_state") or SimpleNamespace())
+        plain = {key: value for key, value in state.items() if isinstance(value, int | float | str)}
+        columns |= {name: plain for name in TRL_COLUMNS & columns.keys()}
         count = len(completions)
         with self._lock:
             scores, failure = self._score(completions, columns, self.seconds * (1 + 0.1 * count))
@@ -180,8 +180,13 @@ def main(argv: list[str]) -> None:
             completions, columns = json.loads(pipe.recv_bytes())
         except EOFError:
             return
+        for name in TRL_COLUMNS & columns.keys():
+            columns[name] = SimpleNamespace(**columns[name]) if name == "trainer_state" else _ignore
         try:
-            answer = ["scores", [_score(score) for score in reward(completions, **_revived(columns))]]
+            scores = reward(completions, **columns)
+            if inspect.iscoroutine(scores):
+                scores = asyncio.run(scores)
+            answer = ["scores", [_score(score) for score in scores]]
         except MemoryError:
             answer = ["memory", []]
         except Exception:
@@ -189,16 +194,12 @@ def main(argv: list[str]) -> None:
         pipe.send_bytes(json.dumps(answer).encode())
 
 
-def _revived(columns: dict[str, Any]) -> dict[str, Any]:
-    """The columns as TRL passes them: the trainer's state with attributes, and the hooks."""
-    if "trainer_state" in columns:
-        columns["trainer_state"] = SimpleNamespace(**columns["trainer_state"])
-        columns |= dict.fromkeys(HOOKS, lambda *_: None)
-    return columns
+def _ignore(*_: Any) -> None:
+    """TRL's hooks for a reward's own figures; what they are told is not kept."""
 
 
 def _score(score: Any) -> Any:
-    """A score as JSON can hold it; what is not a number is the caller's to refuse."""
+    """A score as JSON can hold it; text is the caller's to refuse."""
     return score if score is None or isinstance(score, str) else float(score)
 
 

@@ -6,10 +6,10 @@
 Prints what it finds and exits with 1; a finding belongs into `FOUND` of test_rewards_fuzz.py.
 """
 
-# ruff: noqa: RUF005 - lists of short strings read better row by row
 from __future__ import annotations
 
 import argparse
+import inspect
 import random
 import sys
 import time
@@ -25,203 +25,39 @@ from rewards.answer import equivalent, extract_answer, read
 SLOW = 0.1
 """Seconds that no input may take."""
 
-ATOMS = (
-    [
-        r"\frac{1}{2}",
-        r"\sqrt{2}",
-        r"\sqrt[3]{5}",
-        r"\pi",
-        "e",
-        "i",
-        "x",
-        "y",
-        "0",
-        "1",
-        "2",
-        "10",
-        "42",
-        "0.5",
-        "1,000",
-    ]
-    + [
-        "1e9",
-        "9999999999",
-        r"\infty",
-        r"\sin",
-        r"\cos",
-        r"\tan",
-        r"\ln",
-        r"\log_2",
-        r"\exp",
-        r"\arcsin",
-        r"\binom{9}{3}",
-    ]
-    + [
-        "!",
-        "%",
-        r"^\circ",
-        "^2",
-        "^{-1}",
-        "^{x}",
-        "_8",
-        "|",
-        "(",
-        ")",
-        "[",
-        "]",
-        r"\{",
-        r"\}",
-        "{",
-        "}",
-        r"\left(",
-        r"\right]",
-    ]
-    + [
-        "+",
-        "-",
-        "*",
-        "/",
-        "**",
-        "=",
-        "<",
-        r"\le",
-        r"\ge",
-        r"\neq",
-        r"\approx",
-        r"\in",
-        r"\cup",
-        r"\pm",
-        r"\cdot",
-        ":",
-        ",",
-        ";",
-    ]
-    + [
-        " or ",
-        " and ",
-        " cm",
-        " square feet",
-        " dollars",
-        "$",
-        r"\$",
-        r"\text{ m}",
-        r"\text{(A)}",
-        "A",
-        "yes",
-        "not ",
-        ".",
-    ]
-    + [
-        r"\boxed{",
-        "the answer is ",
-        "####",
-        "<think>",
-        "</think>",
-        "<answer>",
-        "</answer>",
-        r"\begin{pmatrix}",
-        "&",
-        r"\\",
-    ]
-    + [
-        r"\end{pmatrix}",
-        r"\frac",
-        r"\sqrt",
-        "\n",
-        " ",
-        "\t",
-        "\x00",
-        "\u200b",
-        "\ud800",
-        "\u2212",
-        "\u00bd",
-        "wait, ",
-        '"',
-        "\u0661",
-    ]
-    + [
-        "9**9**9",
-        "10^{10^{10}}",
-        "2004!",
-        "x^{999}",
-        "1e-300",
-        "9" * 50,
-        r"\frac{1}{10^{90}}",
-        "hmm. ",
-        "let me check ",
-    ]
-)
-
-
-FORMS = (
-    [
-        "{0}+{1}",
-        "{0}-{1}",
-        "{0}{1}",
-        r"{0}\cdot {1}",
-        "{0}/({1})",
-        r"\frac{{{0}}}{{{1}}}",
-        "({0})^{{{1}}}",
-        "({0})({1})",
-    ]
-    + [
-        r"\sqrt{{{0}}}",
-        r"\sqrt[3]{{{0}}}",
-        r"\sqrt[{1}]{{{0}}}",
-        "|{0}|",
-        r"\sin({0})",
-        r"\ln({0})",
-        r"e^{{{0}}}",
-        "({0})!",
-    ]
-    + [
-        r"\tan^{{{1}}}({0})",
-        r"\log_{{{1}}}({0})",
-        r"\binom{{{0}}}{{{1}}}",
-        "-{0}",
-        r"{0}\pm {1}",
-        "({0})^2",
-        "{0}={1}",
-    ]
-    + [
-        "({0},{1})",
-        "[{0},{1})",
-        r"\{{{0},{1}\}}",
-        "{0},{1}",
-        "{0}<x<{1}",
-        r"x\le {0}",
-        r"({0},{1}]\cup[{1},\infty)",
-        "{0}%",
-    ]
-    + [
-        r"\begin{{pmatrix}}{0}&{1}\\{1}&{0}\end{{pmatrix}}",
-        "x={0}",
-        "{0} or {1}",
-        r"{0}\text{{ cm}}",
-        r"\boxed{{{0}}}",
-        "{0}:{1}",
-    ]
-)
-LEAVES = [
-    "x",
-    "y",
-    r"\pi",
-    "e",
-    "i",
-    "0",
-    "1",
-    "2",
-    "3",
-    "7",
-    "10",
-    "100",
-    "2500",
-    "0.5",
-    "1e30",
-    "10^{50}",
-    "10^{-50}",
-    "12345678901",
+# fmt: off
+ATOMS = [
+    "\\frac{1}{2}", "\\sqrt{2}", "\\sqrt[3]{5}", "\\pi", "e", "i", "x", "y", "0", "1", "2", "10", "42",
+    "0.5", "1,000", "1e9", "9999999999", "\\infty", "\\sin", "\\cos", "\\tan", "\\ln", "\\log_2", "\\exp",
+    "\\arcsin", "\\binom{9}{3}", "!", "%", "^\\circ", "^2", "^{-1}", "^{x}", "_8", "|", "(", ")", "[", "]",
+    "\\{", "\\}", "{", "}", "\\left(", "\\right]", "+", "-", "*", "/", "**", "=", "<", "\\le", "\\ge",
+    "\\neq", "\\approx", "\\in", "\\cup", "\\pm", "\\cdot", ":", ",", ";", " or ", " and ", " cm",
+    " square feet", " dollars", "$", "\\$", "\\text{ m}", "\\text{(A)}", "A", "yes", "not ", ".",
+    "\\boxed{", "the answer is ", "####", "<think>", "</think>", "<answer>", "</answer>",
+    "\\begin{pmatrix}", "&", '\\\\', "\\end{pmatrix}", "\\frac", "\\sqrt", "\n", " ", "\t", "\x00",
+    "\u200b", "\ud800", "\u2212", "\xbd", "wait, ", '"', "\u0661", "9**9**9", "10^{10^{10}}", "2004!",
+    "x^{999}", "1e-300", "9" * 50, "\\frac{1}{10^{90}}", "hmm. ", "let me check ",
 ]
+# fmt: on
+
+
+# fmt: off
+FORMS = [
+    "{0}+{1}", "{0}-{1}", "{0}{1}", "{0}\\cdot {1}", "{0}/({1})", "\\frac{{{0}}}{{{1}}}", "({0})^{{{1}}}",
+    "({0})({1})", "\\sqrt{{{0}}}", "\\sqrt[3]{{{0}}}", "\\sqrt[{1}]{{{0}}}", "|{0}|", "\\sin({0})",
+    "\\ln({0})", "e^{{{0}}}", "({0})!", "\\tan^{{{1}}}({0})", "\\log_{{{1}}}({0})", "\\binom{{{0}}}{{{1}}}",
+    "-{0}", "{0}\\pm {1}", "({0})^2", "{0}={1}", "({0},{1})", "[{0},{1})", "\\{{{0},{1}\\}}", "{0},{1}",
+    "{0}<x<{1}", "x\\le {0}", "({0},{1}]\\cup[{1},\\infty)", "{0}%",
+    "\\begin{{pmatrix}}{0}&{1}\\\\{1}&{0}\\end{{pmatrix}}", "x={0}", "{0} or {1}", "{0}\\text{{ cm}}",
+    "\\boxed{{{0}}}", "{0}:{1}",
+]
+# fmt: on
+# fmt: off
+LEAVES = [
+    "x", "y", "\\pi", "e", "i", "0", "1", "2", "3", "7", "10", "100", "2500", "0.5", "1e30", "10^{50}",
+    "10^{-50}", "12345678901",
+]
+# fmt: on
 
 
 def random_expression(rng: random.Random, size: int) -> str:
@@ -261,7 +97,7 @@ def check(gold: str, answer: str) -> str | None:
 
 
 def too_slow(gold: str, answer: str) -> str | None:
-    """Which of the functions takes more than `SLOW`, each time of three, so that it isn't the machine's doing."""
+    """Which function takes more than `SLOW`, three times in a row: not the machine's doing."""
     text = f"<think>{gold}</think><answer>{answer}</answer>"
     calls = {
         "equivalent": lambda: equivalent(gold, answer),
@@ -317,13 +153,18 @@ def fuzz_with_atheris(arguments: list[str]) -> None:
     """Coverage-guided fuzzing; libFuzzer stops at the first finding and writes the input to a file."""
     import atheris
 
+    for module in [module for name, module in sys.modules.items() if name.partition(".")[0] == "rewards"]:
+        for value in list(vars(module).values()):
+            for function in vars(value).values() if inspect.isclass(value) else [value]:
+                if inspect.isfunction(function) and function.__module__.startswith("rewards"):
+                    atheris.instrument_func(function)
+
     def one_input(data: bytes) -> None:
         provider = atheris.FuzzedDataProvider(data)
         gold, answer = provider.ConsumeUnicode(200), provider.ConsumeUnicode(1200)
         problem = check(gold, answer) or too_slow(gold, answer)
         assert problem is None, (problem, gold, answer)
 
-    atheris.instrument_all()
     atheris.Setup([sys.argv[0], *arguments], one_input)
     atheris.Fuzz()
 

@@ -91,8 +91,16 @@ def test_without_tags(text, answer):
     assert accuracy_reward([text], answer=["42"]) == [0.0]
 
 
-def test_broken_tags_are_not_rescued_by_the_untagged_rules():
-    text = "<think>a</think><answer>41</answer><answer>\\boxed{42}</answer>"
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>a</think><answer>41</answer><answer>\\boxed{42}</answer>",
+        "<think>a</think><answer>\\boxed{42}",
+        "<think>a</think>\\boxed{42}</answer>",
+        "<think>It is \\boxed{42}.</think> I give up.",
+    ],
+)
+def test_what_tags_withhold_the_untagged_rules_do_not_pay(text):
     assert extract_answer(text, require_tags=False) is None
 
 

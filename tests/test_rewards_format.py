@@ -40,6 +40,7 @@ MALFORMED = [
     ("<THINK>a</THINK><ANSWER>42</ANSWER>", None),
     ("&lt;think&gt;a&lt;/think&gt;&lt;answer&gt;42&lt;/answer&gt;", None),
     ("a</think><answer>42</answer>", "42"),
+    ("<think></think>" * 60 + "<answer>42</answer>", None),
 ]
 
 

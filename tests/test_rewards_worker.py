@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,9 +30,16 @@ def moody(completions, *, bonus=0.0, **columns):
         if text == "raise":
             raise KeyError("no such luck")
         if text == "print":
-            print("not for the pipe")
+            print("not for the pipe", flush=True)
         scores.append(None if text == "none" else len(text) + bonus)
     return scores
+
+class Stepping:
+    async def __call__(self, completions, trainer_state, log_metric, **columns):
+        log_metric("step", trainer_state.global_step)
+        return [trainer_state.global_step / trainer_state.max_steps] * len(completions)
+
+stepping = Stepping()
 
 def relative(completions, answer, **columns):
     longest = max(map(len, completions))
@@ -80,6 +88,13 @@ def test_the_culprit_scores_zero_and_the_batch_goes_on(sandbox, culprit, why):
     assert reward(["abcd"]) == [4.0]
 
 
+def test_trls_hooks_and_coroutines(sandbox):
+    state = SimpleNamespace(global_step=1, max_steps=4, best_model=object())
+    hooks = {"trainer_state": state, "log_metric": print, "log_extra": print}
+    reward = sandbox("moods:stepping")
+    assert reward.__name__ == "Stepping" and reward(["a", "b"], **hooks) == [0.25, 0.25]
+
+
 def test_a_kill_is_prompt_and_works_from_a_thread(sandbox):
     reward, results = sandbox(seconds=0.5), []
     thread = threading.Thread(target=lambda: results.append(reward(["hang"])))
@@ -100,6 +115,12 @@ def test_threads_take_turns(sandbox):
     for thread in threads:
         thread.join()
     assert results == [True] * 8
+
+
+def test_what_a_reward_prints_stays_out_of_our_output(sandbox, capfd):
+    sandbox()(["print"])
+    captured = capfd.readouterr()
+    assert captured.out == "" and "not for the pipe" in captured.err
 
 
 def test_errors_name_the_reward(sandbox):

@@ -1,6 +1,15 @@
-"""Units and what they are also called. No conversions: 5 km is 5000 m only to a reader who does the sum."""
+"""The words in an answer: units and currencies after a number, or an answer that is nothing but words.
+
+Units are spelt in one way but not converted: 5 km is 5000 m only to a reader who does the sum.
+"""
 
 from __future__ import annotations
+
+from rewards.lexer import Cursor
+from rewards.values import Struct
+
+CURRENCIES = {"$": "dollar", "\u00a3": "pound", "\u20ac": "euro"}
+SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 _NAMES = """
 meter m metre; centimeter cm centimetre; millimeter mm millimetre; kilometer km kilometre; inch in inche;
@@ -43,10 +52,31 @@ def unit_name(words: list[str], glued: bool) -> str:
             return ""
         else:
             singular = word[:-1] if word.endswith("s") and len(word) > 2 else word
-            name += (
-                (" " if name and name[-1] != "/" else "")
-                + _UNITS.get(word, _UNITS.get(singular, singular))
-                + power
-            )
+            name += (" " if name and name[-1] != "/" else "") + _UNITS.get(word, _UNITS.get(singular, singular)) + power
             power = ""
     return name
+
+
+def read_currency(cursor: Cursor) -> str:
+    """A currency sign or a percent sign, as a unit; "" if there is none."""
+    sign = cursor.needs("op") if cursor.sees("op", "%", *CURRENCIES) else ""
+    return CURRENCIES.get(sign, sign)
+
+
+def read_unit(cursor: Cursor) -> str:
+    """The unit that the words at the cursor are; "", and nothing read, if they are none."""
+    start, glued = cursor.at, not cursor.tokens[cursor.at].spaced
+    words: list[str] = []
+    while cursor.sees("word") or (words and cursor.sees("op", "/", "^")) or words[-1:] in (["/"], ["^"]):
+        words.append(cursor.needs("word", "op", "num", "name"))
+    unit = unit_name(words, glued)
+    cursor.at = cursor.at if unit else start
+    return unit
+
+
+def read_words(cursor: Cursor) -> Struct:
+    """An answer in words, without its article."""
+    words = []
+    while cursor.sees("word") or cursor.sees("name") or cursor.sees("num"):
+        words.append(cursor.needs("word", "name", "num").casefold())
+    return Struct("words", (), " ".join(words[words[0] in ("the", "a", "an") and len(words) > 1 :]))
