@@ -183,7 +183,7 @@ def main(argv: list[str]) -> None:
         for name in TRL_COLUMNS & columns.keys():
             columns[name] = SimpleNamespace(**columns[name]) if name == "trainer_state" else _ignore
         try:
-            scores = reward(completions, **columns)
+            scores = reward(completions=completions, **columns)
             if inspect.iscoroutine(scores):
                 scores = asyncio.run(scores)
             answer = ["scores", [_score(score) for score in scores]]
