@@ -35,15 +35,17 @@ FIGURES = {
 }
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run an ablation. Returns the exit code of the first command that failed, or 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="ablation YAML")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="seeds that run side by side, one thread each")
-    arguments = parser.parse_args()
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablations"), help="where the run folders go")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="where the results go")
+    arguments = parser.parse_args(argv)
     plan = yaml.safe_load(arguments.file.read_text(encoding="utf-8"))
-    runs = Path("runs/ablations") / arguments.file.stem
+    runs = arguments.runs / arguments.file.stem
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
         futures = [pool.submit(run_seed, plan, runs, seed) for seed in arguments.seeds]
@@ -55,8 +57,8 @@ def main() -> int:
         for variant in plan["variants"]
     }
     text = report(arguments, plan, results)
-    out = HERE / "results" / arguments.file.stem
-    out.parent.mkdir(exist_ok=True)
+    out = arguments.out / arguments.file.stem
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".md").write_text(text, encoding="utf-8")
     out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(text)
@@ -102,7 +104,7 @@ def report(arguments: argparse.Namespace, plan: dict[str, Any], results: dict[st
         "",
         f"    python experiments/ablate.py {arguments.file} --seeds {' '.join(map(str, arguments.seeds))}",
         "",
-        f"Mean over {len(arguments.seeds)} seeds, [lowest, highest] below it in brackets. Held-out problems.",
+        f"Mean over {len(arguments.seeds)} seeds [lowest, highest]; held-out problems.",
         "",
         "| variant | stage | " + " | ".join(FIGURES) + " |",
         "|---" * (len(FIGURES) + 2) + "|",

@@ -1,0 +1,90 @@
+"""The ablation runner: every variant and seed runs once, equal beginnings are shared, means and spreads are right."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPO = Path(__file__).parent.parent
+SPEC = importlib.util.spec_from_file_location("ablate", REPO / "experiments" / "ablate.py")
+ablate = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(ablate)
+
+QUICK = [
+    "sft.steps=1", "sft.batch_size=2", "data.count=4", "eval.data.count=2", "eval.samples=1", "eval.pass_at=[1]",
+    "sampling.max_new_tokens=4",
+]  # fmt: skip
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    base = tmp_path / "sft.yaml"
+    base.write_text(
+        yaml.safe_dump({"include": str(REPO / "experiments/demo/common.yaml"), "model": {"path": "tiny-init"}})
+    )
+    grpo = tmp_path / "grpo.yaml"
+    grpo.write_text(
+        yaml.safe_dump(
+            {
+                "include": str(REPO / "experiments/demo/common.yaml"),
+                "rewards": {"format": {}},
+                "grpo": {
+                    "steps": 1,
+                    "prompts_per_step": 2,
+                    "group_size": 2,
+                    "drop_zero_spread": False,
+                    "max_refills": 0,
+                },
+            }
+        )
+    )
+    variants = {"a": {"sft": QUICK, "grpo": QUICK[2:]}, "b": {"sft": QUICK, "grpo": [*QUICK[2:], "loss.preset=dapo"]}}
+    file = tmp_path / "plan.yaml"
+    file.write_text(
+        yaml.safe_dump({"about": "A.", "stages": {"sft": str(base), "grpo": str(grpo)}, "variants": variants})
+    )
+    return file
+
+
+def test_a_small_ablation(plan: Path, tmp_path: Path) -> None:
+    arguments = [
+        str(plan),
+        "--seeds",
+        "3",
+        "--jobs",
+        "1",
+        "--runs",
+        str(tmp_path / "runs"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert ablate.main(arguments) == 0
+    runs = sorted(p.name.split("-")[0] for p in (tmp_path / "runs" / "plan" / "seed3").iterdir())
+    assert runs == ["grpo", "grpo", "sft"]  # the cold start is shared
+    results = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert {(v, s): len(e) for v, stages in results.items() for s, e in stages.items()} == {
+        ("a", "sft"): 1, ("a", "grpo"): 1, ("b", "sft"): 1, ("b", "grpo"): 1,
+    }  # fmt: skip
+    page = (tmp_path / "out" / "plan.md").read_text()
+    assert page.count("| a | ") == page.count("| b | ") == 2 and "--seeds 3" in page
+
+
+def test_spread_is_mean_lowest_highest() -> None:
+    assert ablate._spread([0.5, 0.25, None, 0.75]) == "0.500 [0.250, 0.750]"
+    assert ablate._spread([1.0, 2.0]) == "1.50 [1.00, 2.00]"
+    assert ablate._spread([None]) == "-"
+
+
+@pytest.mark.parametrize("file", sorted((REPO / "experiments/ablations").glob("*.yaml")), ids=lambda f: f.stem)
+def test_shipped_ablations_are_valid(file: Path) -> None:
+    from grpo.settings import load_config
+
+    plan = yaml.safe_load(file.read_text())
+    for settings in plan["variants"].values():
+        assert settings == [] or set(settings) <= set(plan["stages"])
+        for stage, config in plan["stages"].items():
+            load_config(str(REPO / config), settings.get(stage, []) if isinstance(settings, dict) else settings)
