@@ -45,7 +45,7 @@ def plan(tmp_path: Path) -> Path:
     variants = {"a": {"sft": QUICK, "grpo": QUICK[2:]}, "b": {"sft": QUICK, "grpo": [*QUICK[2:], "loss.preset=dapo"]}}
     file = tmp_path / "plan.yaml"
     file.write_text(
-        yaml.safe_dump({"about": "A.", "stages": {"sft": str(base), "grpo": str(grpo)}, "variants": variants})
+        yaml.safe_dump({"stages": {"sft": str(base), "grpo": str(grpo)}, "variants": variants}, sort_keys=False)
     )
     return file
 
