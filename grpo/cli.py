@@ -41,6 +41,10 @@ STAGES: dict[str, Callable[[Config, Run], Policy]] = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit code."""
+    if (
+        os.getcwd() not in sys.path
+    ):  # the installed script, unlike `python -m`, does not look there for the user's modules
+        sys.path.insert(0, os.getcwd())
     arguments = _parser().parse_args(argv)
     transformers_logging.disable_progress_bar()
     try:

@@ -64,7 +64,7 @@ def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem,
             log.step(step + 1, metrics)
             bar.set_postfix(loss=f"{metrics['loss']:.3f}", lr=f"{metrics['lr']:.1e}")
             bar.update()
-            if (step + 1) % config.log.save_every == 0 and step + 1 < steps:
+            if (step + 1) % config.log.save_every == 0 or step + 1 == steps:
                 save_checkpoint(run.folder / "checkpoints", step + 1, optimizer, {}, config.log.keep_checkpoints)
     log.close()
     optimizer.release()

@@ -78,7 +78,7 @@ def train_grpo(config: Config, run: Run) -> Policy:
             if metrics["truncated"] > 0.5 and step % 10 == 0:
                 limit = f"sampling.max_new_tokens={config.sampling.max_new_tokens}"
                 say(f"step {step + 1}: {metrics['truncated']:.0%} of the completions were cut off at {limit}; raise it")
-            if (step + 1) % config.log.save_every == 0 and step + 1 < config.grpo.steps:
+            if (step + 1) % config.log.save_every == 0 or step + 1 == config.grpo.steps:
                 save(step + 1, stream.position)
     log.close()
     optimizer.release()

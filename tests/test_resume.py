@@ -143,3 +143,17 @@ def test_kill_9_loses_nothing(tmp_path, monkeypatch, rewards):
     assert process.wait() == -signal.SIGKILL
     assert run_stage("grpo", run, *rewards, **settings) == 0
     assert_same_runs(tmp_path / "whole", run)
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_a_stop_during_the_final_evaluation_costs_no_training(tmp_path, monkeypatch, rewards, stage):
+    extra = rewards if stage == "grpo" else []
+    assert run_stage(stage, tmp_path / "whole", *extra) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("grpo.cli.evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run_stage(stage, tmp_path / "run", *extra, log__save_every=100, eval__at_end="true") == 130
+    with pytest.MonkeyPatch.context() as patch:  # no further step is taken
+        patch.setattr(grpo.sft, "sft_step", None)
+        patch.setattr(grpo.trainer, "update", None)
+        assert run_stage(stage, tmp_path / "run", *extra, log__save_every=100) == 0
+    assert_same_runs(tmp_path / "whole", tmp_path / "run")
