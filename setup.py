@@ -14,7 +14,17 @@ setup(
     python_requires=">=3.10",
     packages=["grpo", "rewards", "data"],
     package_data={"data": ["tiny/*"], "grpo": ["templates/*"]},
-    install_requires=["torch>=2.6", "transformers>=5.0", "tokenizers", "safetensors", "sympy", "numpy", "pyyaml", "tqdm"],
+    install_requires=[
+        "torch>=2.6",
+        "transformers>=5.0",
+        "tokenizers",
+        "safetensors",
+        "sympy",
+        "mpmath",
+        "numpy",
+        "pyyaml",
+        "tqdm",
+    ],
     extras_require={
         "report": ["jinja2"],  # the HTML page of `grpo report`
         "gguf": ["gguf", "accelerate"],  # transformers reads .gguf files with them
@@ -26,7 +36,8 @@ setup(
             "ruff",  # lint and format
             "peft",  # test peer: our adapters load there and give the same logits
             "trl",  # test peer: our rewards run in its GRPOTrainer, its rewards in ours
-            "math-verify",  # test peer: TRL's accuracy reward needs it
+            "math-verify",  # test peer: agreement of the graders; TRL's accuracy reward needs it
+            "reward-doctor",  # test peer: exploits of rewards
         ],
     },
     entry_points={"console_scripts": ["grpo=grpo.cli:main"]},

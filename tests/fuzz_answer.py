@@ -143,9 +143,7 @@ def fuzz(inputs: int, seed: int) -> int:
             corpus[rng.randrange(len(corpus))] = answer
         if number % 50_000 == 49_999:
             rate = number / (time.perf_counter() - start)
-            print(
-                f"{number + 1} inputs, {findings} findings, slowest {slowest:.3f} s, {rate:.0f}/s", flush=True
-            )
+            print(f"{number + 1} inputs, {findings} findings, slowest {slowest:.3f} s, {rate:.0f}/s", flush=True)
     return findings
 
 
@@ -170,9 +168,7 @@ def fuzz_with_atheris(arguments: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--atheris", action="store_true")

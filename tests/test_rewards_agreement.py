@@ -74,9 +74,7 @@ def respelled(gold: str, others: list[str], rng: random.Random) -> list[str]:
 def verdict(gold: str, answer: str) -> bool:
     """Math-Verify's, each side in a box of its own."""
     first, second = (
-        math_verify.parse(
-            text if "boxed" in text else f"$\\boxed{{{text.strip('$')}}}$", parsing_timeout=None
-        )
+        math_verify.parse(text if "boxed" in text else f"$\\boxed{{{text.strip('$')}}}$", parsing_timeout=None)
         for text in (gold, answer)
     )
     return bool(math_verify.verify(first, second, timeout_seconds=None))
@@ -92,9 +90,7 @@ def pairs() -> list[tuple[str, str]]:
 
 def test_we_agree_with_math_verify_but_for_what_is_decided():
     checked = pairs()
-    differing = [
-        (gold, answer) for gold, answer in checked if equivalent(gold, answer) != verdict(gold, answer)
-    ]
+    differing = [(gold, answer) for gold, answer in checked if equivalent(gold, answer) != verdict(gold, answer)]
     undecided = [pair for pair in differing if pair not in DECIDED]
     assert not undecided, f"{len(differing)} of {len(checked)}; undecided:\n" + "\n".join(map(str, undecided))
     assert len(checked) > 5000 and len(differing) <= 0.005 * len(checked)

@@ -83,9 +83,7 @@ def test_rewards_under_attack(family, tmp_path):
 
 def test_from_a_thread_just_the_same(tmp_path):
     results = []
-    thread = threading.Thread(
-        target=lambda: results.append(test_equivalence_under_attack("huge numbers", tmp_path))
-    )
+    thread = threading.Thread(target=lambda: results.append(test_equivalence_under_attack("huge numbers", tmp_path)))
     thread.start()
     thread.join(60)
     assert results == [None]

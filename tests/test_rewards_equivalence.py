@@ -198,7 +198,5 @@ def test_settings_do_not_let_in_more_than_they_say():
     assert equivalent("25%", "0.25", GradingConfig(percent="optional"))
     assert not equivalent("42%", "4.2", GradingConfig(percent="optional"))
     assert not equivalent("8/3", "2.66", GradingConfig(rounded=True))  # cut off, not rounded
-    assert not equivalent(
-        "5", "5.001", GradingConfig(rounded=True, relative_tolerance=0.1)
-    )  # integers are exact
+    assert not equivalent("5", "5.001", GradingConfig(rounded=True, relative_tolerance=0.1))  # integers are exact
     assert not equivalent("42", "43", GradingConfig(unevaluated=True))

@@ -63,9 +63,7 @@ def test_conversational_completions_read_like_plain_ones():
     assert format_reward(parts) == [1.0]
 
 
-@pytest.mark.parametrize(
-    "prompt", ["Q\n<think>\n", [{"role": "user", "content": "Q"}, {"content": "<think>"}]]
-)
+@pytest.mark.parametrize("prompt", ["Q\n<think>\n", [{"role": "user", "content": "Q"}, {"content": "<think>"}]])
 def test_a_prompt_that_opens_the_thought(prompt):
     rest = "6*7</think><answer>42</answer>"
     assert format_reward([rest], prompts=[prompt]) == [1.0]

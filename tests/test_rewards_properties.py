@@ -23,9 +23,7 @@ from fuzz_answer import random_expression
 
 SEEDS = st.integers(0, 2**32)
 integers = st.integers(-(10**30), 10**30)
-expressions = st.builds(
-    lambda seed, size: random_expression(random.Random(seed), size), SEEDS, st.integers(1, 25)
-)
+expressions = st.builds(lambda seed, size: random_expression(random.Random(seed), size), SEEDS, st.integers(1, 25))
 
 
 @given(st.text(max_size=300))
@@ -47,12 +45,7 @@ def test_typography_changes_nothing(text):
     except Unreadable:
         return
     if "boxed" not in text:
-        spaced = (
-            text.replace("+", " + ")
-            .replace("\\frac", "\\dfrac")
-            .replace("(", "\\left(")
-            .replace(")", "\\right)")
-        )
+        spaced = text.replace("+", " + ").replace("\\frac", "\\dfrac").replace("(", "\\left(").replace(")", "\\right)")
         assert equivalent(text, f"${spaced}$")
         assert equivalent(f"\\boxed{{{text}}}", text)
 

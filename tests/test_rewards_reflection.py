@@ -92,9 +92,7 @@ def test_bad_settings(settings):
         reflection_reward([tagged("Wait, 6*7 = 42.")], answer=["42"], **settings)
 
 
-@pytest.mark.parametrize(
-    "unit", ["wait ", "wait, 6*7=42. ", '"', "“", "`", " ", "let me ", ".", "a\n", "(", "1+"]
-)
+@pytest.mark.parametrize("unit", ["wait ", "wait, 6*7=42. ", '"', "“", "`", " ", "let me ", ".", "a\n", "(", "1+"])
 def test_time_is_linear(unit):
     start = time.perf_counter()
     count_reflections(tagged(unit * (200_000 // len(unit))))

@@ -45,8 +45,7 @@ def test_mistakes_name_the_nearest_right_thing(name, settings, message):
 
 def test_custom_reward_from_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "my_rewards.py").write_text(
-        "def shout(completions, *, sign='!', **columns):\n"
-        "    return [float(sign in text) for text in completions]"
+        "def shout(completions, *, sign='!', **columns):\n    return [float(sign in text) for text in completions]"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])

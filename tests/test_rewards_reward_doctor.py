@@ -32,11 +32,7 @@ def test_no_exploit_is_accepted():
 
 
 def test_no_wrong_answer_is_accepted_in_tags():
-    wrong = [
-        c
-        for c in cases("distinction")
-        if accuracy_reward([tagged(c.completion)], answer=[c.reference]) != [0.0]
-    ]
+    wrong = [c for c in cases("distinction") if accuracy_reward([tagged(c.completion)], answer=[c.reference]) != [0.0]]
     assert [case.id for case in wrong] == []
 
 

@@ -107,9 +107,7 @@ def test_a_kill_is_prompt_and_works_from_a_thread(sandbox):
 
 def test_threads_take_turns(sandbox):
     reward, results = sandbox(), []
-    threads = [
-        threading.Thread(target=lambda n=n: results.append(reward(["a" * n]) == [n])) for n in range(1, 9)
-    ]
+    threads = [threading.Thread(target=lambda n=n: results.append(reward(["a" * n]) == [n])) for n in range(1, 9)]
     for thread in threads:
         thread.start()
     for thread in threads:
