@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import sys
-import xml.etree.ElementTree as ET
 from collections import Counter
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from helpers_report import evaluation, html_of, write_run
 
-from grpo.charts import Line, chart, nice_ticks, number, thin
 from grpo.cli import main
 from grpo.config import Config, RejectConfig
 from grpo.evaluate import WIDTH, Judged, evaluation_rows, evaluation_table
@@ -26,48 +21,6 @@ from grpo.rejection import filter_samples
 from grpo.report import write_reports
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments" / "demo"
-
-
-def evaluation(accuracy: float = 0.5, **sampled) -> dict:
-    figures = {
-        "accuracy": accuracy,
-        "format": 0.875,
-        "reflection_rate": 0.25,
-        "reflections": 1.5,
-        "accuracy_reflecting": None,
-        "accuracy_others": 0.4,
-        "length": 41.25,
-        "truncated": 0.0,
-        "ci95": [accuracy - 0.125, accuracy + 0.125],
-        "pass_at": {"1": accuracy, "4": 0.75},
-        "maj": {"4": 0.625},
-    }
-    return {"sampled": figures | sampled, "greedy": {"accuracy": 0.9375, "ci95": [0.8, 1.0]}}
-
-
-def write_run(folder: Path, **files) -> Path:
-    """A run folder by hand: a finished GRPO run, but for what `files` replaces (None: leave out)."""
-    content = {
-        "manifest.json": {"stage": "grpo", "parent": {"model": "the/parent", "seed": 7}, "finished": "today"},
-        "config.yaml": "seed: 11\n",
-        "metrics.jsonl": [{"step": i, "reward": i / 10, "reward_accuracy": 0.5, "kl": 0.01 * i} for i in range(1, 6)],
-        "completions.jsonl": [
-            {"step": 1, "problem": "p/1", "answer": "4", "completion": "two and two", "rewards": {"accuracy": 0.0}}
-        ],
-        "eval.json": evaluation(),
-    }
-    folder.mkdir(parents=True)
-    for name, value in (content | {k.replace("__", "."): v for k, v in files.items()}).items():
-        if isinstance(value, list):
-            value = "".join(json.dumps(row) + "\n" for row in value)
-        if value is not None:
-            (folder / name).write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
-    return folder
-
-
-def html_of(folder: Path) -> str:
-    write_reports(folder)
-    return (folder / "report.html").read_text(encoding="utf-8")
 
 
 # ---- the glossary is complete ---------------------------------------------------------------------------------
@@ -272,158 +225,3 @@ def test_completions_of_the_first_and_the_last_step_are_shown_and_long_ones_cut(
     assert re.findall(r"&lt;(\d\.\d)&gt;", html_of_one_step) == ["1.0", "1.1", "1.2"]
     assert "(6005 more characters)" in html and "y" * 3001 not in html
     assert "does not apply" in html
-
-
-# ---- runs in any state ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("missing", ["manifest.json", "config.yaml", "metrics.jsonl", "completions.jsonl", "eval.json"])
-def test_a_missing_file_is_left_out(tmp_path, missing):
-    folder = write_run(tmp_path / "run", **{missing: None})
-    html = html_of(folder)
-    assert "</html>" in html and "run" in html
-    assert ("two and two" in html) == (missing != "completions.jsonl")
-    assert ("seed: 11" in html) == (missing != "config.yaml")
-
-
-@pytest.mark.parametrize("only", ["manifest.json", "config.yaml", "metrics.jsonl", "eval.json"])
-def test_any_file_of_a_run_makes_a_run(tmp_path, only):
-    folder = write_run(tmp_path / "run")
-    for path in folder.iterdir():
-        if path.name != only:
-            path.unlink()
-    assert "</html>" in html_of(folder)
-
-
-def test_a_chart_is_headed_by_the_last_value(tmp_path):
-    html = html_of(write_run(tmp_path / "run"))
-    assert '<span>kl</span><span title="last step">0.05</span>' in html
-
-
-def test_an_unfinished_run_says_how_far_it_is(tmp_path):
-    html = html_of(write_run(tmp_path / "run", manifest__json={"stage": "grpo"}))
-    assert "unfinished, 5 steps so far" in html
-    html = html_of(write_run(tmp_path / "new", manifest__json={"stage": "grpo"}, metrics__jsonl=""))
-    assert "unfinished, 0 steps so far" in html and "No step has been logged" in html
-
-
-def test_values_that_are_no_numbers_leave_gaps(tmp_path):
-    values = [1.0, math.nan, math.inf, None, "x", True, 10**400, 1e308, 3.0]
-    rows = [{"step": i, "kl": v, "reward": math.nan} for i, v in enumerate(values)]
-    rows += [{"step": 9}, {"step": None, "kl": 5.0}, {"step": math.nan, "kl": 6.0}]
-    html = html_of(write_run(tmp_path / "run", metrics__jsonl=rows))
-    figure = re.search(r"<svg[^>]*aria-label=\"kl\".*?</svg>", html)[0]
-    assert figure.count("<polyline") == figure.count("<circle") == 2  # 1.0 and 3.0, apart
-    assert "no finite value was logged" in html  # reward
-    assert not re.search(r"\b(nan|inf)\b", "".join(re.findall(r"<svg.*?</svg>", html)))
-
-
-@pytest.mark.parametrize("broken", [b'{"step": 6, "rew', b"[1, 2]", b"\x00\xff", b"[" * 100_000])
-def test_what_a_kill_left_behind_is_named_and_skipped(tmp_path, broken):
-    folder = write_run(tmp_path / "run")
-    (folder / "metrics.jsonl").write_bytes(b'{"step": 1, "reward": 0.25}\n' + broken)
-    (folder / "eval.json").write_bytes(broken)
-    html = html_of(folder)
-    assert "metrics.jsonl (1 of 2 lines), eval.json" in html
-    assert "<title>reward</title>" in html
-
-
-def test_half_a_surrogate_pair_is_no_obstacle(tmp_path):
-    rows = [{"step": 1, "completion": "before \ud800 after"}]
-    assert "before ? after" in html_of(write_run(tmp_path / "run", completions__jsonl=rows))
-
-
-def test_without_jinja2_the_table_still_comes_and_the_way_to_the_page(tmp_path, monkeypatch):
-    folder = write_run(tmp_path / "run")
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    text = write_reports(folder)
-    assert "0.500" in text and text.splitlines()[-1] == "no report.html: it needs `pip install grpo[report]`"
-    assert not (folder / "report.html").exists()
-
-
-def test_an_interrupted_write_leaves_the_old_report(tmp_path, monkeypatch):
-    folder = write_run(tmp_path / "run")
-    before = html_of(folder)
-    (folder / "config.yaml").write_text("seed: 99\n")
-
-    def full(source, target):
-        raise OSError(28, "No space left on device", str(target))
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(ValueError, match=r"report\.html cannot be written: No space left on device"):
-        write_reports(folder)
-    assert (folder / "report.html").read_text() == before
-
-
-def test_a_folder_without_runs_is_one_line(tmp_path, capsys):
-    (tmp_path / "empty" / "inner").mkdir(parents=True)
-    for folder, reason in ((tmp_path / "empty", "holds no run"), (tmp_path / "none", "no such folder")):
-        with pytest.raises(ValueError, match=reason) as error:
-            write_reports(folder)
-        assert "\n" not in str(error.value) and str(folder) in str(error.value)
-        assert main(["report", str(folder)]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 2
-    assert not list(tmp_path.rglob("report.html"))
-
-
-def test_the_command_prints_the_table(tmp_path, capsys):
-    folder = write_run(tmp_path / "run")
-    assert main(["report", str(folder)]) == 0
-    out = capsys.readouterr().out
-    assert "accuracy, sampled" in out and out.endswith(f"report: {folder / 'report.html'}\n")
-
-
-def test_the_current_folder_has_a_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(write_run(tmp_path / "parent" / "here"))
-    assert "<h1>here</h1>" in html_of(Path("."))
-    monkeypatch.chdir(tmp_path / "parent")
-    assert "<h1>parent</h1>" in html_of(Path("."))
-
-
-# ---- charts ---------------------------------------------------------------------------------------------------
-
-FINITE = st.floats(-1e99, 1e99)
-
-
-@given(FINITE, FINITE)
-def test_ticks_are_few_rise_evenly_and_enclose(a, b):
-    low, high = min(a, b), max(a, b)
-    ticks = nice_ticks(low, high)
-    slack = 1e-5 * (ticks[-1] - ticks[0])
-    assert 2 <= len(ticks) <= 6 and ticks == sorted(set(ticks))
-    assert ticks[0] <= low + slack and high <= ticks[-1] + slack
-
-
-def test_ticks_are_round():
-    assert nice_ticks(0.11, 0.92) == pytest.approx([0, 0.5, 1.0])
-    assert nice_ticks(0, 0) == pytest.approx([0, 0.5, 1])
-    assert nice_ticks(0.4, 1.0)[0] == 0 and nice_ticks(0.6, 1.0)[0] == pytest.approx(0.6)  # from 0 where it is near
-    assert nice_ticks(41, 47) == [40, 42, 44, 46, 48]
-
-
-def test_points_lie_where_the_values_say():
-    svg = ET.fromstring(chart([Line("x", [(1, 0.0), (2, 1.0), (3, 0.5)])], width=360, height=128))
-    points = svg.find(".//polyline").get("points").split()
-    (x1, y1), (x2, y2), (x3, y3) = ([float(v) for v in p.split(",")] for p in points)
-    assert x1 < x2 < x3 and x2 - x1 == pytest.approx(x3 - x2)
-    assert y2 < y3 < y1 and y3 == pytest.approx((y1 + y2) / 2)  # SVG's y grows downwards
-
-
-def test_intervals_stay_inside_the_figure():
-    svg = ET.fromstring(chart([Line("x", [(0, 0.5), (1, 0.6)], ((0, 0.1, 0.9),))], ["a<b", "c"]))
-    (bar,) = [e for e in svg.find("g") if e.tag == "line"]
-    assert 0 <= float(bar.get("y2")) < float(bar.get("y1")) <= 132
-    assert "a<b" in [t.text for t in svg.iter("text")]
-
-
-def test_long_curves_are_averaged_not_sampled():
-    points = [(float(i), float(i % 2)) for i in range(1000)]
-    assert thin(points, 100) == [(i * 10 + 4.5, 0.5) for i in range(100)]
-    assert thin(points[:50], 100) == points[:50]
-    assert len(re.search('points="(.*?)"', chart([Line("x", points)]))[1].split()) == 200
-    assert thin([(0.0, 1.0), (1.0, math.nan), (2.0, math.nan), (3.0, math.nan)], 2)[0] == (0.5, 1.0)
-
-
-def test_numbers_as_a_person_writes_them():
-    values = (0.30000000000000004, 12345.6, 1e-7, 0.0, 2e9, math.nan, -0.5, -0.0)
-    assert [number(v) for v in values] == ["0.3", "12,346", "1e-07", "0", "2e+09", "-", "-0.5", "0"]

@@ -1,0 +1,65 @@
+"""Line charts as SVG text."""
+
+from __future__ import annotations
+
+import math
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpo.charts import Line, chart, nice_ticks, number, thin
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments" / "demo"
+
+
+# ---- charts ---------------------------------------------------------------------------------------------------
+
+FINITE = st.floats(-1e99, 1e99)
+
+
+@given(FINITE, FINITE)
+def test_ticks_are_few_rise_evenly_and_enclose(a, b):
+    low, high = min(a, b), max(a, b)
+    ticks = nice_ticks(low, high)
+    slack = 1e-5 * (ticks[-1] - ticks[0])
+    assert 2 <= len(ticks) <= 6 and ticks == sorted(set(ticks))
+    assert ticks[0] <= low + slack and high <= ticks[-1] + slack
+
+
+def test_ticks_are_round():
+    assert nice_ticks(0.11, 0.92) == pytest.approx([0, 0.5, 1.0])
+    assert nice_ticks(0, 0) == pytest.approx([0, 0.5, 1])
+    assert nice_ticks(0.4, 1.0)[0] == 0 and nice_ticks(0.6, 1.0)[0] == pytest.approx(0.6)  # from 0 where it is near
+    assert nice_ticks(41, 47) == [40, 42, 44, 46, 48]
+
+
+def test_points_lie_where_the_values_say():
+    svg = ET.fromstring(chart([Line("x", [(1, 0.0), (2, 1.0), (3, 0.5)])], width=360, height=128))
+    points = svg.find(".//polyline").get("points").split()
+    (x1, y1), (x2, y2), (x3, y3) = ([float(v) for v in p.split(",")] for p in points)
+    assert x1 < x2 < x3 and x2 - x1 == pytest.approx(x3 - x2)
+    assert y2 < y3 < y1 and y3 == pytest.approx((y1 + y2) / 2)  # SVG's y grows downwards
+
+
+def test_intervals_stay_inside_the_figure():
+    svg = ET.fromstring(chart([Line("x", [(0, 0.5), (1, 0.6)], ((0, 0.1, 0.9),))], ["a<b", "c"]))
+    (bar,) = [e for e in svg.find("g") if e.tag == "line"]
+    assert 0 <= float(bar.get("y2")) < float(bar.get("y1")) <= 132
+    assert "a<b" in [t.text for t in svg.iter("text")]
+
+
+def test_long_curves_are_averaged_not_sampled():
+    points = [(float(i), float(i % 2)) for i in range(1000)]
+    assert thin(points, 100) == [(i * 10 + 4.5, 0.5) for i in range(100)]
+    assert thin(points[:50], 100) == points[:50]
+    assert len(re.search('points="(.*?)"', chart([Line("x", points)]))[1].split()) == 200
+    assert thin([(0.0, 1.0), (1.0, math.nan), (2.0, math.nan), (3.0, math.nan)], 2)[0] == (0.5, 1.0)
+
+
+def test_numbers_as_a_person_writes_them():
+    values = (0.30000000000000004, 12345.6, 1e-7, 0.0, 2e9, math.nan, -0.5, -0.0)
+    assert [number(v) for v in values] == ["0.3", "12,346", "1e-07", "0", "2e+09", "-", "-0.5", "0"]
