@@ -3,6 +3,8 @@
 EXP  ?= demo
 ARGS ?=
 REWARD ?= accuracy
+MODEL  ?= HuggingFaceTB/SmolLM2-135M-Instruct
+DEVICE ?= cpu
 PYTHON ?= python3
 VENV ?= .venv
 RUN  := $(VENV)/bin/python -m grpo
@@ -58,8 +60,15 @@ data: $(VENV)/.ready ## download GSM8K into datasets/, checksums pinned
 test: $(VENV)/.ready-dev ## run the tests
 	$(VENV)/bin/python -m pytest -n 2
 
-fuzz: $(VENV)/.ready-dev ## throw a million random answers at the grader
+fuzz: $(VENV)/.ready-dev ## throw random answers at the grader, mutated settings and data at the readers
 	$(VENV)/bin/python tests/fuzz_answer.py --inputs 1000000 $(ARGS)
+	$(VENV)/bin/python tests/fuzz_config.py --inputs 100000 $(ARGS)
+
+chaos: $(VENV)/.ready-dev ## kill all stages at random moments; compare what they end with, bit for bit
+	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/chaos.py --kills 200 $(ARGS)
+
+bench: $(VENV)/.ready-dev ## a training step of ours, TRL's and a plain loop, side by side (half an hour, an idle machine)
+	PYTHONPATH=. $(VENV)/bin/python experiments/bench.py --model $(MODEL) --device $(DEVICE) $(ARGS)
 
 lint: $(VENV)/.ready-dev ## check style
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
@@ -70,4 +79,4 @@ clean: ## remove .venv and caches; runs/ stays
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup demo sft grpo reject final eval audit fuzz report base data test lint clean help
+.PHONY: setup demo sft grpo reject final eval audit bench fuzz chaos report base data test lint clean help

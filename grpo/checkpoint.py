@@ -1,56 +1,201 @@
 """Checkpoints: everything that a run needs to go on as if it had never stopped.
 
-A checkpoint is a folder, written aside and renamed into place, so that it is there whole or not at all:
+A checkpoint is a folder, written aside, flushed to the disk and renamed into place: it is there whole or not at all.
 
-    step-00000050/weights.safetensors   fp32 masters of the trained parameters
-                  optimizer.pt          AdamW's moments (tensors only, read with weights_only=True)
-                  state.json            step, data cursor
+    step-00000050/weights.safetensors     fp32 masters of the trained parameters
+                  optimizer.safetensors   AdamW's moments and step counts, `key/parameter`
+                  state.json              finished steps, data cursor, length of the logs: whole numbers
+                  manifest.json           size and SHA-256 of the three files above
 
-There are no random states to keep: sampling and data order are functions of (seed, step) alone.
+There are no random states to keep: sampling and data order are functions of (seed, step) alone, the schedule is one
+of the step. A damaged checkpoint is named, and the one before it is used. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from grpo.log import say
 from grpo.optim import Optimizer
 
+State = dict[str, int]
 
-def save_checkpoint(folder: Path, step: int, optimizer: Optimizer, state: dict[str, Any], keep: int) -> None:
-    """Write `folder/step-N` after `step` finished steps, and drop all but the newest `keep`."""
-    target = folder / f"step-{step:08d}"
+WEIGHTS, MOMENTS, STATE, MANIFEST = "weights.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+FILES = (WEIGHTS, MOMENTS, STATE)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: which file of it, and why."""
+
+
+# ---- writing ------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(folder: Path, optimizer: Optimizer, state: State, keep: int) -> None:
+    """Write `folder/step-N` after N = state["step"] finished steps, and drop all but the newest `keep`.
+
+    Raises OSError where the disk is full or the run folder is gone; the checkpoints before it stay as they are.
+    """
+    target = folder / f"step-{state['step']:08d}"
     partial = folder / "partial"
+    folder.mkdir(exist_ok=True)  # not its parents: a run folder that vanished is not made anew
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    weights = {name: m.detach().cpu().contiguous() for name, m in optimizer.masters.items()}
-    save_file(weights, partial / "weights.safetensors")
-    torch.save(optimizer.adamw.state_dict(), partial / "optimizer.pt")
-    (partial / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
+    try:
+        if not _is_sound(target):  # if it is, it holds the same: a run is a function of its settings
+            _write(partial, optimizer, state)
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(partial, target)
+            sync(folder)
+    except SafetensorError as error:  # its I/O errors are no OSError
+        raise OSError(f"{partial}: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    # later ones are damaged, or the run would have gone on from there
+    kept = [old for old in checkpoints(folder) if old.name <= target.name][:keep]
+    for old in checkpoints(folder):
+        if old not in kept:
+            shutil.rmtree(old)
+
+
+def _write(partial: Path, optimizer: Optimizer, state: State) -> None:
+    partial.mkdir()
+    masters = optimizer.masters
+    save_file({name: m.detach().cpu().contiguous() for name, m in masters.items()}, partial / WEIGHTS)
+    moments = {f"{key}/{name}": x.cpu() for name, m in masters.items() for key, x in optimizer.adamw.state[m].items()}
+    save_file(moments, partial / MOMENTS)
+    (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
+    files = {name: {"bytes": (partial / name).stat().st_size, "sha256": sha256(partial / name)} for name in FILES}
+    (partial / MANIFEST).write_text(json.dumps({"files": files}, indent=2), encoding="utf-8")
     for file in partial.iterdir():
-        with file.open("rb") as f:
-            os.fsync(f.fileno())
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
+        sync(file)
+    sync(partial)
 
 
-def load_checkpoint(folder: Path, optimizer: Optimizer) -> dict[str, Any] | None:
-    """Restore the newest checkpoint into the optimiser and its model. Returns its state, or None if there is none."""
-    newest = max(folder.glob("step-*"), default=None)
-    if newest is None:
-        return None
-    weights = load_file(newest / "weights.safetensors")
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk and not only in memory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# ---- reading ------------------------------------------------------------------------------------------------
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest first, sound or not."""
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def load_checkpoint(folder: Path, optimizer: Optimizer) -> State | None:
+    """Restore the newest sound checkpoint into the optimiser and its model.
+
+    Returns its state, or None if there is no checkpoint. Raises CheckpointError if there are some and all are damaged.
+    """
+    damaged = []
+    for checkpoint in checkpoints(folder):
+        try:
+            state = restore(checkpoint, optimizer)
+        except CheckpointError as error:
+            damaged.append(f"{checkpoint}: {error}")
+            say(f"damaged checkpoint {damaged[-1]}; looking for the one before it")
+        else:
+            if damaged:
+                say(f"goes on from {checkpoint}")
+            return state
+    if damaged:
+        raise CheckpointError(
+            f"{damaged[0]}; no checkpoint before it is sound: restore one from a backup, or delete {folder} to begin "
+            "the run anew"
+        )
+    return None
+
+
+def restore(checkpoint: Path, optimizer: Optimizer) -> State:
+    """Restore one checkpoint. Raises CheckpointError, before anything is changed, if it is not as it was written."""
+    check_files(checkpoint)
+    try:
+        weights, moments = load_file(checkpoint / WEIGHTS), load_file(checkpoint / MOMENTS)
+        state = read_state((checkpoint / STATE).read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot be read: {error}") from error
+    keys = {key.partition("/")[0] for key in moments}
+    states = {  # of each parameter, AdamW's tensors; none if no step has moved it yet
+        name: {key: moments[f"{key}/{name}"].to(m.device) for key in keys if f"{key}/{name}" in moments}
+        for name, m in optimizer.masters.items()
+    }
+    for name, master in optimizer.masters.items():
+        shapes = [x.shape for x in (*states[name].values(), weights.get(name, torch.zeros(()))) if x.dim()]
+        if name not in weights or any(shape != master.shape for shape in shapes):
+            raise CheckpointError(f"{name} is missing or has another shape: it is of another model")
     with torch.no_grad():
         for name, master in optimizer.masters.items():
             master.copy_(weights[name])
+            optimizer.adamw.state[master] = states[name]
     optimizer.copy_to_model()
-    optimizer.adamw.load_state_dict(torch.load(newest / "optimizer.pt", weights_only=True))
-    return json.loads((newest / "state.json").read_text(encoding="utf-8"))
+    return state
+
+
+def check_files(checkpoint: Path) -> None:
+    """Raise CheckpointError unless the manifest's files are there, with the sizes and checksums that it gives."""
+    try:
+        files = read_manifest((checkpoint / MANIFEST).read_bytes())
+        for name, (size, digest) in files.items():
+            there = (checkpoint / name).stat().st_size
+            if there != size:
+                raise CheckpointError(f"{name} has {there} bytes, not {size}")
+            if sha256(checkpoint / name) != digest:
+                raise CheckpointError(f"{name} is not as it was written (SHA-256)")
+    except OSError as error:
+        raise CheckpointError(f"{Path(error.filename or '').name} cannot be read: {error.strerror}") from error
+
+
+def read_manifest(content: bytes) -> dict[str, tuple[int, str]]:
+    """Sizes and checksums out of a manifest. Only the names of `FILES` are taken: no path leads out of the folder."""
+    try:
+        files = json.loads(content)["files"]
+        if files.keys() != set(FILES):
+            raise ValueError(f"it must list {', '.join(FILES)} and nothing else")
+        facts = {name: (files[name]["bytes"], files[name]["sha256"]) for name in FILES}
+        if not all(type(size) is int and isinstance(digest, str) for size, digest in facts.values()):
+            raise ValueError("a size or checksum is missing")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{MANIFEST} is damaged: {' '.join(str(error).split())[:200]}") from error
+    return facts
+
+
+def read_state(content: bytes) -> State:
+    """Whole numbers by name. Raises CheckpointError for anything else."""
+    try:
+        state = json.loads(content)
+        if not all(type(value) is int and value >= 0 for value in state.values()) or "step" not in state:
+            raise ValueError("its values must be whole numbers, one of them `step`")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{STATE} is damaged: {' '.join(str(error).split())[:200]}") from error
+    return state
+
+
+def _is_sound(checkpoint: Path) -> bool:
+    try:
+        check_files(checkpoint)
+    except CheckpointError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""`python -m grpo {sft,grpo,reject,eval,sample,report,config} --config FILE.yaml [key.sub=value ...]`
+"""`python -m grpo {sft,grpo,reject,eval,sample,report,bench,config} --config FILE.yaml [key.sub=value ...]`
 
 Whatever the user can mend ends with one line on stderr and exit code 2; an interrupt with 130.
 """
@@ -6,10 +6,12 @@ Whatever the user can mend ends with one line on stderr and exit code 2; an inte
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # quiet libraries before they are imported: their bars and advice would tear ours
@@ -18,6 +20,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import torch
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 import rewards.audit
@@ -27,9 +30,10 @@ from grpo.evaluate import evaluate, evaluation_table, judge
 from grpo.log import say
 from grpo.policy import Policy, load_policy
 from grpo.rejection import train_rejection
-from grpo.runs import Run, RunError, open_run, write_json
+from grpo.runs import Run, RunError, open_run, read_json, write_json
 from grpo.settings import ConfigError, load_config
 from grpo.sft import train_sft
+from grpo.stopping import Stopped
 from grpo.trainer import train_grpo
 
 STAGES: dict[str, Callable[[Config, Run], Policy]] = {
@@ -47,16 +51,29 @@ def main(argv: list[str] | None = None) -> int:
         sys.path.insert(0, os.getcwd())
     arguments = _parser().parse_args(argv)
     transformers_logging.disable_progress_bar()
+    warnings.showwarning = _warn
     try:
         return arguments.command(arguments)
-    except (ValueError, OSError) as error:  # every error of ours that the user can mend is a ValueError
+    except (
+        ValueError,
+        OSError,
+        SafetensorError,
+    ) as error:  # every error of ours that the user can mend is a ValueError
         if os.environ.get("GRPO_DEBUG"):  # for whoever edits the code: the traceback
             raise
         print(f"grpo: {error}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        print(f"grpo: {stop}", file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
         print("grpo: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+
+
+def _warn(message: Warning | str, *_: object) -> None:
+    """Warnings of ours and of the libraries, in one line and without the code that gave them."""
+    say(f"warning: {' '.join(str(message).split())}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,6 +94,12 @@ def _parser() -> argparse.ArgumentParser:
     audit = commands.add_parser("audit", help="what does a reward wrongly pay? (-h for its options)", add_help=False)
     audit.add_argument("rest", nargs=argparse.REMAINDER)
     audit.set_defaults(command=lambda arguments: rewards.audit.main(arguments.rest))
+    timing = commands.add_parser("bench", help="time training steps against this machine's limits")
+    timing.add_argument("--config", metavar="FILE", help="YAML file")
+    timing.add_argument("--steps", type=int, default=3, help="timed steps, after one that is not")
+    timing.add_argument("--json", action="store_true", help="all figures as one line of JSON")
+    timing.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings on top of the file")
+    timing.set_defaults(command=_bench)
     report = commands.add_parser("report", help="table and HTML report of run folders")
     report.add_argument("folder", help="a run folder, or the folder that holds several")
     report.set_defaults(command=_report)
@@ -108,15 +131,18 @@ def _stage(arguments: argparse.Namespace) -> int:
         return 0
     if (run.folder / "checkpoints").exists():
         say(f"{run.folder}: goes on from its last checkpoint")
-    try:
+    with _working(run):
         policy = STAGES[arguments.name](config, run)
         if config.eval.at_end:
-            result = evaluate(config, policy, held_out)
+            try:
+                result = evaluate(config, policy, held_out, run)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error} (training is done: with eval.at_end=false the same command ends it)"
+                ) from error
             write_json(run.folder / "eval.json", result)
             print(evaluation_table({run.folder.name: result}))
         run.finish(policy)
-    except OSError as error:
-        raise RunError(f"run={run.folder}: {error}; free or mend it, then run the same command to go on") from error
     say(f"{run.folder}: complete; the model is in {run.folder / 'model'}")
     return 0
 
@@ -126,10 +152,23 @@ def _eval(arguments: argparse.Namespace) -> int:
     config = _configure(arguments)
     run = open_run(config, "eval")
     if not run.complete:
-        write_json(run.folder / "eval.json", evaluate(config, load_policy(config.model, config.seed)))
-        run.note(finished=True)
-    print(evaluation_table({config.model.path: json.loads((run.folder / "eval.json").read_text())}))
+        with _working(run):
+            result = evaluate(config, load_policy(config.model, config.seed), None, run)
+            write_json(run.folder / "eval.json", result)
+            run.end()
+    print(evaluation_table({config.model.path: read_json(run.folder / "eval.json")}))
     return 0
+
+
+@contextlib.contextmanager
+def _working(run: Run) -> Iterator[None]:
+    """Catch signals, hold the folder, and turn what a full disk or a vanished folder raises into one line."""
+    with run.lock, run.stop:
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            run.check_folder()  # if it is gone, that is what to say
+            raise RunError(f"run={run.folder}: {error}; free or mend it, then run the same command to go on") from error
 
 
 def _sample(arguments: argparse.Namespace) -> int:
@@ -142,6 +181,14 @@ def _sample(arguments: argparse.Namespace) -> int:
         problem = problems[j.problem]
         print(f"--- {problem.id}: {problem.question}\n{j.text}\n")
         print(f"    gold {problem.answer}, {'right' if j.correct else 'wrong'}, {j.reflections} reflections")
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from grpo.bench import bench, table
+
+    result = bench(_configure(arguments), max(1, arguments.steps))
+    print(json.dumps(result) if arguments.json else table(result))
     return 0
 
 

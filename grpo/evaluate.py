@@ -12,7 +12,7 @@ python -m grpo eval --config experiments/demo/eval.yaml model.path=runs/demo/4-f
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,8 +20,10 @@ import torch
 from data import build_prompt, load_problems
 from grpo.config import Config
 from grpo.experience import check_lengths
+from grpo.journal import Journal, Judged
 from grpo.log import progress, table
 from grpo.policy import Policy
+from grpo.runs import Run, fingerprint
 from grpo.sampling import SamplingConfig, sample_groups
 from grpo.scoring import Scored, decode
 from grpo.types import Problem
@@ -31,26 +33,16 @@ from rewards.answer import equivalent, extract_answer
 EVAL_STEP = -1  # sampling's step number for evaluation: its random numbers are not those of any training step
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What is known of one completion."""
+def evaluate(
+    config: Config, policy: Policy, problems: list[Problem] | None = None, run: Run | None = None
+) -> dict[str, Any]:
+    """Evaluate a policy on `config.eval`. Returns figures ready for JSON; shares are in [0, 1].
 
-    problem: int
-    """Index of its problem."""
-    text: str
-    correct: bool
-    well_formed: bool
-    reflections: int
-    answer: str | None
-    tokens: int
-    truncated: bool
-
-
-def evaluate(config: Config, policy: Policy, problems: list[Problem] | None = None) -> dict[str, Any]:
-    """Evaluate a policy on `config.eval`. Returns figures ready for JSON; shares are in [0, 1]."""
+    run: the open run folder, where an evaluation that was stopped goes on.
+    """
     problems = problems or load_problems(config.eval.data, config.seed)
-    sampled = judge(config, policy, problems, config.eval.samples, config.eval.temperature, "eval sampled")
-    greedy = judge(config, policy, problems, 1, 0.0, "eval greedy")
+    sampled = judge(config, policy, problems, config.eval.samples, config.eval.temperature, "eval sampled", run)
+    greedy = judge(config, policy, problems, 1, 0.0, "eval greedy", run)
     shares = per_problem(sampled, len(problems))
     return {
         "problems": len(problems),
@@ -68,31 +60,38 @@ def evaluate(config: Config, policy: Policy, problems: list[Problem] | None = No
 
 
 def judge(
-    config: Config, policy: Policy, problems: list[Problem], samples: int, temperature: float, name: str
+    config: Config,
+    policy: Policy,
+    problems: list[Problem],
+    samples: int,
+    temperature: float,
+    name: str,
+    run: Run | None = None,
 ) -> list[Judged]:
-    """Sample completions of every problem and judge each; completions of a problem are adjacent."""
+    """Sample completions of every problem and judge each; completions of a problem are adjacent.
+
+    With a run, what is done is kept in its `judged/` as it goes, and done no more after a stop. Raises Stopped.
+    """
     sampling: SamplingConfig = replace(config.sampling, temperature=temperature)
     per_round = max(1, sampling.max_rows // samples)
-    judged: list[Judged] = []
-    with progress(total=len(problems) * samples, desc=name, unit="completion") as bar:
-        for first in range(0, len(problems), per_round):
-            some = problems[first : first + per_round]
-            prompts = [build_prompt(p, policy.tokenizer, config.prompt) for p in some]
-            check_lengths(policy, prompts, sampling.max_new_tokens)
-            rollouts = sample_groups(
-                policy,
-                [p.ids for p in prompts],
-                [p.id for p in some],
-                samples,
-                sampling,
-                config.seed,
-                EVAL_STEP,
-            )
-            scored = decode(policy, rollouts, prompts, some)
+    prompts = [build_prompt(p, policy.tokenizer, config.prompt) for p in problems]
+    check_lengths(policy, prompts, sampling.max_new_tokens)
+    total = len(problems) * samples
+    journal = run and Journal(run, name, fingerprint(policy), per_round * samples, total)
+    judged: list[Judged] = journal.read() if journal else []
+    with progress(total=total, initial=len(judged), desc=name, unit="completion") as bar:
+        for first in range(len(judged) // samples, len(problems), per_round):
+            some, asked = problems[first : first + per_round], prompts[first : first + per_round]
+            ids = [p.id for p in some]
+            rollouts = sample_groups(policy, [p.ids for p in asked], ids, samples, sampling, config.seed, EVAL_STEP)
+            scored = decode(policy, rollouts, asked, some)
             index = (rollouts.prompt_index + first).tolist()
-            judged += _judge(scored, index, rollouts.truncated.tolist(), config.eval.require_tags)
+            fresh = _judge(scored, index, rollouts.truncated.tolist(), config.eval.require_tags)
+            judged += fresh
             bar.set_postfix(accuracy=f"{sum(j.correct for j in judged) / len(judged):.3f}")
             bar.update(len(index))
+            if journal:
+                journal.add(fresh)
     return judged
 
 

@@ -8,6 +8,7 @@ their advantage is 0, so they would only shrink the batch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -80,13 +81,23 @@ def sample_round(config: Config, policy: Policy, rewards: RewardSet, problems: l
     return Round(rollouts, scores, scored, keep.repeat_interleave(size).nonzero().squeeze(1))
 
 
+def check_prompts(config: Config, policy: Policy, problems: list[Problem]) -> None:
+    """Find a prompt that is too long before the first step, not at some later one. Raises ValueError."""
+    if policy.max_positions:
+        prompts = [build_prompt(p, policy.tokenizer, config.prompt) for p in problems]
+        check_lengths(policy, prompts, config.sampling.max_new_tokens)
+
+
 def check_lengths(policy: Policy, prompts: list[Prompt], max_new_tokens: int) -> None:
     """Refuse prompts that leave no room in the model's context. Raises ValueError with the setting to change."""
-    longest = max(len(p.ids) for p in prompts)
-    if policy.max_positions and longest + max_new_tokens > policy.max_positions:
+    room = (policy.max_positions or math.inf) - max_new_tokens
+    longest, long = max(len(p.ids) for p in prompts), sum(len(p.ids) > room for p in prompts)
+    if long:
+        fitting = policy.max_positions - longest
+        lower = f"lower sampling.max_new_tokens to {fitting} or " if fitting > 0 else ""
         raise ValueError(
-            f"a prompt of {longest} tokens + sampling.max_new_tokens={max_new_tokens} exceeds the model's context of "
-            f"{policy.max_positions}; lower sampling.max_new_tokens or leave out the long problems"
+            f"{long} of {len(prompts)} prompts are too long: a prompt of {longest} tokens + sampling.max_new_tokens="
+            f"{max_new_tokens} exceeds the model's context of {policy.max_positions}; {lower}leave out the long ones"
         )
 
 

@@ -30,6 +30,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "ratio": "Mean importance ratio pi / pi_old of a token; exactly 1 in the first update on a batch.",
         "ratio_max": "Largest importance ratio of the batch.",
         "grad_norm": "L2 norm of the gradient before clipping; spikes announce trouble.",
+        "skipped": "Optimiser steps skipped because the loss or gradient was NaN or infinite; they moved nothing.",
         "lr": "Learning rate of the step, after warm-up and schedule.",
         "sampler_gap": "Mean |trainer's - sampler's logp| per token before the update: rounding error if all is well.",
     },

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
-from grpo.runs import write_text
-
 
 class RunLog:
-    """metrics.jsonl and completions.jsonl of a run; on resume, lines after the checkpoint's step are cut off."""
+    """metrics.jsonl and completions.jsonl of a run.
 
-    def __init__(self, folder: Path, resume_step: int = 0, tensorboard: bool = False):
-        self.metrics = _open_lines(folder / "metrics.jsonl", resume_step)
-        self.completions = _open_lines(folder / "completions.jsonl", resume_step)
+    state: of the checkpoint that the run goes on from; what was written after it is cut off.
+    """
+
+    def __init__(self, folder: Path, state: dict[str, int] | None = None, tensorboard: bool = False):
+        state = state or {}
+        self.metrics = _open_lines(folder / "metrics.jsonl", state.get("metrics", 0))
+        self.completions = _open_lines(folder / "completions.jsonl", state.get("completions", 0))
         self.writer = None
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise ValueError("log.tensorboard=true needs `pip install grpo[tensorboard]`") from None
-            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step)
+            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=state.get("step", 0))
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl; `step` counts finished steps, from 1. What is not finite becomes null."""
@@ -43,6 +46,15 @@ class RunLog:
         self.completions.write(json.dumps({"step": step, **facts}, ensure_ascii=False) + "\n")
         self.completions.flush()
 
+    def position(self) -> dict[str, int]:
+        """Length of both files in bytes, for a checkpoint."""
+        return {"metrics": _size(self.metrics), "completions": _size(self.completions)}
+
+    def sync(self) -> None:
+        """Wait until what was written is on the disk, so that no checkpoint is ahead of its lines."""
+        for stream in (self.metrics, self.completions):
+            os.fsync(stream.fileno())
+
     def close(self) -> None:
         """Close the files."""
         for stream in (self.metrics, self.completions, self.writer):
@@ -50,13 +62,17 @@ class RunLog:
                 stream.close()
 
 
-def _open_lines(path: Path, resume_step: int):
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        # a line that was cut short by a kill is after the checkpoint as well
-        kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= resume_step]
-        write_text(path, "".join(kept))
+def _open_lines(path: Path, length: int) -> IO[str]:
+    """Open a file to go on after its first `length` bytes; the rest, half a line perhaps, is cut off."""
+    path.touch()
+    if (there := path.stat().st_size) < length:
+        say(f"{path}: the last {length - there} bytes before the checkpoint are missing; the run goes on without them")
+    os.truncate(path, min(length, there))
     return path.open("a", encoding="utf-8")
+
+
+def _size(stream: IO[str]) -> int:
+    return os.fstat(stream.fileno()).st_size
 
 
 def progress(items: Iterable | None = None, **options: Any) -> tqdm:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from grpo.policy import Policy
 from grpo.prefix import extend, prefill
 from grpo.types import Rollouts
 
-CHUNK_LOGITS = 1 << 24  # logits held at a time: 64 MiB of fp32, whatever the vocabulary
+CHUNK_LOGITS = 6 << 20
+"""Logits held at a time: 24 MiB of fp32, which a processor's cache holds, whatever the vocabulary."""
 
 
 def completion_logps(policy: Policy, rollouts: Rollouts, temperature: float) -> tuple[Tensor, Tensor]:
@@ -44,16 +44,47 @@ def token_logps(policy: Policy, hidden: Tensor, targets: Tensor, temperature: fl
 
     hidden: [M, D], targets: [M]. Returns two tensors [M].
     """
+    return _TokenLogps.apply(hidden, policy.head.weight, policy.head.bias, policy, targets, temperature)
 
-    def one_chunk(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logps = (policy.logits(hidden) / temperature).log_softmax(dim=-1)  # [C, V] fp32
-        entropy = -(logps.detach().exp() * logps.detach()).sum(dim=-1)  # [C]
-        return logps.gather(-1, targets[:, None]).squeeze(-1), entropy
 
-    chunk = max(1, CHUNK_LOGITS // policy.model.config.vocab_size)
-    parts = [
-        checkpoint(one_chunk, h, t, use_reentrant=False) if torch.is_grad_enabled() else one_chunk(h, t)
-        for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True)
-    ]
-    logps, entropy = zip(*parts, strict=True)
-    return torch.cat(logps), torch.cat(entropy)
+class _TokenLogps(torch.autograd.Function):
+    """The head and its log-softmax with the gradient written out, so that no logits outlive their chunk.
+
+    d logp / d z = onehot(target) - softmax(z)        z: logits / temperature
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, policy, targets, temperature):
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        ctx.policy, ctx.temperature = policy, temperature
+        logps, entropy = torch.empty(2, len(hidden), device=hidden.device)  # [M] each
+        for rows in _chunks(hidden, weight):
+            z = policy.logits(hidden[rows]).div_(temperature)  # [C, V]
+            logp = z.log_softmax(dim=-1)
+            logps[rows] = logp.gather(-1, targets[rows, None]).squeeze(-1)
+            entropy[rows] = -torch.linalg.vecdot(logp.exp(), logp)
+        ctx.mark_non_differentiable(entropy)
+        return logps, entropy
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        hidden, weight, bias, targets = ctx.saved_tensors
+        d_hidden = torch.empty_like(hidden)
+        d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        d_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
+        for rows in _chunks(hidden, weight):
+            g = grad[rows, None] / ctx.temperature  # [C, 1]
+            z = ctx.policy.logits(hidden[rows]).div_(ctx.temperature)  # [C, V]
+            d_z = z.softmax(dim=-1).mul_(-g)
+            d_z.scatter_add_(-1, targets[rows, None], g)
+            d_hidden[rows] = (d_z @ weight).to(hidden.dtype)
+            if d_weight is not None:
+                d_weight.addmm_(d_z.T, hidden[rows].float())
+            if d_bias is not None:
+                d_bias += d_z.sum(dim=0)
+        return d_hidden, d_weight, d_bias, None, None, None
+
+
+def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
+    size = max(1, CHUNK_LOGITS // len(weight))
+    return [slice(first, first + size) for first in range(0, len(hidden), size)]

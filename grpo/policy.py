@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo import lora
+from grpo.attention import use_attention
+from grpo.packing import pack_for_good, product
+from grpo.recompute import recompute
 
 
 class ModelError(ValueError):
@@ -34,6 +36,8 @@ class ModelConfig:
     """Branch, tag or commit of a hub model."""
     dtype: str = "float32"
     """Compute dtype, float32 or bfloat16. The weights that the optimiser moves are fp32 in both cases."""
+    recompute: bool = False
+    """Keep less for the backward pass and compute it again: half the memory per token, for a little time."""
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:0, ..."""
     lora: lora.LoraConfig = field(default_factory=lora.LoraConfig)
@@ -50,6 +54,8 @@ class Policy:
     """Every id that ends a completion; instruct models have several."""
     source: str
     """Where the base weights came from, for the manifest and the adapter's configuration."""
+    dtype: torch.dtype = torch.float32
+    """What the layers compute in."""
     _reference: Policy | None = None
 
     @property
@@ -60,6 +66,11 @@ class Policy:
     def max_positions(self) -> int | None:
         """Longest sequence that the model was built for, in tokens (null: not stated)."""
         return getattr(self.model.config, "max_position_embeddings", None)
+
+    @property
+    def head(self) -> nn.Module:
+        """The linear layer from hidden states to logits."""
+        return self.model.get_output_embeddings()
 
     def hidden_states(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None) -> Tensor:
         """The model without its head: ids [B, S], mask [B, cached + S], positions [B, S] -> [B, S, D]."""
@@ -73,10 +84,8 @@ class Policy:
         return output.last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """The head, always in fp32: bf16 logits would cost 0.02 nats a token. [..., D] -> [..., V]."""
-        head = self.model.get_output_embeddings()
-        bias = None if head.bias is None else head.bias.float()
-        return F.linear(hidden.float(), head.weight.float(), bias)
+        """The head, without gradient, always in fp32: bf16 logits cost 0.02 nats a token. [..., D] -> [..., V]."""
+        return product(self.head, hidden.float())
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training moves, by name: all of them, or the adapter's."""
@@ -88,7 +97,8 @@ class Policy:
             lora.freeze_reference(self.model)
         else:
             frozen = copy.deepcopy(self.model).requires_grad_(False)
-            self._reference = Policy(frozen, self.tokenizer, self.eos_ids, self.source)
+            pack_for_good(frozen)
+            self._reference = Policy(frozen, self.tokenizer, self.eos_ids, self.source, self.dtype)
 
     @contextmanager
     def reference(self) -> Iterator[Policy]:
@@ -141,7 +151,11 @@ def load_policy(config: ModelConfig, seed: int = 0) -> Policy:
         lora.add_adapter(model, config.lora, seed)
     if not config.lora.rank:
         model.requires_grad_(True)
-    _cast(model, getattr(torch, config.dtype))
+    policy.dtype = getattr(torch, config.dtype)
+    _cast(model, policy.dtype)
+    use_attention(model)
+    if config.recompute:
+        recompute(model)
     return policy
 
 
@@ -205,7 +219,11 @@ def _check_head(policy: Policy) -> None:
 
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Compute in `dtype`, adapters excepted (they are their own masters) and buffers too (rotary frequencies)."""
+    """Compute in `dtype`, adapters (their own masters), embeddings and head excepted; buffers too stay in fp32."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    kept = {id(p) for module in (embedding, head) for p in module.parameters()}
     for name, p in model.named_parameters():
-        if ".lora_" not in name:
+        if ".lora_" not in name and id(p) not in kept:
             p.data = p.data.to(dtype)
+    embedding.register_forward_hook(lambda module, inputs, output: output.to(dtype))
+    head.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))

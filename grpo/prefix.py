@@ -14,13 +14,15 @@ token. Prompts are padded on the left, completions on the right.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from transformers import Cache, DynamicCache
+from transformers import Cache
 
+from grpo.attention import padded_width
+from grpo.cache import empty_cache, pad_left, select
 from grpo.policy import Policy
 
 
@@ -34,21 +36,19 @@ class Prefix:
     last: Tensor
     """[R] long: the last token of each prompt, the first input after the cache."""
 
-    def rows(self, index: Tensor) -> Prefix:
-        """The prefix replicated (or cut down) to the given rows: [R] -> [len(index)]. Differentiable."""
-        cache = copy.copy(self.cache)
-        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
-        if cache.layers and cache.layers[0].is_initialized:  # not before the first token after one-token prompts
-            for layer in cache.layers:
-                layer.keys, layer.values = layer.keys[index], layer.values[index]
-        return Prefix(cache, self.mask[index], self.last[index])
+    def rows(self, index: Tensor, room: int = 0) -> Prefix:
+        """The prefix replicated (or cut down) to the given rows: [R] -> [len(index)]. Differentiable.
+
+        room: how many tokens will be decoded one by one, in place; 0: what follows is computed at once, with gradient.
+        """
+        return Prefix(select(self.cache, index, room), self.mask[index], self.last[index])
 
 
 def prefill(policy: Policy, prompts: list[list[int]]) -> Prefix:
     """Forward each prompt once, without its last token. Raises ValueError for an empty prompt."""
     if not all(prompts):
         raise ValueError("a prompt holds no token: it needs at least one to continue from")
-    width = max(len(prompt) for prompt in prompts) - 1
+    width, slots = padded_width(max(map(len, prompts)) - 1, policy.dtype)
     ids = torch.zeros(len(prompts), width, dtype=torch.long)  # [P, L]
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
@@ -56,10 +56,12 @@ def prefill(policy: Policy, prompts: list[list[int]]) -> Prefix:
             ids[row, width + 1 - len(prompt) :] = torch.tensor(prompt[:-1])
             mask[row, width + 1 - len(prompt) :] = 1
     ids, mask = ids.to(policy.device), mask.to(policy.device)
-    cache = DynamicCache(config=policy.model.config)
+    cache = empty_cache(policy.model.config)
     if width:
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)  # the padding's positions do not matter
         policy.hidden_states(ids, mask, positions, cache)
+        cache = pad_left(cache, slots - width)
+        mask = F.pad(mask, (cache.get_seq_length() - width, 0))
     last = torch.tensor([prompt[-1] for prompt in prompts], device=policy.device)
     return Prefix(cache, mask, last)
 

@@ -10,16 +10,20 @@ As in DeepSeek-R1 (arXiv:2501.12948, section 2.3.3) and RFT (arXiv:2308.01825).
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from data import load_problems
+from data import DataError, load_problems
+from data.jsonl import parse_row
 from grpo.config import Config
-from grpo.evaluate import Judged, judge
+from grpo.evaluate import judge
+from grpo.journal import Judged
 from grpo.log import say, table
 from grpo.policy import Policy, load_policy
-from grpo.runs import Run, data_hash, write_json, write_text
+from grpo.runs import Run, RunError, data_hash, write_json, write_text
 from grpo.sft import fit
 from grpo.types import Problem
 
@@ -34,11 +38,12 @@ class NothingKept(ValueError):
 def train_rejection(config: Config, run: Run) -> Policy:
     """Run stage 3 in an open run folder: sample once, then fine-tune (and resume there after a stop)."""
     problems = load_problems(config.data, config.seed)
-    run.note(data_hash=data_hash(problems))
+    run.note_input("data_hash", data_hash(problems), "training data")
     if not (run.folder / "samples.jsonl").exists():
         policy = load_policy(config.model, config.seed)
-        rows, counts = sample_and_filter(config, policy, problems)
+        rows, counts = sample_and_filter(config, policy, problems, run)
         if not rows:
+            shutil.rmtree(run.folder / "judged")  # another setting may follow
             raise NothingKept(
                 f"none of {counts['sampled']} samples was kept ({counts['wrong']} wrong, {counts['malformed']} "
                 "malformed); raise reject.samples, train stage 2 longer or set reject.reflection=any"
@@ -51,22 +56,34 @@ def train_rejection(config: Config, run: Run) -> Policy:
                 [[k, str(v), f"{v / counts['sampled']:.3f}"] for k, v in counts.items()],
             )
         )
-    by_id = {p.id: p for p in problems}
-    lines = (run.folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()
-    responses = [(by_id[row["id"]], row["response"]) for row in map(json.loads, lines)]
+    responses = read_samples(run.folder / "samples.jsonl", problems)
     start = replace(config.model, path=config.reject.sft_from or config.model.path)
     return fit(config, run, load_policy(start, config.seed), responses)
 
 
+def read_samples(path: Path, problems: list[Problem]) -> list[tuple[Problem, str]]:
+    """The kept samples with their problems. Raises RunError, with the line, where the file is damaged."""
+    by_id, pairs = {p.id: p for p in problems}, []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            row = parse_row(line)
+            if row.get("id") not in by_id or not isinstance(row.get("response"), str):
+                raise DataError("names no problem of this run, or has no response")
+        except (DataError, TypeError) as error:
+            raise RunError(f"{path}:{number}: is damaged: {error}; delete the file to sample again") from None
+        pairs.append((by_id[row["id"]], row["response"]))
+    return pairs
+
+
 def sample_and_filter(
-    config: Config, policy: Policy, problems: list[Problem]
+    config: Config, policy: Policy, problems: list[Problem], run: Run | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Sample k completions of each problem and filter them.
 
     Returns the kept rows, each with its provenance, and how many samples each filter took out.
     """
     k = config.reject.samples
-    judged = judge(config, policy, problems, k, config.sampling.temperature, "sampling")
+    judged = judge(config, policy, problems, k, config.sampling.temperature, "sampling", run)
     counts: Counter[str] = Counter({"sampled": len(judged), **dict.fromkeys(REASONS, 0)})
     rows = []
     for i, problem in enumerate(problems):

@@ -4,6 +4,7 @@
     manifest.json    stage, parent, seed, versions     completions.jsonl  sampled completions
     checkpoints/     to resume from                    model/             the result
     eval.json        its evaluation                    report.html        all of it, to look at
+    judged/          an unfinished evaluation          nonfinite-*.jsonl  a batch that stopped the run
 
 The same command continues an unfinished run and leaves a finished one alone; another configuration in the same
 folder is refused, once there is anything to lose. Nothing is ever overwritten.
@@ -18,7 +19,7 @@ import os
 import platform
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +30,8 @@ import yaml
 
 from grpo import __version__
 from grpo.config import Config, to_dict, to_yaml
+from grpo.policy import Policy
+from grpo.stopping import StopRequest
 from grpo.types import Problem
 
 
@@ -44,6 +47,8 @@ class Run:
     config: Config
     manifest: dict[str, Any]
     lock: IO[str]
+    stop: StopRequest = field(default_factory=StopRequest)
+    """Whether a signal has asked the run to stop."""
 
     @property
     def complete(self) -> bool:
@@ -55,15 +60,43 @@ class Run:
         self.manifest.update(facts)
         write_json(self.folder / "manifest.json", self.manifest)
 
-    def finish(self, policy: Any) -> None:
-        """Save the model, mark the run complete and drop its checkpoints."""
+    def note_input(self, key: str, digest: str, what: str) -> None:
+        """Note the digest of what the run works with. Raises RunError if the run goes on and it has changed."""
+        before = self.manifest.get(key)
+        if before not in (None, digest) and _has_results(self.folder, self.manifest):
+            raise RunError(
+                f"run={self.folder}: the {what} is not what this run began with ({key} {digest[:12]} now, "
+                f"{str(before)[:12]} there); restore it or name another folder"
+            )
+        self.note(**{key: digest})
+
+    def finish(self, policy: Policy) -> None:
+        """Save the model and end the run."""
+        self.check_folder()
         partial = self.folder / "model.partial"
         shutil.rmtree(partial, ignore_errors=True)
         policy.save(partial)
         shutil.rmtree(self.folder / "model", ignore_errors=True)
         os.replace(partial, self.folder / "model")
+        self.end()
+
+    def end(self) -> None:
+        """Mark the run complete and drop what was kept to go on from."""
         self.note(finished=now())
-        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        for name in ("checkpoints", "judged"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def check_folder(self) -> None:
+        """Raise RunError if the folder was deleted or moved away since the run opened it."""
+        try:
+            same = os.path.samestat(os.stat(self.folder / "lock"), os.fstat(self.lock.fileno()))
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise RunError(
+                f"run={self.folder}: the folder was deleted or moved away while the run wrote to it; put it back, or "
+                "run the same command to begin anew"
+            )
 
 
 def open_run(config: Config, stage: str) -> Run:
@@ -109,7 +142,7 @@ def open_run(config: Config, stage: str) -> Run:
 # what a start that was cut off leaves behind
 FIRST = ("lock", "manifest.json.partial")
 # settings that do not change what is computed, so that a run may go on with others
-FREE = ("run", "threads", "log.", "eval.at_end", "sandbox.")
+FREE = ("run", "threads", "log.", "eval.at_end", "sandbox.", "max_skipped")
 
 
 def _read_back(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -120,7 +153,7 @@ def _read_back(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
         before = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.exists() else None
         if not isinstance(manifest["stage"], str) or not isinstance(before, dict | None):
             raise ValueError("not written by a run")
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise RunError(
             f"run={folder}: manifest.json or config.yaml is damaged: {reason}; name another folder"
@@ -144,7 +177,7 @@ def _differing(config: Config, stage: str, manifest: dict[str, Any], before: dic
 def _has_results(folder: Path, manifest: dict[str, Any]) -> bool:
     """Whether there is anything to lose. A run that failed before its first step (a model not found) starts anew."""
     metrics = folder / "metrics.jsonl"
-    there = any((folder / name).exists() for name in ("checkpoints", "samples.jsonl", "model"))
+    there = any((folder / name).exists() for name in ("checkpoints", "samples.jsonl", "judged", "model"))
     return bool(manifest.get("finished")) or there or (metrics.exists() and metrics.stat().st_size > 0)
 
 
@@ -158,7 +191,7 @@ def parent_of(model_path: str) -> dict[str, Any]:
     """The run that made a model, by its manifest; or just the model's name."""
     for folder in (Path(model_path), Path(model_path).parent):
         if (folder / "manifest.json").is_file():
-            parent = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            parent = read_json(folder / "manifest.json")
             return {"model": model_path, "stage": parent.get("stage"), "seed": parent.get("seed")}
     return {"model": model_path}
 
@@ -169,6 +202,13 @@ def data_hash(problems: list[Problem]) -> str:
     for p in problems:
         digest.update(json.dumps([p.id, p.question, p.answer, p.solution]).encode())
     return digest.hexdigest()
+
+
+def fingerprint(policy: Policy) -> str:
+    """A digest of a policy's parameters: per tensor, the sum of its bits as integers, whatever the order of adding."""
+    integers = {4: torch.int32, 2: torch.int16}
+    sums = {n: int(p.detach().view(integers[p.element_size()]).sum()) for n, p in policy.model.named_parameters()}
+    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
 
 def git_commit() -> str | None:
@@ -202,3 +242,14 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """`write_text` of readable JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a run. Raises RunError, in one line, where it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("not an object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path}: is damaged: {' '.join(str(error).split())[:200]}; restore or delete it") from None
+    return value

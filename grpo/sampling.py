@@ -18,8 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from grpo.packing import packed
 from grpo.policy import Policy
 from grpo.prefix import extend, prefill
 from grpo.types import Rollouts, concat_rollouts
@@ -66,7 +68,8 @@ def sample_groups(
         some = slice(first, first + per_chunk)
         names = [(p, s) for p in problem_ids[some] for s in range(group_size)]
         draws = np.stack([uniforms(seed, step, p, s, config.max_new_tokens) for p, s in names])  # [N, T]
-        parts.append(_sample_chunk(policy, prompts[some], group_size, config, torch.from_numpy(draws)))
+        with packed(policy.model):
+            parts.append(_sample_chunk(policy, prompts[some], group_size, config, torch.from_numpy(draws)))
         if on_chunk:
             on_chunk(len(names))
     return concat_rollouts(parts)
@@ -85,25 +88,32 @@ def _sample_chunk(
     eos = torch.tensor(policy.eos_ids, device=device)
     draws = draws.to(device)
 
-    alive = torch.arange(n, device=device)  # [A]: the rows still in the batch
-    prefix = prefill(policy, prompts).rows(prompt_index)
+    alive = torch.arange(n, device=device)  # [A]: the rows in the batch
+    going = torch.ones(n, dtype=torch.bool, device=device)  # [A]: those of them that have not ended yet
+    prefix = prefill(policy, prompts).rows(prompt_index, room=limit)
+    cached = prefix.mask.shape[1]  # L
+    attend = F.pad(prefix.mask.bool(), (0, limit))  # [A, L + T]: what may be looked at
     start = prefix.mask.sum(dim=1)  # [A]: position of the last prompt token
     token = prefix.last  # [A]
     for t in range(limit):
-        attend = torch.cat([prefix.mask, prefix.mask.new_ones(len(alive), t + 1)], dim=1)  # [A, L + t + 1]
+        attend[:, cached + t] = True
         hidden = extend(policy, prefix, token[:, None], attend, start + t)  # [A, 1, D]
         token, logp = draw(policy.logits(hidden[:, -1]), config.temperature, draws[alive, t])  # [A], [A]
-        completion_ids[alive, t], logps[alive, t], mask[alive, t] = token, logp, True
-        going = ~torch.isin(token, eos)  # the end-of-sequence token itself was sampled, so it is in the mask
-        if not going.all():
+        completion_ids[alive, t], logps[alive, t], mask[alive, t] = token * going, logp * going, going
+        going &= ~torch.isin(token, eos)  # the end-of-sequence token itself was sampled, so it is in the mask
+        if device.type != "cpu" and t % 8:
+            continue  # to look at `going` is to wait for the device
+        left = int(going.sum())
+        if not left:
+            break
+        if left <= len(alive) * 7 // 8:  # worth a copy of the cache
             keep = going.nonzero().squeeze(1)
-            alive, start, token, prefix = alive[keep], start[keep], token[keep], prefix.rows(keep)
-            if not len(alive):
-                break
+            alive, going, attend, start, token = alive[keep], going[keep], attend[keep], start[keep], token[keep]
+            prefix = prefix.rows(keep)
     if not logps.isfinite().all():  # once per batch: a check per token would wait for the device each time
         raise ValueError("the model's logits are NaN or infinite: it has diverged; lower optim.lr or start anew")
     truncated = torch.zeros(n, dtype=torch.bool, device=device)
-    truncated[alive] = True
+    truncated[alive] = going
     width = max(int(mask.sum(dim=1).max()), 1)
     index = prompt_index.cpu()
     cut = [x[:, :width].cpu() for x in (completion_ids, mask, logps)]
@@ -115,11 +125,11 @@ def draw(logits: Tensor, temperature: float, u: Tensor) -> tuple[Tensor, Tensor]
 
     logits: [A, V] fp32; u: [A] in [0, 1). Temperature 0 takes the most likely token (log-prob at temperature 1).
     """
-    logp = (logits / (temperature or 1.0)).log_softmax(dim=-1)  # [A, V]
+    p = (logits / (temperature or 1.0)).softmax(dim=-1)  # [A, V]
     if temperature == 0:
         token = logits.argmax(dim=-1)
     else:
-        cdf = logp.double().exp().cumsum(dim=-1)  # [A, V]; fp64, or the tail of a large vocabulary is lost
+        cdf = p.cumsum(dim=-1, dtype=torch.float64)  # [A, V]; in fp32 the tail of a large vocabulary would be lost
         token = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True).squeeze(1)
         token = token.clamp(max=logits.shape[-1] - 1)  # NaN logits end here; the caller finds them in logp
-    return token, logp.gather(-1, token[:, None]).squeeze(-1)
+    return token, p.gather(-1, token[:, None]).squeeze(-1).log()

@@ -29,6 +29,7 @@ class ConfigError(ValueError):
 
 Settings = dict[tuple[str, ...], tuple[Any, str]]  # path of keys -> (value, where it was written)
 MAX_DEPTH, MAX_KEYS = 20, 1000
+LONGEST_LINE = 500
 
 
 def load_config(file: str | None, overrides: list[str] | None = None) -> Config:
@@ -51,8 +52,14 @@ def load_config(file: str | None, overrides: list[str] | None = None) -> Config:
         errors.append(f"{where}: unknown key {'.'.join(path)!r}{_nearest(path)}")
     errors += [_placed(key, what, places) for key, what in check(config)]
     if errors:
-        raise ConfigError("\n".join(errors))
+        raise ConfigError("\n".join(map(_readable, errors)))
     return config
+
+
+def _readable(line: str) -> str:
+    """An error on one line, whatever of the file it quotes."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 100]} ... {line[-95:]}"
 
 
 def _split(key: str) -> tuple[str, ...]:
@@ -118,7 +125,7 @@ def _flatten(node: yaml.Node | None, path: tuple[str, ...], file: str, out: Sett
             out[path] = (None, file)
         return
     if len(path) > MAX_DEPTH or len(out) > MAX_KEYS:  # aliases can make a file of ten lines endless
-        raise ConfigError(f"{file}: {'.'.join(path[:3])}: too many or too deeply nested settings")
+        raise ConfigError(f"{file}: {_readable('.'.join(path[:3]))}: too many or too deeply nested settings")
     where = file if file == "command line" else f"{file}:{node.start_mark.line + 1}"
     if isinstance(node, yaml.MappingNode) and (node.value or not path):
         keys = [(*path, key.value if isinstance(key, yaml.ScalarNode) else "?") for key, _ in node.value]

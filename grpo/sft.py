@@ -17,13 +17,13 @@ import torch
 
 from data import Prompt, build_prompt, load_problems, response_text, without_prefill
 from grpo.batching import micro_batches
-from grpo.checkpoint import load_checkpoint, save_checkpoint
 from grpo.config import Config
-from grpo.log import RunLog, progress, say
+from grpo.keeper import Keeper, step_or_skip
+from grpo.log import progress, say
 from grpo.logprobs import completion_logps
 from grpo.optim import Optimizer
 from grpo.policy import Policy, load_policy
-from grpo.runs import Run, data_hash
+from grpo.runs import Run, data_hash, fingerprint
 from grpo.stream import Stream
 from grpo.types import Problem, Rollouts
 
@@ -42,18 +42,19 @@ def train_sft(config: Config, run: Run) -> Policy:
     problems = load_problems(config.data, config.seed)
     policy = load_policy(config.model, config.seed)
     responses = [(p, response_text(p, config.coldstart, config.seed)) for p in problems]
-    run.note(data_hash=data_hash(problems))
+    run.note_input("data_hash", data_hash(problems), "training data")
     return fit(config, run, policy, responses)
 
 
 def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem, str]]) -> Policy:
     """Fine-tune a policy on (problem, response) pairs, from the start or from the run's newest checkpoint."""
+    run.note_input("model_hash", fingerprint(policy), "model to start from")
     examples = make_examples(config, policy, responses)
     per_epoch = math.ceil(len(examples) / config.sft.batch_size)
     steps = config.sft.steps or math.ceil(config.sft.epochs * per_epoch)
     optimizer = Optimizer(policy.trainable(), config.optim, steps)
-    first = (load_checkpoint(run.folder / "checkpoints", optimizer) or {"step": 0})["step"]
-    log = RunLog(run.folder, first, config.log.tensorboard)
+    keeper = Keeper(config, run, policy, optimizer, steps)
+    first = keeper.state["step"]
     stream = Stream(examples, config.seed, first * config.sft.batch_size)
     with progress(total=steps, initial=first, desc="sft", unit="step") as bar:
         for step in range(first, steps):
@@ -61,12 +62,10 @@ def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem,
             batch = stream.take(config.sft.batch_size)
             metrics = sft_step(policy, optimizer, batch, config.tokens_per_micro_batch, step)
             metrics["tokens_per_second"] = metrics["tokens"] / (time.perf_counter() - started)
-            log.step(step + 1, metrics)
             bar.set_postfix(loss=f"{metrics['loss']:.3f}", lr=f"{metrics['lr']:.1e}")
             bar.update()
-            if (step + 1) % config.log.save_every == 0 or step + 1 == steps:
-                save_checkpoint(run.folder / "checkpoints", step + 1, optimizer, {}, config.log.keep_checkpoints)
-    log.close()
+            keeper.after_step(step + 1, metrics, lambda batch=batch: (as_rollouts(batch), None))
+    keeper.log.close()
     optimizer.release()
     return policy
 
@@ -104,7 +103,7 @@ def sft_step(policy: Policy, optimizer: Optimizer, batch: list[Example], tokens:
         loss = -logps.sum() / num_tokens
         loss.backward()
         total += loss.item()
-    return {"loss": total, "tokens": num_tokens, **optimizer.step(step)}
+    return {"loss": total, "tokens": num_tokens, **step_or_skip(optimizer, step, total)}
 
 
 def as_rollouts(batch: list[Example]) -> Rollouts:

@@ -22,16 +22,16 @@ from torch import Tensor
 from data import load_problems
 from grpo.advantages import group_advantages
 from grpo.batching import micro_batches
-from grpo.checkpoint import load_checkpoint, save_checkpoint
 from grpo.config import Config
-from grpo.experience import Batch, collect
-from grpo.log import RunLog, progress, say
+from grpo.experience import Batch, check_prompts, collect
+from grpo.keeper import Keeper, step_or_skip
+from grpo.log import progress, say
 from grpo.logprobs import completion_logps
 from grpo.loss import KL_ESTIMATORS, policy_loss
 from grpo.optim import Optimizer
 from grpo.policy import Policy, load_policy
-from grpo.runs import Run, data_hash
-from grpo.scoring import load_rewards
+from grpo.runs import Run, data_hash, fingerprint
+from grpo.scoring import RewardFailure, load_rewards
 from grpo.stream import Stream
 from grpo.types import Rollouts
 
@@ -39,48 +39,40 @@ from grpo.types import Rollouts
 def train_grpo(config: Config, run: Run) -> Policy:
     """Run stage 2 or 4 in an open run folder, from the start or from its newest checkpoint."""
     problems = load_problems(config.data, config.seed)
+    run.note_input("data_hash", data_hash(problems), "training data")
     rewards = load_rewards(config.rewards, config.sandbox)
     policy = load_policy(config.model, config.seed)
     if len(problems) < config.grpo.prompts_per_step:
         say(
             f"{len(problems)} problems for {config.grpo.prompts_per_step} groups: a repeated one samples the same again"
         )
+    run.note_input("model_hash", fingerprint(policy), "model at model.path")
+    check_prompts(config, policy, problems)
     if config.loss.beta:
         policy.freeze_reference()
     optimizer = Optimizer(policy.trainable(), config.optim, config.grpo.steps * config.grpo.updates_per_batch)
-    state = load_checkpoint(run.folder / "checkpoints", optimizer) or {"step": 0, "position": 0}
-    stream = Stream(problems, config.seed, state["position"])
-    log = RunLog(run.folder, state["step"], config.log.tensorboard)
-    run.note(data_hash=data_hash(problems))
+    keeper = Keeper(config, run, policy, optimizer, config.grpo.steps, config.grpo.updates_per_batch)
+    first = keeper.state["step"]
+    stream = Stream(problems, config.seed, keeper.state.get("position", 0))
 
-    def save(step: int, position: int) -> None:
-        """Checkpoint after `step` finished steps; a run without any has nothing to save."""
-        if step > 0:
-            where, keep = run.folder / "checkpoints", config.log.keep_checkpoints
-            save_checkpoint(where, step, optimizer, {"position": position}, keep)
-
-    with progress(total=config.grpo.steps, initial=state["step"], desc="grpo", unit="step") as bar:
-        for step in range(state["step"], config.grpo.steps):
-            started, position = time.perf_counter(), stream.position
+    with progress(total=config.grpo.steps, initial=first, desc="grpo", unit="step") as bar:
+        for step in range(first, config.grpo.steps):
+            started = time.perf_counter()
             try:
-                batch = collect(config, policy, rewards, stream, step, log)
-            except ValueError:  # a reward that fails: what is trained so far is not lost
-                save(step, position)
+                batch = collect(config, policy, rewards, stream, step, keeper.log)
+            except RewardFailure:  # what is trained so far is not lost, and goes on when the reward is mended
+                keeper.save()
                 raise
             sampled = time.perf_counter()
             metrics = batch.metrics | update(config, policy, optimizer, batch, rewards.weights, step)
             ended = time.perf_counter()
             metrics |= {"seconds": ended - started, "sampling_seconds": sampled - started}
             metrics["tokens_per_second"] = metrics["sampled_tokens"] / (ended - started)
-            log.step(step + 1, metrics)
             bar.set_postfix({name: f"{metrics[key]:.2f}" for name, key in SHOWN.items() if key in metrics})
             bar.update()
-            if metrics["truncated"] > 0.5 and step % 10 == 0:
-                limit = f"sampling.max_new_tokens={config.sampling.max_new_tokens}"
-                say(f"step {step + 1}: {metrics['truncated']:.0%} of the completions were cut off at {limit}; raise it")
-            if (step + 1) % config.log.save_every == 0 or step + 1 == config.grpo.steps:
-                save(step + 1, stream.position)
-    log.close()
+            learned_from = (batch.rollouts, batch.rewards)
+            keeper.after_step(step + 1, metrics, lambda it=learned_from: it, position=stream.position)
+    keeper.log.close()
     optimizer.release()
     return policy
 
@@ -96,8 +88,7 @@ def update(
     """mu optimiser steps on one batch. Returns the metrics of the last; `sampler_gap` is the first's."""
     rollouts, temperature = batch.rollouts, config.sampling.temperature
     if not len(rollouts):
-        say(f"step {step + 1}: every group was dropped (all its completions earned the same); nothing to learn from")
-        return {}
+        return {}  # every group was dropped; `Keeper` says so
     micro = micro_batches(rollouts, config.tokens_per_micro_batch)
     ref_logps = None  # [N, T]
     if config.loss.beta:
@@ -111,6 +102,7 @@ def update(
 
     old_logps = torch.zeros_like(rollouts.sampler_logps)  # [N, T], filled in the first iteration
     metrics: dict[str, float] = {}
+    skipped = 0.0
     for iteration in range(config.grpo.updates_per_batch):
         sums: dict[str, Tensor] = {}
         for rows in micro:
@@ -131,8 +123,10 @@ def update(
             _add(sums, {"loss": loss.detach(), **parts})
         sampler_gap = metrics.get("sampler_gap", sums["sampler_gap"].item())  # it is one only before the first step
         metrics = {name: value.item() for name, value in sums.items()} | {"sampler_gap": sampler_gap}
-        metrics |= optimizer.step(step * config.grpo.updates_per_batch + iteration)
-    return metrics
+        number = step * config.grpo.updates_per_batch + iteration
+        metrics |= step_or_skip(optimizer, number, metrics["loss"])
+        skipped += metrics["skipped"]
+    return metrics | {"skipped": skipped}
 
 
 def batch_advantages(

@@ -23,8 +23,8 @@ CHOICES = {
     "reject.reflection": ("any", "prefer", "only"),
 }
 POSITIVE = """
-    tokens_per_micro_batch model.lora.alpha sampling.max_new_tokens sampling.max_rows loss.eps_high loss.tau_pos
-    loss.tau_neg optim.lr optim.eps optim.max_grad_norm grpo.steps grpo.prompts_per_step grpo.group_size
+    tokens_per_micro_batch max_skipped model.lora.alpha sampling.max_new_tokens sampling.max_rows loss.eps_high
+    loss.tau_pos loss.tau_neg optim.lr optim.eps optim.max_grad_norm grpo.steps grpo.prompts_per_step grpo.group_size
     grpo.updates_per_batch sft.batch_size sft.epochs reject.samples reject.per_problem eval.samples log.save_every
     log.keep_checkpoints sandbox.seconds sandbox.megabytes
 """

@@ -1,21 +1,15 @@
-"""Are two values the same answer? Symmetric: what holds of (a, b) holds of (b, a)."""
+"""Are two values the same answer?"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
 
-from rewards.literals import negated
-from rewards.numeric import is_undone, proportional, real_value, same_value, variables
-from rewards.values import Expression, Number, Op, Struct, Symbol, Unreadable, Value
+from rewards.numeric import Evaluator
+from rewards.values import MINUS_ONE, Expression, Number, Op, Struct, Symbol, Value, negated, op, variables
 
-MAX_COMPARISONS = 600
 FLOAT_NOISE = Fraction(1, 10**9)
 """Two decimals this near each other, relatively, are one: 0.1 + 0.2 prints as 0.30000000000000004."""
-
-_UNORDERED = ({"{"}, {"list"}, {"{", "list"}, {"union"}, {"union", "list"})
-_ORDERED = ({"("}, {"["}, {"(", "list"}, {"(", "["}, {"[", "list"})
-_FLIPPED = {">": "<", ">=": "<="}
 INFINITY = Symbol("infty")
 
 
@@ -45,38 +39,30 @@ class Comparison:
     """One comparison, with its settings and its share of work."""
 
     def __init__(self, config: GradingConfig):
-        self.config, self.left = config, MAX_COMPARISONS
+        self.config, self.numbers = config, Evaluator()
 
     def same(self, a: Value, b: Value) -> bool:
-        self.left -= 1
-        if self.left < 0:
-            raise Unreadable("too many comparisons")
+        self.numbers.spend(3)
         if a == b:
             return True
-        written = a, b
-        a, b = self.simplified(a), self.simplified(b)
-        if not isinstance(a, Struct) and not isinstance(b, Struct):
+        kinds = {a.kind, b.kind}
+        if kinds == {""}:
             return self.same_expression(a, b)
-        kinds = {_kind(a), _kind(b)}
-        if len(kinds) > 1 and "relation" in kinds and {*map(_kind, written)} == {"relation"}:
-            a, b = map(_ascending, written)  # y < 3 - 2x is an interval for y, 2x + y < 3 is none
+        if kinds & {"named", "relation"}:
             return self.same_relation(a, b)
         if "quantity" in kinds:
             return self.same_quantity(a, b)
-        if "named" in kinds or kinds == {"relation"}:
-            return self.same_relation(a, b)
-        if "" in kinds or len(a.items) != len(b.items):
-            return False
-        if a.label != b.label and "list" not in kinds:
-            return False
-        if kinds in _UNORDERED:
-            conditions = any(_kind(item) == "relation" for item in a.items)
-            return (a.label == b.label or not conditions) and self.same_items(a, b)
-        ordered = kinds in _ORDERED and (len(a.items) > 2 or "interval" not in kinds)
-        return (len(kinds) == 1 or ordered) and all(map(self.same, a.items, b.items))
+        return self.same_items(a, b)
 
     def same_items(self, a: Struct, b: Struct) -> bool:
-        """Whether each item of one is an item of the other, none used twice."""
+        """Whether two collections are the same; a bare list may be any of them."""
+        kinds = {a.kind, b.kind}
+        if len(kinds) > 1 and not ("list" in kinds and kinds < {"list", "(", "{", "union"}):
+            return False
+        if a.label != b.label or len(a.items) != len(b.items):
+            return False
+        if not kinds <= {"list", "{", "union"}:
+            return all(map(self.same, a.items, b.items)) and bool(a.items)
         rest = list(b.items)
         for item in a.items:
             match = next((i for i, other in enumerate(rest) if self.same(item, other)), None)
@@ -85,47 +71,41 @@ class Comparison:
             del rest[match]
         return True
 
-    # -- before comparing ---------------------------------------------------------------------------
-
-    def simplified(self, value: Value) -> Value:
-        """Chains shortened, conditions on a variable as intervals, percent as numbers, columns as vectors."""
-        if _kind(value) == "relation":
-            value = _shortened(value)
-        if _kind(value) == "relation":
-            value = _as_interval(_ascending(value))
-        if _kind(value) == "quantity" and value.label == "%" and self.config.percent == "exact":
-            return _percentage(value)
-        if _kind(value) == "matrix" and len(value.items) > 1 and len(value.items[0].items) == 1:
-            return Struct("[", tuple(row.items[0] for row in value.items))  # a column is a vector
-        return value
-
     # -- expressions --------------------------------------------------------------------------------
 
     def same_expression(self, a: Expression, b: Expression) -> bool:
         if isinstance(a, Symbol) and isinstance(b, Symbol):
             return a == b or a.name.lower() == b.name.lower() in "abcde"  # the letter of a choice has no case
-        for one, other in ((a, b), (b, a)):
-            literal = isinstance(one, Number) and not one.undivided
-            if literal and not self.config.unevaluated and is_undone(other):
-                return False
-        if all(isinstance(side, Number) and side.decimals is not None for side in (a, b)):
-            whole = 1 in (a.value.denominator, b.value.denominator)
-            noise = 0 if whole else FLOAT_NOISE * max(abs(a.value), abs(b.value))
-            return abs(a.value - b.value) <= noise
-        if same_value(a, b):
-            return True
-        return any(self.stands_for(one, other) for one, other in ((a, b), (b, a)))
+        undone = any(isinstance(one, Number) and self.is_undone(other) for one, other in ((a, b), (b, a)))
+        if undone and not self.config.unevaluated:
+            return False
+        return self.numbers.same_value(a, b) or self.stands_for(a, b) or self.stands_for(b, a)
 
     def stands_for(self, decimal: Expression, other: Expression) -> bool:
         """Whether a decimal is an exact value rounded or cut off to the digits it has; integers are exact."""
         if not isinstance(decimal, Number) or decimal.decimals is None or variables(other):
             return False
-        exact = real_value(other)
+        exact = self.numbers.real_value(other)
         if exact is None or exact.denominator == 1 or decimal.value.denominator == 1:
             return False
-        error, step = abs(exact - decimal.value), Fraction(1, 10**decimal.decimals) + FLOAT_NOISE * abs(exact)
+        error, noise = abs(exact - decimal.value), FLOAT_NOISE * abs(exact)
+        if isinstance(other, Number) and other.decimals is not None:
+            return error <= noise
+        step = Fraction(1, 10**decimal.decimals) + noise
         near = error <= Fraction(self.config.relative_tolerance) * abs(exact)
         return error <= step and (near or (self.config.rounded and error <= step / 2))
+
+    def is_undone(self, value: Expression) -> bool:
+        """Whether arithmetic on numbers is left to do: 6 * 7, 40 + 2, 5!. A root or power of a number is none."""
+        if not isinstance(value, Op):
+            return False
+        if value.name not in ("+", "*", "^", "abs"):
+            return True
+        if value.name == "+" or (value.name == "*" and not _is_scientific(value)):
+            constants = [arg for arg in value.args if not variables(arg) and arg != MINUS_ONE]
+            if len(constants) > 1 and sum(isinstance(self.numbers.value(arg), Fraction) for arg in constants) > 1:
+                return True
+        return any(map(self.is_undone, value.args))
 
     # -- quantities and relations -------------------------------------------------------------------
 
@@ -133,88 +113,81 @@ class Comparison:
         (a, unit), (b, other_unit) = _value_and_unit(a), _value_and_unit(b)
         if unit == other_unit:
             return self.same(a, b)
-        if "%" in (unit, other_unit):  # and a percent sign is optional
-            bare, part = (a, b) if unit != "%" else (b, a)
-            return "" in (unit, other_unit) and (self.same(a, b) or self.same(bare, _percentage(part)))
-        return "" in (unit, other_unit) and self.config.units == "optional" and self.same(a, b)
+        if "" not in (unit, other_unit):
+            return False
+        if "%" in (unit, other_unit):
+            parts = (_percentage(side) if own else side for side, own in ((a, unit), (b, other_unit)))
+            return self.same(*parts) or (self.config.percent == "optional" and self.same(a, b))
+        return self.config.units == "optional" and self.same(a, b)
 
     def same_relation(self, a: Value, b: Value) -> bool:
         """`x = 5` is 5, but not `y = 5`; an equation is another times a constant."""
-        named = [_kind(side) == "named" for side in (a, b)]
-        if named[0] != named[1] and "relation" not in (_kind(a), _kind(b)):
-            return self.same(a.items[0], b) if named[0] else self.same(a, b.items[0])
-        if all(named) and a.label == b.label:
-            return self.same(a.items[0], b.items[0])
+        if a.kind == b.kind and a.label == b.label and all(map(self.same, a.items, b.items)):
+            return True
         left, right = _difference(a), _difference(b)
-        if left is not None and right is not None:
-            operators = [side.label if side.kind == "relation" else "=" for side in (a, b)]
-            return operators[0] == operators[1] and proportional(left, right, operators[0] in ("<", "<="))
-        return not any(named) and a.label == b.label and all(map(self.same, a.items, b.items))
+        operator, other = (side.label if side.kind == "relation" else "=" for side in (a, b))
+        if left and right and operator == other:
+            return self.numbers.proportional(left, right, positive=operator in ("<", "<="))
+        if a.kind == b.kind and (a.kind == "named" or a.label == b.label):
+            return False
+        bare = self.bare(a), self.bare(b)
+        return all(side.kind != "relation" for side in bare) and self.same(*bare)
+
+    def bare(self, value: Value) -> Value:
+        """What stands alone for it: 5 for `x = 5`, [1, 3) for `1 <= x < 3`, 2 for `sqrt(4) = 2`; else itself."""
+        if value.kind == "named":
+            return self.bare(value.items[1])
+        if value.kind != "relation":
+            return value
+        operators, sides = value.label.split(), value.items
+        if {*operators} <= {"<", "<="}:
+            return _interval(value)
+        if not {*operators} <= {"=", "\u2248"} or any(side.kind or variables(side) for side in sides):
+            return value
+        pairs = zip(operators, sides, sides[1:], strict=False)
+        true = all(self.numbers.same_value(a, b) if sign == "=" else self.near(a, b) for sign, a, b in pairs)
+        return sides[operators.index("\u2248") if "\u2248" in operators else -1] if true else value
+
+    def near(self, a: Expression, b: Expression) -> bool:
+        """As near as what people write after an "approximately equals" sign: two per cent."""
+        left, right = self.numbers.real_value(a), self.numbers.real_value(b)
+        return left is not None and right is not None and abs(left - right) <= max(abs(left), abs(right)) / 50
 
 
 # ---------------------------------------------------------------------------------------------------
 
 
-def _kind(value: Value) -> str:
-    return value.kind if isinstance(value, Struct) else ""
-
-
-def _percentage(value: Value) -> Value:
-    inner = value.items[0] if _kind(value) == "quantity" else value
-    if isinstance(inner, Number):
-        return Number(inner.value / 100, None if inner.decimals is None else inner.decimals + 2)
-    return value if isinstance(inner, Struct) else Op("*", (inner, Number(Fraction(1, 100))))
+def _is_scientific(product: Op) -> bool:
+    """4.2 * 10^1 is a way to write a number."""
+    last = product.args[-1]
+    return len(product.args) == 2 and isinstance(last, Op) and last.name == "^" and last.args[0] == Number(Fraction(10))
 
 
 def _value_and_unit(value: Value) -> tuple[Value, str]:
-    return (value.items[0], value.label) if _kind(value) == "quantity" else (value, "")
+    return (value.items[0], value.label) if value.kind == "quantity" else (value, "")
 
 
-def _shortened(chain: Struct) -> Value:
-    """`sqrt(4) = 2` is 2 and `1/3 ~ 0.33` is 1/3, if true; other chains stay what they are."""
-    operators, sides = chain.label.split(), chain.items
-    if not set(operators) <= {"=", "~"} or any(isinstance(side, Struct) or variables(side) for side in sides):
-        return chain
-    for operator, left, right in zip(operators, sides, sides[1:], strict=False):
-        if not (same_value(left, right) if operator == "=" else _near(left, right)):
-            raise Unreadable("a chain that isn't true")
-    return sides[operators.index("~") if "~" in operators else -1]
+def _percentage(value: Value) -> Value:
+    if isinstance(value, Number):
+        return Number(value.value / 100, None if value.decimals is None else value.decimals + 2)
+    return op("*", value, Number(Fraction(1, 100)))
 
 
-def _near(a: Expression, b: Expression) -> bool:
-    """As near as what people write after an "approximately equals" sign: two per cent."""
-    left, right = real_value(a), real_value(b)
-    return left is not None and right is not None and abs(left - right) <= max(abs(left), abs(right)) / 50
+def _difference(relation: Value) -> Expression | None:
+    """Left side minus right side, of `x + y = 7`, `y = 7 - x` or `x < y`; None where there is more to it."""
+    if relation.kind not in ("named", "relation") or len(relation.items) != 2 or any(s.kind for s in relation.items):
+        return None
+    return op("+", relation.items[0], negated(relation.items[1]))
 
 
-def _ascending(relation: Struct) -> Struct:
-    operators = relation.label.split()
-    if not set(operators) <= set(_FLIPPED):
-        return relation
-    flipped = " ".join(_FLIPPED[operator] for operator in reversed(operators))
-    return Struct("relation", tuple(reversed(relation.items)), flipped)
-
-
-def _as_interval(relation: Struct) -> Struct:
-    """`1 <= x < 3` as the interval [1, 3), `2 < x` as (2, oo); others stay relations."""
+def _interval(relation: Struct) -> Value:
+    """A condition on a variable as an interval; others as they are."""
     operators, sides = relation.label.split(), relation.items
-    if not set(operators) <= {"<", "<="} or any(isinstance(side, Struct) for side in sides):
-        return relation
-    bare = [isinstance(side, Symbol) and bool(variables(side)) and side != INFINITY for side in sides]
-    if bare == [True, False]:
-        operators, sides = ["<", *operators], (negated(INFINITY), *sides)
-    elif bare == [False, True]:
-        operators, sides = [*operators, "<"], (*sides, INFINITY)
-    elif bare != [False, True, False]:
+    if len(sides) == 2:  # a side without a bound
+        below = bool(variables(sides[0]))
+        sides = (negated(INFINITY), *sides) if below else (*sides, INFINITY)
+        operators.insert(0 if below else 1, "<")
+    if len(sides) != 3 or not isinstance(sides[1], Symbol) or not variables(sides[1]):
         return relation
     brackets = ("[" if operators[0] == "<=" else "(") + ("]" if operators[1] == "<=" else ")")
-    ends = (sides[0], sides[2])
-    return Struct("(", ends) if brackets == "()" else Struct("interval", ends, brackets)
-
-
-def _difference(relation: Struct) -> Expression | None:
-    """Left side minus right side, of `x + y = 7`, `y = 7 - x` or `x < y`; None where there is more to it."""
-    sides = relation.items if relation.kind == "relation" else relation.items[::-1]
-    if len(sides) != 2 or any(isinstance(side, Struct) for side in sides):
-        return None
-    return Op("+", (sides[0], negated(sides[1])))
+    return Struct("(", (sides[0], sides[2]), "" if brackets == "()" else brackets)

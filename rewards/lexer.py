@@ -1,4 +1,5 @@
-"""From the text of an answer, plain or LaTeX, to tokens. A character it doesn't know ends the reading."""
+# ruff: noqa: RUF001
+"""From the text of an answer, plain or LaTeX, to tokens."""
 
 from __future__ import annotations
 
@@ -12,145 +13,118 @@ MAX_TOKENS = 600
 
 class Token(NamedTuple):
     kind: str
-    """num, name, word, fn (a function), cmd (frac, sqrt, ...), op, rel, open, close, sep, begin or end"""
+    """num, name, word, fn (a function), cmd, op, unit, bar, rel, open, close, sep, unknown or end"""
     text: str
     spaced: bool = False
-    """White space comes before it: `1 4/5` is a mixed number, `14/5` is not."""
+    """White space comes before it: `5 cm` has a unit, `5cm` has one only if `cm` is a known one."""
 
 
-# Commands by what they mean: a token's kind and text ("=" is the command itself), or nothing but typography.
-# An answer with any other command is unreadable.
-_MEANINGS = """
-fn =: sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp | name =: pi infty ell alpha
-beta gamma delta epsilon varepsilon zeta eta theta lambda mu nu xi rho sigma tau phi varphi chi psi omega
-Gamma Delta Theta Lambda Sigma Phi Psi Omega | cmd frac: frac dfrac tfrac cfrac | cmd sqrt: sqrt | cmd
-binom: binom dbinom tbinom | cmd emptyset: emptyset varnothing | op *: times cdot ast | op /: div | op +-:
-pm | op -+: mp | op deg: circ degree | op bar: lvert rvert vert | op cup: cup | rel <: lt | rel >: gt | rel
-<=: le leq leqslant | rel >=: ge geq geqslant | rel !=: ne neq | rel ~: approx simeq | rel in: in | open
-\\{: lbrace | close \\}: rbrace | open (: langle | close ): rangle | : left right big Big bigl bigr bigg
-displaystyle quad qquad rm"""
-_COMMANDS: dict[str, tuple[str, str]] = {}
-for _meaning, _, _commands in (entry.rpartition(":") for entry in _MEANINGS.split("|")):
-    _kind, _text = [*_meaning.split(), "", ""][:2]
-    _COMMANDS |= {name: (_kind, name if _text == "=" else _text) for name in _commands.split()}
-
-# Letters and signs that Unicode has: as ASCII, as a command, as something else.
-_ASCII = dict(zip("\u2212\u2013\u2010\u00d7\u00b7\u22c5\u00f7\u00a0\u2009", "---***/  ", strict=True))
-_NAMES = "sqrt pi infty approx cup in pm theta"
-_NAMED = dict(zip("\u221a\u03c0\u221e\u2248\u222a\u2208\u00b1\u03b8", _NAMES.split(), strict=True))
-_OTHER = {
-    "\u2264": "<=",
-    "\u2265": ">=",
-    "\u2260": "!=",
-    "\u00b0": "^\\circ ",
-    "\u00b2": "^2",
-    "\u00b3": "^3",
+# What is written in several ways, and the one in which it is read.
+# fmt: off
+_SPELLINGS = {
+    "*": r"\times \cdot \ast × · ⋅", "/": r"\div ÷", "-": "− – ‐", "^": "**", "±": r"\pm", "∓": r"\mp",
+    "%": r"\%", "°": r"\circ \degree", "|": r"\| \lvert \rvert \vert", "∪": r"\cup", "∈": r"\in",
+    "<": r"\lt", ">": r"\gt", "<=": r"\le \leq \leqslant ≤", ">=": r"\ge \geq \geqslant ≥",
+    "!=": r"\ne \neq ≠", "≈": r"\approx \simeq",
+    "(": r"\langle", ")": r"\rangle", r"\{": r"\lbrace", r"\}": r"\rbrace", r"\{\}": r"\emptyset \varnothing ∅",
+    r"\frac": r"\dfrac \tfrac \cfrac", r"\binom": r"\dbinom \tbinom", r"\sqrt": "√",
+    r"\pi": "π", r"\theta": "θ", r"\infty": "∞",
+    "^2": "²", "^3": "³", r"\frac12": "½", r"\frac14": "¼", r"\frac34": "¾",
+    "": r"\left \right \big \Big \bigl \bigr \bigg \displaystyle \quad \qquad \rm",
 }
-_HALVES = {"\u00bd": "\\frac12 ", "\u00bc": "\\frac14 ", "\u00be": "\\frac34 "}
-_UNICODE = str.maketrans(_ASCII | {sign: f"\\{name} " for sign, name in _NAMED.items()} | _OTHER | _HALVES)
+# fmt: on
+_SPELLED = {variant: f" {text} " for text, variants in _SPELLINGS.items() for variant in variants.split()}
+_VARIANT = re.compile(r"\\\\|\\[a-zA-Z]+|\\[%|]|\*\*|[^\x00-\x7f]")
+
+_KINDS = {
+    "fn": "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp",
+    "name": "pi infty ell alpha beta gamma delta epsilon varepsilon zeta eta theta lambda mu nu xi rho sigma tau phi"
+    " varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega",
+    "cmd": "frac sqrt binom",
+}
+_COMMANDS = {name: kind for kind, names in _KINDS.items() for name in names.split()}
+
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|mbox|operatorname)\s*\{([^{}]*)\}")
-_THIN_SPACE = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\,|\\!)\s*(?=[0-9]{3}(?![0-9]))")
+_REPEATING = re.compile(r"(?<![0-9])([0-9]*)\.([0-9]*)\\(?:overline|bar|dot)\s*\{?([0-9]+)\}?")
+_REWRITES = [
+    (re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\,|\\!)\s*(?=[0-9]{3}(?![0-9]))"), ""),  # 10\,000
+    (re.compile(r"(?<![0-9./])([0-9]+)\s+([0-9]+)/([0-9]+)(?![0-9./])"), r"\1\\frac{\2}{\3}"),  # 1 4/5
+    (re.compile(r"\\frac\s*([0-9])\s*([0-9])"), r"\\frac{\1}{\2}"),  # \frac45
+    (re.compile(r"\^\s*(?:°|\{\s*°\s*\})"), "°"),  # 30^\circ
+    (re.compile(r"_\s*\{\s*([a-zA-Z]+|[0-9]+)\s*\}"), r"_\1 "),  # x_{10}
+    (re.compile(r"\b([ap])\.\s?m\b\.?", re.IGNORECASE), r"\1m"),  # 4:30 p.m.
+]
 _THOUSANDS = re.compile(r"(?<![0-9,.])[0-9]{1,3}(?:,[0-9]{3})+(?!,?[0-9])")
 _TOKEN = re.compile(
     r"(?P<space>(?:\s|~|\\[!,;:\ ])+)"
-    r"|\\(?P<env>begin|end)\s*\{(?P<shape>[pb]?matrix|array)\}(?:\{[lcr|\s]*\})?|\\(?P<command>[a-zA-Z]+)|(?P<letters>[a-zA-Z]+)"
-    r"|(?P<num>(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
-    r"|(?P<open>[(\[{]|\\\{)|(?P<close>[)\]}]|\\\})|(?P<sep>[,;])|(?P<rel><=|>=|!=|[=<>])"
-    r"|(?P<op>\*\*|\\\\|\\[%|]|[-+*/^_!|&:%$\u00a3\u20ac])"
+    r"|(?P<open>[(\[{]|\\\{|\\begin\s*\{(?:[pb]?matrix|array)\}(?:\{[lcr|\s]*\})?)"
+    r"|(?P<close>[)\]}]|\\\}|\\end\s*\{(?:[pb]?matrix|array)\})"
+    r"|\\(?P<command>[a-zA-Z]+)|(?P<letters>[a-zA-Z]+)"
+    r"|(?P<num>(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3}(?![0-9]))?)"
+    r"|(?P<sep>[,;&])|(?P<rel><=|>=|!=|[=<>≈∈])|(?P<bar>\|)|(?P<unit>[%$£€])|(?P<op>\\\\|[-+*/^_!:°∪])|(?P<unknown>.)"
 )
 # Two letters that are a unit or a word rather than a product.
 _TWO_LETTERS = "cm mm km kg mg ml ft mi hr oz lb pm am no is at by in of on so to go it up us sq"
-_SHORT = frozenset(_TWO_LETTERS.split())
-_LETTER = re.compile(r"\b[a-zA-Z]\b")
-_LETTER_UNITS = {"m": "meter", "g": "gram", "s": "second", "h": "hour", "l": "liter", "L": "liter"}
+_UNIT_LETTERS = {"m": "meter", "g": "gram", "s": "second", "h": "hour", "l": "liter", "L": "liter"}
+
+
+def spelled(text: str) -> str:
+    """An answer with each thing in it spelled in one way."""
+    text = _VARIANT.sub(lambda match: _SPELLED.get(match[0], match[0]), text)
+    for pattern, replacement in _REWRITES:
+        text = pattern.sub(replacement, text)
+    return _TEXT.sub(_words, _REPEATING.sub(_quotient, text))
 
 
 def tokenize(text: str, thousands: bool = True) -> list[Token]:
-    """The tokens of an answer.
+    """The tokens of a spelled answer.
 
     Args:
-        text: plain or LaTeX, without `$` delimiters (a `$` left over is the currency).
+        text: what `spelled` makes, without `$` delimiters (a `$` left over is the currency).
         thousands: read `1,234` as one number rather than two; among brackets it is always two.
 
     Raises:
-        Unreadable: for an unknown character or command, or too many tokens.
+        Unreadable: for too many tokens. What isn't known is a token that no rule of the grammar takes.
     """
-    text = _TEXT.sub(_spoken, _THIN_SPACE.sub("", text.translate(_UNICODE)))
     if thousands and not re.search(r"[(\[]|\\\{", text):
         text = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
     tokens: list[Token] = []
-    at, spaced = 0, False
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        if match is None or len(tokens) >= MAX_TOKENS:
-            raise Unreadable(f"too many tokens or an unknown character: {text[at]!r}")
-        at = match.end()
-        new = _tokens(match, spaced)
-        spaced = match.lastgroup == "space" or (spaced and not new)
-        tokens += new
+    spaced = False
+    for match in _TOKEN.finditer(text):
+        group = str(match.lastgroup)
+        if group == "letters":
+            tokens += _letters(match[0], spaced)
+        elif group == "command":
+            tokens.append(Token(_COMMANDS.get(match["command"], "unknown"), match["command"], spaced))
+        elif group != "space":
+            tokens.append(Token(group, match[0], spaced))
+        spaced = group == "space"
+    if len(tokens) > MAX_TOKENS:
+        raise Unreadable("too many tokens")
     return [*tokens, Token("end", "")]
-
-
-def _spoken(match: re.Match[str]) -> str:
-    """What `\\text{}` holds; after something else, its single letters are units."""
-    if not match.start():
-        return f" {match[1]} "
-    return f" {_LETTER.sub(lambda letter: _LETTER_UNITS.get(letter[0], letter[0]), match[1])} "
-
-
-def _tokens(match: re.Match[str], spaced: bool) -> list[Token]:
-    if match["space"]:
-        return []
-    if match["env"]:
-        return [Token(match["env"], match["shape"], spaced)]
-    if match["letters"]:
-        return _letters(match["letters"], spaced)
-    if match["command"]:
-        if match["command"] not in _COMMANDS:
-            raise Unreadable(f"unknown command \\{match['command']}")
-        kind, text = _COMMANDS[match["command"]]
-        return [Token(kind, text, spaced)] if kind else []
-    symbol = match.group()
-    return [
-        Token(
-            str(match.lastgroup),
-            {"**": "^", "\\%": "%", "\\|": "bar", "|": "bar"}.get(symbol, symbol),
-            spaced,
-        )
-    ]
 
 
 def _letters(letters: str, spaced: bool) -> list[Token]:
     """A run of letters: a function, a word, or a product of variables."""
     if letters in ("or", "and"):
         return [Token("sep", letters, spaced)]
-    if letters in ("pi", "infty", "infinity", "sqrt") or _COMMANDS.get(letters, "")[:1] == ("fn",):
-        return [Token(*_COMMANDS[letters.replace("infinity", "infty")], spaced)]
+    name = "infty" if letters == "infinity" else letters
+    if name in ("pi", "infty", "sqrt") or _COMMANDS.get(name) == "fn":
+        return [Token(_COMMANDS[name], name, spaced)]
     ascending = list(letters) == sorted(set(letters)) and (letters[-1] <= "d" or letters[0] >= "p")
-    product = letters.islower() and (ascending or (len(letters) == 2 and letters not in _SHORT))
+    product = letters.islower() and (ascending or (len(letters) == 2 and letters not in _TWO_LETTERS.split()))
     if len(letters) > 1 and not product:
         return [Token("word", letters, spaced)]
     return [Token("name", letter, spaced and i == 0) for i, letter in enumerate(letters)]
 
 
-class Cursor:
-    """A place in a list of tokens."""
+def _words(match: re.Match[str]) -> str:
+    """What `\\text{}` holds; single letters in it are units."""
+    return f" {re.sub('[a-zA-Z]+', lambda word: _UNIT_LETTERS.get(word[0], word[0]), match[1])} "
 
-    def __init__(self, tokens: list[Token]):
-        self.tokens, self.at = tokens, 0
 
-    def sees(self, kind: str, *texts: str) -> bool:
-        token = self.tokens[self.at]
-        return token.kind == kind and (not texts or token.text in texts)
-
-    def takes(self, kind: str, *texts: str) -> bool:
-        found = self.sees(kind, *texts)
-        self.at += found
-        return found
-
-    def needs(self, *kinds: str, text: str = "") -> str:
-        token = self.tokens[self.at]
-        if token.kind not in kinds or (text and token.text != text):
-            raise Unreadable(f"{token.text!r} where {text or ' or '.join(kinds)} should be")
-        self.at += 1
-        return token.text
+def _quotient(match: re.Match[str]) -> str:
+    """`0.1\\overline{6}` as a quotient of two integers: 15/90."""
+    whole, fixed, repeated = match.groups()
+    top = int(whole + fixed + repeated) - int(whole + fixed or 0)
+    return rf" \frac{{{top}}}{{{(10 ** len(repeated) - 1) * 10 ** len(fixed)}}} "

@@ -2,69 +2,67 @@
 
     answer   := item (("," | ";" | "or" | "and") item)*
     item     := side (relation side)*
-    side     := words | currency? sum (":" sum)* unit? | group ("cup" group)*
-    sum      := sign* product (("+" | "-" | "+-") sign* product)*
+    side     := words | currency? sum ((":" | "cup") sum)* unit?
+    sum      := sign* product (("+" | "-") sign* product)*
     product  := power (("*" | "/" | nothing) power)*
-    power    := atom ("!" | "^" exponent)*
-    atom     := numeral | name | function | group | fraction | root | "|" sum "|" | matrix
+    power    := atom ("!" | "degree" | "^" sign* power)*
+    atom     := numeral | name | function | fraction | root | binomial | group | "|" sum "|" | matrix
 
 Nothing is evaluated but literals: a fraction of two numerals is a number.
 """
 
 from __future__ import annotations
 
-import functools
+import re
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
 
-from rewards.lexer import Cursor, Token
-from rewards.literals import MINUS_ONE, combined, divided, expression, negated, number, numeral_in_base
-from rewards.values import Expression, Number, Op, Struct, Symbol, Unreadable, Value
-from rewards.words import SCALES, read_currency, read_unit, read_words
+from rewards.lexer import Token
+from rewards.units import SCALES, unit_name
+from rewards.values import MINUS_ONE, Number, Op, Struct, Symbol, Unreadable, Value, divided, expression, negated, op
 
-MAX_DEPTH = 30
-MAX_ITEMS = 100
+MAX_DEPTH = 20
+"""How deep brackets and exponents may nest."""
 
 _CLOSING = {"(": ")", "[": "]", "\\{": "\\}", "{": "}"}
 
 
-def nested(rule: Callable[..., Value]) -> Callable[..., Value]:
-    """Decorates the rules through which every recursion goes, to bound its depth."""
-
-    @functools.wraps(rule)
-    def bounded(self: Parser) -> Value:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise Unreadable("too deep")
-        value = rule(self)
-        self.depth -= 1
-        return value
-
-    return bounded
-
-
-class Parser(Cursor):
+class Parser:
     def __init__(self, tokens: list[Token]):
-        super().__init__(tokens)
+        self.tokens, self.at = tokens, 0
         self.depth = self.bars = 0
+
+    def sees(self, kind: str, *texts: str) -> bool:
+        token = self.tokens[self.at]
+        return token.kind == kind and (not texts or token.text in texts)
+
+    def takes(self, kind: str, *texts: str) -> bool:
+        found = self.sees(kind, *texts)
+        self.at += found
+        return found
+
+    def needs(self, *kinds: str) -> str:
+        token = self.tokens[self.at]
+        if token.kind not in kinds:
+            raise Unreadable(f"{token.text!r} where {' or '.join(kinds)} should be")
+        self.at += 1
+        return token.text
 
     # -- lists and relations ------------------------------------------------------------------------
 
     def answer(self) -> Value:
-        items, joined = self.items()
+        found = self.items()
         self.needs("end")
-        return items[0] if len(items) == 1 else Struct("list", items, joined)
+        return found.items[0] if len(found.items) == 1 else found
 
-    def items(self) -> tuple[tuple[Value, ...], str]:
+    def items(self) -> Struct:
         items, joined = [self.item()], ""
         while self.sees("sep"):
             while self.sees("sep"):  # "a, b, or c"
                 joined = "and" if self.needs("sep") == "and" else joined
             items.append(self.item())
-        if len(items) > MAX_ITEMS:
-            raise Unreadable("too many items")
-        return tuple(items), joined
+        conditions = any(item.kind == "relation" for item in items)
+        return Struct("list", tuple(items), joined if conditions else "")
 
     def item(self) -> Value:
         start = self.at
@@ -73,209 +71,172 @@ class Parser(Cursor):
         while self.sees("rel"):
             operators.append(self.needs("rel"))
             sides.append(self.side())
-        equals = operators[:1] == ["="] and set(operators) <= {"=", "~"}
-        if name and (equals or operators == ["in"]):
-            rest = Struct("relation", tuple(sides[1:]), " ".join(operators[1:]))
-            return Struct("named", (rest if operators[1:] else sides[1], sides[0]), name)
-        return Struct("relation", tuple(sides), " ".join(operators)) if operators else sides[0]
+        return _relation(name, sides, operators)
 
     def side(self) -> Value:
         if self.sees("word") or (self.sees("name") and self.tokens[self.at + 1].kind == "word"):
-            return read_words(self)
-        unit = read_currency(self)
+            return self.words()
+        unit = [self.needs("unit")] if self.sees("unit") else []
         value = self.sum()
-        if self.sees("op", ":"):
-            parts = [expression(value)]
-            while self.takes("op", ":"):
-                parts.append(expression(self.sum()))
-            value = Struct("ratio", tuple(parts))
-        if isinstance(value, Struct) and self.sees("op", "cup"):
-            parts = [value]
-            while self.takes("op", "cup"):
-                parts.append(self.atom())
-            return Struct("union", tuple(parts))
+        for sign, collection in ((":", "ratio"), ("\u222a", "union")):
+            if self.sees("op", sign):
+                parts = [value]
+                while self.takes("op", sign):
+                    parts.append(self.sum())
+                value = Struct(collection, tuple(parts))
         if isinstance(value, Number) and self.sees("word", *SCALES):
             value = Number(value.value * SCALES[self.needs("word")], value.decimals)
         if isinstance(value, Op) and value.name == "degree":
-            unit, value = "degree", value.args[0]
-        unit += read_currency(self) or read_unit(self)  # "$5 per day" is in dollar/day
-        return Struct("quantity", (value,), unit) if unit else value
+            unit, value = ["degree"], value.args[0]
+        name = self.unit(unit)
+        return Struct("quantity", (value,), name) if name else value
+
+    def words(self) -> Struct:
+        """An answer in words, without its article."""
+        words = []
+        while any(map(self.sees, ("word", "name", "num"))):
+            words.append(self.needs("word", "name", "num").casefold())
+        return Struct("words", (), " ".join(words[words[0] in ("the", "a", "an") and len(words) > 1 :]))
+
+    def unit(self, words: list[str]) -> str:
+        """The unit that the words so far and those here are: "$" and "per day"; "" if they are none."""
+        start, glued = self.at, not self.tokens[self.at].spaced
+        while self.sees("word") or self.sees("unit") or (words and self.sees("op", "/", "^")) or words[-1:] == ["/"]:
+            words = [*words, self.needs("word", "unit", "op", "name")]
+            if words[-1] == "^":
+                words.append(self.needs("num"))
+        unit = unit_name(words, glued)
+        self.at = self.at if unit else start
+        return unit
 
     # -- expressions --------------------------------------------------------------------------------
 
-    @nested
     def sum(self) -> Value:
         terms = [self.signed(self.product)]
         while self.sees("op", "+", "-"):
             terms.append(self.signed(self.product))
-        return combined("+", terms)
+        return op("+", *terms) if len(terms) > 1 else terms[0]
 
     def signed(self, rule: Callable[[], Value]) -> Value:
-        signs = []
+        signs = ""
         while self.sees("op", "+", "-"):
-            signs.append(self.needs("op"))
+            signs += self.needs("op")
         value = rule()
-        return negated(expression(value)) if signs.count("-") % 2 else value
+        return negated(value) if signs.count("-") % 2 else value
 
     def product(self) -> Value:
-        value = self.power()
-        if isinstance(value, Struct):
-            return value
-        factors = [value]
-        while True:
+        """Factors with a sign between them, or side by side: `2x`, `2(a)`, but not `x2` and `(a)2`."""
+        factors = [self.power()]
+        while not isinstance(factors[0], Struct):
+            beside = self.sees("open", "(", "{") or (self.sees("bar") and not self.bars)
             if self.takes("op", "*"):
                 factors.append(self.signed(self.power))
             elif self.takes("op", "/"):
-                factors[-1:] = divided(factors[-1], self.signed(self.power))
-            elif self.begins_factor():
+                factors.append(divided(factors.pop(), self.signed(self.power)))
+            elif beside or any(map(self.sees, ("name", "fn", "cmd"))):
                 factors.append(self.power())
             else:
-                return combined("*", factors)
-
-    def begins_factor(self) -> bool:
-        """Whether two things stand side by side, a product. `x2` and `(a)2` are none."""
-        if self.sees("op", "bar"):
-            return not self.bars
-        return self.tokens[self.at].kind in ("name", "fn", "cmd") or self.sees("open", "(", "{")
+                break
+        return op("*", *factors) if len(factors) > 1 else factors[0]
 
     def power(self) -> Value:
+        """All that nests in brackets or in exponents goes through here."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise Unreadable("too deep")
         value = self.atom()
-        while self.sees("op", "!", "^"):
-            if self.takes("op", "!"):
-                value = Op("!", (expression(value),))
-            elif exponent := self.exponent():
-                value = Op("^", (expression(value), exponent))
+        while self.sees("op", "!", "\u00b0", "^"):
+            operator = self.needs("op")
+            if operator == "^":  # right to left: 2^3^2 is 2^9
+                exponent = self.atom() if self.sees("open", "{") else self.signed(self.power)
+                value = op("^", value, exponent)
             else:
-                value = Op("degree", (expression(value),))
-        return value
-
-    @nested
-    def exponent(self) -> Expression | None:
-        """What follows `^`, right to left (2^3^2 is 2^9); None for the degree sign."""
-        self.needs("op", text="^")
-        if self.sees("open", "{") and self.tokens[self.at + 1].text != "deg":
-            return expression(self.atom())
-        if self.braced(lambda: self.takes("op", "deg")):
-            return None
-        return expression(self.signed(self.power))
-
-    def braced(self, rule: Callable[[], Any]) -> Any:
-        """What `rule` reads, in braces if there are any."""
-        if not self.takes("open", "{"):
-            return rule()
-        value = rule()
-        self.needs("close", text="}")
+                value = op("!" if operator == "!" else "degree", value)
+        self.depth -= 1
         return value
 
     # -- atoms --------------------------------------------------------------------------------------
 
-    @nested
     def atom(self) -> Value:
-        kind, text, _ = self.tokens[self.at]
-        rules = {"fn": self.function, "open": self.group, "begin": self.matrix, "cmd": self.command}
-        if kind == "num":
-            return self.numeral()
-        if kind in rules:
-            self.at += 1
-            return rules[kind](text)
-        if kind == "name":
-            self.at += 1
-            return Symbol(text + self.subscript())
-        self.needs("op", text="bar")
-        self.bars += 1
-        value = Op("abs", (expression(self.sum()),))
-        self.bars -= 1
-        self.needs("op", text="bar")
-        return value
+        kind = self.tokens[self.at].kind
+        text = self.needs("num", "name", "fn", "cmd", "open", "bar")
+        return getattr(self, f"read_{kind}")(text)
 
-    def numeral(self) -> Value:
-        text = self.needs("num")
-        if self.sees("op", "_"):
-            return numeral_in_base(text, self.subscript()[1:])
-        whole, start, part = number(text), self.at, None
-        if text.isdigit() and self.takes("cmd", "frac"):  # 1\frac{4}{5}
-            part = self.command("frac")
-        elif text.isdigit() and self.sees("num") and self.tokens[self.at + 1].text == "/":  # 1 4/5
-            top, _, bottom = self.needs("num"), self.needs("op", text="/"), self.needs("num")
-            part = combined("*", divided(number(top), number(bottom)))
-        if isinstance(part, Number) and 0 < part.value < 1:
-            return Number(whole.value + part.value)
-        self.at = start
+    def read_num(self, text: str) -> Value:
+        if self.sees("op", "_"):  # equal to the same numeral in the same base, not to its value
+            return Struct("base", (), text.lstrip("0") + self.subscript())
+        mantissa = text.lower().partition("e")[0]
+        whole = Number(Fraction(text), len(mantissa.partition(".")[2]) if "." in mantissa else None)
+        if text.isdigit() and self.sees("cmd", "frac"):  # 1\frac{4}{5}
+            start = self.at
+            part = self.atom()
+            if isinstance(part, Number) and 0 < part.value < 1:
+                return Number(whole.value + part.value)
+            self.at = start
         return whole
 
-    def subscript(self) -> str:
-        if not self.takes("op", "_"):
-            return ""
-        return "_" + self.braced(lambda: self.needs("num", "name", "word"))
+    def read_name(self, name: str) -> Symbol:
+        return Symbol(name + self.subscript())
 
-    def function(self, name: str) -> Expression:
-        base = []
-        if self.takes("op", "_"):
-            base = [number(self.needs("num")) if self.sees("num") else self.argument()]
-        exponent = self.exponent() if self.sees("op", "^") else None
+    def subscript(self) -> str:
+        return "_" + self.needs("num", "name", "word") if self.takes("op", "_") else ""
+
+    def read_fn(self, name: str) -> Value:
+        base = [self.atom()] if name == "log" and self.takes("op", "_") else []
+        exponent = self.signed(self.atom) if self.takes("op", "^") else None
         if self.sees("open", "(", "{"):
-            value = self.atom() if exponent else self.power()
+            value = self.atom()
         else:  # \sin 3x takes all of 3x, but \sin x \cos x is a product
             factors = [self.signed(self.power)]
             while self.sees("name") or self.sees("cmd", "frac", "sqrt"):
                 factors.append(self.power())
-            value = combined("*", factors)
+            value = op("*", *factors) if len(factors) > 1 else factors[0]
         if exponent == MINUS_ONE and name in ("sin", "cos", "tan"):
-            return Op("arc" + name, (expression(value),))
-        call = Op(name, (expression(value), *base))
-        return Op("^", (call, exponent)) if exponent else call
+            return op("arc" + name, value)
+        call = op(name, value, *base)
+        return op("^", call, exponent) if exponent else call
 
-    def command(self, name: str) -> Value:
-        if name == "emptyset":
-            return Struct("{")
+    def read_cmd(self, name: str) -> Value:
         if name == "frac":
-            return combined("*", divided(self.argument(one_digit=True), self.argument(one_digit=True)))
+            return divided(self.atom(), self.atom())
         if name == "binom":
-            return Op("binom", (self.argument(), self.argument()))
-        degree: Expression = Number(Fraction(2))
-        if self.takes("open", "["):
-            degree = expression(self.sum())
-            self.needs("close", text="]")
-        return Op("root", (self.argument(), degree))
+            return op("binom", self.atom(), self.atom())
+        degree = self.atom() if self.sees("open", "[") else Number(Fraction(2))
+        return op("^", self.atom(), divided(Number(Fraction(1)), degree))
 
-    def argument(self, one_digit: bool = False) -> Expression:
-        """A command's argument: braced, or one token; of a bare `\\frac34` each takes one digit."""
-        if not one_digit or not self.tokens[self.at].text.isdigit():
-            return expression(self.atom())
-        digit, rest = self.tokens[self.at].text[0], self.tokens[self.at].text[1:]
-        self.tokens[self.at : self.at + 1] = [Token("num", text) for text in (digit, rest) if text]
-        return number(self.needs("num"))
+    def read_bar(self, _: str) -> Value:
+        self.bars += 1
+        value = op("abs", self.sum())
+        self.bars -= 1
+        self.needs("bar")
+        return value
 
-    def group(self, opening: str) -> Value:
+    def read_open(self, opening: str) -> Value:
         """Brackets: around one value only typography, around two an interval or a pair."""
+        if opening.startswith("\\begin"):
+            return self.matrix()
         if opening == "\\{" and self.takes("close", "\\}"):
             return Struct("{")
-        bars, self.bars = self.bars, 0
-        items, _ = self.items()
-        self.bars = bars
-        closing = self.needs("close")
-        matched = _CLOSING[opening] == closing
-        if matched and (opening == "\\{" or (opening == "{" and len(items) > 1)):
-            return Struct("{", items)
-        if matched and len(items) == 1:
-            return items[0]
-        if len(items) == 2 and opening + closing in ("[]", "[)", "(]"):
-            return Struct("interval", tuple(map(expression, items)), opening + closing)
-        if not matched:
+        items = self.items().items
+        brackets = opening + self.needs("close")
+        if len(items) == 2 and brackets in ("[]", "[)", "(]"):
+            return Struct("(", tuple(map(expression, items)), brackets)
+        if brackets != opening + _CLOSING[opening]:
             raise Unreadable("brackets that don't match")
-        return Struct(opening, items)
+        if len(items) == 1 and opening != "\\{":
+            return items[0]
+        return Struct("(" if opening in "([" else "{", items)
 
-    def matrix(self, shape: str) -> Struct:
-        rows: list[list[Value]] = [[]]
-        while not self.takes("end", shape):
-            rows[-1].append(self.item())
-            if self.takes("op", "\\\\"):
-                rows += [] if self.sees("end", shape) else [[]]
-            elif not self.sees("end", shape):
-                self.needs("op", text="&")
-        if len({len(row) for row in rows}) != 1 or not 0 < len(rows) * len(rows[0]) <= MAX_ITEMS:
-            raise Unreadable("a matrix too large, or with ragged rows")
-        return Struct("matrix", tuple(Struct("row", tuple(row)) for row in rows))
+    def matrix(self) -> Struct:
+        rows = [self.items().items]
+        while self.takes("op", "\\\\") and not self.sees("close"):
+            rows.append(self.items().items)
+        self.needs("close")
+        if len({len(row) for row in rows}) != 1:
+            raise Unreadable("ragged rows")
+        if len(rows) > 1 and len(rows[0]) == 1:
+            return Struct("(", tuple(entry for (entry,) in rows))  # a column is a vector
+        return Struct("matrix", tuple(Struct("row", row) for row in rows))
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -283,10 +244,18 @@ class Parser(Cursor):
 
 def _name(tokens: list[Token], side: Value) -> str:
     """The name that a left side is: `x`, `f(x)`, `(x, y)`, `Total`; "" if it is more than a name."""
-    kinds = [token.text if token.kind in ("open", "close") else token.kind for token in tokens]
-    if isinstance(side, Struct) and side.kind == "words":
-        return side.label if len(kinds) <= 3 and set(kinds) == {"word"} else ""
-    pair = isinstance(side, Struct) and side.kind == "(" and all(isinstance(item, Symbol) for item in side.items)
-    if isinstance(side, Symbol) or pair or kinds == ["name", "(", "name", ")"]:
-        return "".join(token.text for token in tokens)
-    return ""
+    if side.kind == "words":
+        return side.label if len(tokens) <= 3 else ""
+    text = "".join(token.text for token in tokens)
+    return text if isinstance(side, Symbol) or re.fullmatch(r"[a-zA-Z]?\([a-zA-Z]+(,[a-zA-Z]+)*\)", text) else ""
+
+
+def _relation(name: str, sides: list[Value], operators: list[str]) -> Value:
+    """Sides with the signs between them, in ascending order; a side alone is itself."""
+    if not operators:
+        return sides[0]
+    if name and operators[0] in ("=", "\u2208"):
+        return Struct("named", (sides[0], _relation("", sides[1:], operators[1:])), name)
+    if {*operators} <= {">", ">="}:
+        sides, operators = sides[::-1], [operator.replace(">", "<") for operator in reversed(operators)]
+    return Struct("relation", tuple(sides), " ".join(operators))

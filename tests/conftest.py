@@ -12,6 +12,7 @@ from hypothesis import settings
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from grpo.attention import use_attention
 from grpo.policy import Policy
 from grpo.types import Rollouts
 
@@ -67,6 +68,7 @@ def make_policy() -> Callable[..., Policy]:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(config).eval()
+        use_attention(model)
         return Policy(model, tokenizer=None, eos_ids=list(eos_ids), source=kind)
 
     return make

@@ -248,5 +248,5 @@ def test_any_json_lines_file_is_evaluated_under_its_own_field_names(tmp_path):
 def test_a_prompt_longer_than_the_context_is_one_line(learned):
     config, policy = learned
     long = [Problem("p/0", "Ana has 3 apples. " * 100, "3")]
-    with pytest.raises(ValueError, match="exceeds the model's context of 256; lower"):
+    with pytest.raises(ValueError, match="exceeds the model's context of 256; leave out"):
         judge(config, policy, long, 1, 1.0, "")

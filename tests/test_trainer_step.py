@@ -254,13 +254,12 @@ def test_without_beta_no_reference_is_needed(setup):
         step(policy, batch, make_config(LossConfig(beta=0.1)))
 
 
-def test_a_batch_of_nothing_moves_nothing(setup, capsys):
+def test_a_batch_of_nothing_moves_nothing(setup):
     policy, batch = setup()
     nothing = Batch(batch.rollouts.select(torch.arange(0)), batch.rewards[:0], {})
     recorder = Recorder(policy)
     assert update(make_config(), policy, recorder, nothing, WEIGHTS, step=3) == {}
     assert recorder.steps == []
-    assert "step 4: every group was dropped" in capsys.readouterr().err
 
 
 def test_metrics_are_per_token_of_the_batch(setup):

@@ -1,0 +1,136 @@
+"""`make bench`: one training step of ours, of TRL's GRPOTrainer and of a plain `generate` loop, side by side.
+
+    python experiments/bench.py --model FOLDER_OR_HUB_ID --steps 3
+
+Each run has its own process, the same checkpoint, prompts, group, lengths, AdamW and KL; the numbers are medians over
+--steps steps after one that does not count, with [lowest, highest]. Then ours alone: how the cost grows. The machine
+should do nothing else. The table is printed and written to experiments/results/bench.md; --only picks rows by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from data import build_prompt, load_problems
+from grpo.policy import load_policy
+from grpo.settings import load_config
+
+HERE = Path(__file__).parent
+SYSTEMS = ("trl", "ours", "plain")  # TRL first: the others are compared with it
+HEADER = "| run | step, s | tokens/s sampling | tokens/s update | of the limit | peak GB | steps/s against TRL |"
+GROWTH = {
+    "group {}": ("grpo.group_size", (4, 8, 16, 32)),
+    "completion {}": ("sampling.max_new_tokens", (64, 128, 256, 512)),
+    "prompt {}": ("prompt", (32, 128, 512)),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="the pretrained model")
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", default="", help="run only rows whose name holds this text, such as 'tiny trl'")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "bench.md")
+    arguments = parser.parse_args()
+    results = {}
+    for model, dtypes in (("tiny", ("float32",)), ("smollm2", ("float32", "bfloat16"))):
+        for dtype in dtypes:
+            for system in SYSTEMS:
+                name = f"{model} {system} {dtype}"
+                if arguments.only in name:
+                    results[name] = run(arguments, model, system, dtype)
+                    print(row(name, results), file=sys.stderr)
+    for label, (key, values) in GROWTH.items():
+        for value in values:
+            name = f"growth {label.format(value)}"
+            if arguments.only in name:
+                results[name] = grow(arguments, key, value)
+                print(row(name, results), file=sys.stderr)
+    text = "\n".join([HEADER, "|---" * 7 + "|", *(row(name, results) for name in results)])
+    print(text)
+    arguments.out.write_text(f"`python experiments/bench.py {' '.join(sys.argv[1:])}`\n\n{text}\n", encoding="utf-8")
+    arguments.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def run(arguments: argparse.Namespace, model: str, system: str, dtype: str) -> dict:
+    """The figures of one system, in a process of its own."""
+    config = HERE / "bench" / f"{model}.yaml"
+    path = "tiny" if model == "tiny" else arguments.model
+    settings = [f"model.path={path}", f"model.dtype={dtype}", f"model.device={arguments.device}"]
+    if system == "ours":
+        return ours(config, settings, arguments.steps)
+    chosen = load_config(str(config), settings)
+    policy = load_policy(chosen.model)
+    problems = load_problems(chosen.data, chosen.seed)[: chosen.grpo.prompts_per_step]
+    prompts = [policy.tokenizer.decode(build_prompt(p, policy.tokenizer, chosen.prompt).ids) for p in problems]
+    del policy
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "prompts.json"
+        file.write_text(json.dumps(prompts), encoding="utf-8")
+        options = {
+            "model": str(HERE.parent / "data" / "tiny") if model == "tiny" else path,
+            "prompts": file,
+            "dtype": dtype,
+            "device": arguments.device,
+            "group": chosen.grpo.group_size,
+            "tokens": chosen.sampling.max_new_tokens,
+            "beta": chosen.loss.beta,
+            "lr": chosen.optim.lr,
+            "steps": arguments.steps,
+            "threads": chosen.threads,
+        }
+        flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        return last_line([sys.executable, str(HERE / "peers.py"), system, *flags])
+
+
+def grow(arguments: argparse.Namespace, key: str, value: int) -> dict:
+    """Ours with one thing larger: one prompt, 4 completions of 64 tokens otherwise."""
+    settings = [f"model.path={arguments.model}", f"model.device={arguments.device}", "grpo.prompts_per_step=1"]
+    settings += ["grpo.group_size=4", "sampling.max_new_tokens=64"]
+    if key != "prompt":
+        return ours(HERE / "bench" / "smollm2.yaml", [*settings, f"{key}={value}"], 1)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "prompt.jsonl"
+        file.write_text(json.dumps({"question": "one " * (value - 2), "answer": "1"}) + "\n", encoding="utf-8")
+        plain = ["prompt.style=plain", "prompt.system=''", "prompt.template='{question}'"]
+        return ours(HERE / "bench" / "smollm2.yaml", [*settings, *plain, f"data.source={file}"], 1)
+
+
+def ours(config: Path, settings: list[str], steps: int) -> dict:
+    command = [sys.executable, "-m", "grpo", "bench", "--config", str(config), "--json", "--steps", str(steps)]
+    return last_line([*command, *settings])
+
+
+def last_line(command: list[str]) -> dict:
+    """Run a command that prints JSON last. Raises SystemExit with what it said where it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\nfailed: {done.stderr.strip()[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def row(name: str, results: dict[str, dict]) -> str:
+    """A line of the table."""
+    result = results[name]
+    median = {key: statistics.median(value) for key, value in result.items() if isinstance(value, list)}
+    low, high = min(result["seconds"]), max(result["seconds"])
+    cells = [f"{median['seconds']:.2f} [{low:.2f}, {high:.2f}]"]
+    cells += [f"{median['tokens'] / median[f'{part}_seconds']:.0f}" for part in ("sampling", "update")]
+    shares = [f"{result[f'{p}_limit_seconds'] / median[f'{p}_seconds']:.0%}" for p in ("sampling", "update")
+              if f"{p}_limit_seconds" in result]  # fmt: skip
+    peer = results.get(name.replace(" ours ", " trl ").replace(" plain ", " trl "), {}).get("seconds")
+    ratio = f"{statistics.median(peer) / median['seconds']:.2f}" if peer and name.split()[0] != "growth" else ""
+    cells += [", ".join(shares), f"{result['peak_gb']:.2f}", ratio]
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

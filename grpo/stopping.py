@@ -1,0 +1,58 @@
+"""SIGTERM and SIGINT (Ctrl-C): the first lets a run finish its step and save, the second stops it at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(KeyboardInterrupt):
+    """The run was asked to stop, and has. No `Exception`: nothing that catches those may go on."""
+
+    def __init__(self, number: int, text: str):
+        super().__init__(text)
+        self.exit_code = 128 + number
+
+
+class StopRequest:
+    """Catches both signals while it is entered; a stage asks it, where it can go on from, whether to stop.
+
+    with request: ...; request.check("step 7") raises Stopped if a signal has come.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise Stopped(number, "stopped at once; run the same command to go on from the last checkpoint")
+        self.signal = number
+        # no `print`: the signal may have come in the middle of one
+        with contextlib.suppress(OSError):
+            os.write(2, b"\ngrpo: stops as soon as this step is saved; once more to stop at once\n")
+
+    @property
+    def asked(self) -> bool:
+        """Whether the run is to stop."""
+        return self.signal is not None
+
+    def check(self, done: str) -> None:
+        """Raise Stopped if a signal has come; `done` is what was finished and saved last."""
+        if self.signal is not None:
+            raise Stopped(self.signal, f"stopped after {done}, all of it saved; run the same command to go on")

@@ -1,0 +1,50 @@
+"""Units and currencies, each spelt in one way but not converted: 5 km is 5000 m only to a reader who does the sum."""
+
+from __future__ import annotations
+
+import re
+
+SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+
+_NAMES = """
+meter m metre; centimeter cm centimetre; millimeter mm millimetre; kilometer km kilometre; inch in inche;
+foot ft feet; yard yd; mile mi; gram g; kilogram kg kilo; milligram mg; pound lb \u00a3; ounce oz; liter l litre;
+milliliter ml millilitre; second s sec; minute min; hour h hr; degree deg; dollar $ usd buck; euro \u20ac;
+cent; mph; am; pm; % percent percentage"""
+_UNITS = {alias: names.split()[0] for names in _NAMES.split(";") for alias in names.split()}
+_REWRITES = [
+    (re.compile(r"\b(?:of|the|an?) "), ""),
+    (re.compile(r"\b(?:square|sq) (\w+)"), r"\1^2"),
+    (re.compile(r"\bcubic (\w+)"), r"\1^3"),
+    (re.compile(r" (?:/|per) "), "/"),
+    (re.compile(r" \^ "), "^"),
+]
+
+# Words that speak against reading what follows a number as its unit.
+_HEDGES = """
+or and not but if is isn are aren was were be may might could can cannot maybe perhaps possibly probably
+likely either neither nor except than more less least most about approximately roughly almost around nearly
+plus minus times half quarter third dozen hundred thousand million billion trillion negative positive
+squared cubed doubled factorial root roots mod modulo base remainder wrong incorrect false invalid instead
+rather actually wait hmm guess think then so because since unless to from with without no never other
+another sure unsure mistake error should would also versus vs through until"""
+_NO_UNIT = frozenset(_HEDGES.split())
+
+
+def unit_name(words: list[str], glued: bool) -> str:
+    """One spelling for the words after a number; "" if they aren't a unit.
+
+    A unit is at most five words, none of hedging or arithmetic. Letters glued to the number (`2AB`) must be
+    a known abbreviation.
+
+    >>> unit_name(["square", "feet"], False), unit_name(["inches", "^", "2"], False), unit_name(["or"], False)
+    ('foot^2', 'inch^2', '')
+    """
+    words = [word.lower() for word in words]
+    if not words or len(words) > 5 or not _NO_UNIT.isdisjoint(words) or (glued and words[0] not in _UNITS):
+        return ""
+    singular = [word if word in _UNITS else word.removesuffix("s") for word in words]
+    text = " ".join(_UNITS.get(word, word) for word in singular)
+    for pattern, replacement in _REWRITES:
+        text = pattern.sub(replacement, text)
+    return text if re.fullmatch(r"%|[a-z]+(?:\^[0-9])?(?:[ /][a-z]+(?:\^[0-9])?)*", text) else ""
