@@ -19,8 +19,8 @@ from data import build_prompt, load_problems
 from grpo.config import Config
 from grpo.experience import Batch, check_lengths
 from grpo.log import progress
+from grpo.onednn import Linear, packed, product
 from grpo.optim import Optimizer
-from grpo.packing import gains, packed
 from grpo.policy import Policy, load_policy
 from grpo.sampling import sample_groups
 from grpo.trainer import update
@@ -106,7 +106,7 @@ def limits(policy: Policy, rows: int, config: Config, prompt_tokens: int, tokens
     reference) and multiplies each weight twice more on the way back.
     """
     rows = min(rows, config.sampling.max_rows)
-    decode = {m: product_seconds(m, rows) for m in policy.model.modules() if type(m) is nn.Linear}
+    decode = {m: product_seconds(m, rows) for m in policy.model.modules() if isinstance(m, nn.Linear)}
     batch = min(config.tokens_per_micro_batch, tokens + prompt_tokens)
     train = {m: product_seconds(m, batch) for m in decode}
     body, head = sum(s for m, s in train.items() if m is not policy.head), train[policy.head]
@@ -119,11 +119,12 @@ def product_seconds(linear: nn.Linear, rows: int) -> float:
     """Seconds of one product of `rows` rows with the layer's weight: the best of the ways at hand."""
     x = torch.randn(rows, linear.in_features, device=linear.weight.device, dtype=linear.weight.dtype)
     with torch.no_grad():
-        best = _median_seconds(lambda: F.linear(x, linear.weight), x)
-        if gains(linear.weight):
+        ways = [_median_seconds(lambda: F.linear(x, linear.weight), x)]
+        ways.append(_median_seconds(lambda: product(x, linear.weight), x))
+        if isinstance(linear, Linear):
             with packed(nn.Sequential(linear)):
-                best = min(best, _median_seconds(lambda: linear(x), x))
-    return best
+                ways.append(_median_seconds(lambda: linear(x), x))
+    return min(ways)
 
 
 def _median_seconds(work: Callable[[], Tensor], x: Tensor, repeats: int = 5) -> float:

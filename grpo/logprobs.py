@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from grpo.onednn import product
 from grpo.policy import Policy
 from grpo.prefix import extend, prefill
 from grpo.types import Rollouts
@@ -50,41 +51,48 @@ def token_logps(policy: Policy, hidden: Tensor, targets: Tensor, temperature: fl
 class _TokenLogps(torch.autograd.Function):
     """The head and its log-softmax with the gradient written out, so that no logits outlive their chunk.
 
-    d logp / d z = onehot(target) - softmax(z)        z: logits / temperature
+        logp = z_target - lse                          z: logits / temperature, lse = log sum_k exp z_k
+        d logp / d z = onehot(target) - exp(z - lse)
+
+    Forward a chunk of tokens at a time, backward a slice of the vocabulary: there each weight is touched once.
     """
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, policy, targets, temperature):
-        ctx.save_for_backward(hidden, weight, bias, targets)
-        ctx.policy, ctx.temperature = policy, temperature
-        logps, entropy = torch.empty(2, len(hidden), device=hidden.device)  # [M] each
-        for rows in _chunks(hidden, weight):
+        logps, entropy, lse = torch.empty(3, len(hidden), device=hidden.device)  # [M] each
+        for rows in _slices(len(hidden), CHUNK_LOGITS // len(weight)):
             z = policy.logits(hidden[rows]).div_(temperature)  # [C, V]
+            target = targets[rows, None]
             logp = z.log_softmax(dim=-1)
-            logps[rows] = logp.gather(-1, targets[rows, None]).squeeze(-1)
+            logps[rows] = logp.gather(-1, target).squeeze(-1)
             entropy[rows] = -torch.linalg.vecdot(logp.exp(), logp)
+            lse[rows] = (z.gather(-1, target) - logp.gather(-1, target)).squeeze(-1)
+        ctx.save_for_backward(hidden, weight, bias, targets, lse)
+        ctx.temperature = temperature
         ctx.mark_non_differentiable(entropy)
         return logps, entropy
 
     @staticmethod
     def backward(ctx, grad, _):
-        hidden, weight, bias, targets = ctx.saved_tensors
-        d_hidden = torch.empty_like(hidden)
-        d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        d_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
-        for rows in _chunks(hidden, weight):
-            g = grad[rows, None] / ctx.temperature  # [C, 1]
-            z = ctx.policy.logits(hidden[rows]).div_(ctx.temperature)  # [C, V]
-            d_z = z.softmax(dim=-1).mul_(-g)
-            d_z.scatter_add_(-1, targets[rows, None], g)
-            d_hidden[rows] = (d_z @ weight).to(hidden.dtype)
+        hidden, weight, bias, targets, lse = ctx.saved_tensors
+        x, g = hidden.float(), grad / ctx.temperature  # [M, D], [M]
+        d_hidden = torch.zeros_like(x)
+        d_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        d_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
+        for some in _slices(len(weight), CHUNK_LOGITS // max(1, len(x))):
+            w = weight[some]  # [S, D]
+            z = product(x, w, None if bias is None else bias[some]).div_(ctx.temperature)  # [M, S]
+            d_z = z.sub_(lse[:, None]).exp_().mul_(-g[:, None])
+            here = ((targets >= some.start) & (targets < some.start + len(w))).nonzero().squeeze(1)
+            d_z[here, targets[here] - some.start] += g[here]
+            d_hidden += product(d_z, w.t())
             if d_weight is not None:
-                d_weight.addmm_(d_z.T, hidden[rows].float())
+                d_weight[some] = product(d_z.t(), x.t())
             if d_bias is not None:
-                d_bias += d_z.sum(dim=0)
-        return d_hidden, d_weight, d_bias, None, None, None
+                d_bias[some] = d_z.sum(dim=0)
+        return d_hidden.to(hidden.dtype), d_weight, d_bias, None, None, None
 
 
-def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
-    size = max(1, CHUNK_LOGITS // len(weight))
-    return [slice(first, first + size) for first in range(0, len(hidden), size)]
+def _slices(length: int, size: int) -> list[slice]:
+    size = max(1, size)
+    return [slice(first, first + size) for first in range(0, length, size)]

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedM
 
 from grpo import lora
 from grpo.attention import use_attention
-from grpo.packing import pack_for_good, product
+from grpo.onednn import pack_for_good, use_onednn
 from grpo.recompute import recompute
 
 
@@ -36,8 +36,9 @@ class ModelConfig:
     """Branch, tag or commit of a hub model."""
     dtype: str = "float32"
     """Compute dtype, float32 or bfloat16. The weights that the optimiser moves are fp32 in both cases."""
-    recompute: bool = False
-    """Keep less for the backward pass and compute it again: half the memory per token, for a little time."""
+    recompute: str = "none"
+    """What the backward pass computes again to save memory: none, selective (about half the activations, for a little
+    time) or full (all but the layers' inputs, for a second forward pass)."""
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:0, ..."""
     lora: lora.LoraConfig = field(default_factory=lora.LoraConfig)
@@ -85,7 +86,8 @@ class Policy:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The head, without gradient, always in fp32: bf16 logits cost 0.02 nats a token. [..., D] -> [..., V]."""
-        return product(self.head, hidden.float())
+        with torch.no_grad():
+            return self.head(hidden.float())
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training moves, by name: all of them, or the adapter's."""
@@ -154,8 +156,8 @@ def load_policy(config: ModelConfig, seed: int = 0) -> Policy:
     policy.dtype = getattr(torch, config.dtype)
     _cast(model, policy.dtype)
     use_attention(model)
-    if config.recompute:
-        recompute(model)
+    use_onednn(model)
+    recompute(model, config.recompute)
     return policy
 
 

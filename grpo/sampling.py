@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from grpo.packing import packed
+from grpo.onednn import packed
 from grpo.policy import Policy
 from grpo.prefix import extend, prefill
 from grpo.types import Rollouts, concat_rollouts

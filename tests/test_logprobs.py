@@ -139,14 +139,22 @@ def test_chunked_is_full(rows, make_policy, make_rollouts, monkeypatch):
 
 @pytest.mark.parametrize("rows", [1, 4])
 def test_no_more_logits_than_a_chunk_are_made_at_a_time(rows, make_policy, monkeypatch):
-    policy, sizes = make_policy(), []
-    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", rows * policy.model.config.vocab_size)
-    head = policy.logits
-    monkeypatch.setattr(policy, "logits", lambda hidden: sizes.append(len(hidden)) or head(hidden), raising=False)
+    policy, forward, backward = make_policy(), [], []
+    vocab = policy.model.config.vocab_size
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", rows * vocab)
+    head, product = policy.logits, logprobs.product
+
+    def counted(x, weight, bias=None):
+        if x.shape == hidden.shape:  # the logits of a slice of the vocabulary
+            backward.append(len(x) * len(weight))
+        return product(x, weight, bias)
+
+    monkeypatch.setattr(policy, "logits", lambda hidden: forward.append(len(hidden)) or head(hidden), raising=False)
+    monkeypatch.setattr(logprobs, "product", counted)
     hidden = torch.randn(10, 16, requires_grad=True)
     token_logps(policy, hidden, torch.arange(10), 1.0)[0].sum().backward()
-    assert max(sizes) == rows
-    assert sum(sizes) == 20  # once forward, once again in the backward pass
+    assert max(forward) == rows and sum(forward) == 10
+    assert max(backward) <= rows * vocab and sum(backward) == 10 * vocab  # once again in the backward pass
 
 
 def test_the_head_sees_completion_tokens_only(make_policy, make_rollouts, monkeypatch):
