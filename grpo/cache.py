@@ -15,15 +15,15 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
-from grpo.attention import slots
+from grpo.attention import cached, slots
 
 
 class Filling(DynamicLayer):
     """Takes the keys and values of the prompts, [P, H, L, D]."""
 
     def update(self, keys: Tensor, values: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        self.keys, self.values, self.is_initialized = keys, values, True
-        return keys, values
+        self.keys, self.values, self.is_initialized = cached(keys), cached(values), True
+        return self.keys, self.values
 
 
 class Continued(DynamicLayer):
@@ -36,7 +36,7 @@ class Continued(DynamicLayer):
     def update(self, keys: Tensor, values: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             return keys, values
-        return torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
+        return torch.cat([self.keys, cached(keys)], dim=2), torch.cat([self.values, cached(values)], dim=2)
 
 
 class Decoding(DynamicLayer):
@@ -51,10 +51,11 @@ class Decoding(DynamicLayer):
     def update(self, keys: Tensor, values: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         end = self.filled + keys.shape[2]
         if not self.is_initialized:
-            shape = (*keys.shape[:2], slots(end + self.room, keys.dtype), keys.shape[3])
-            self.keys, self.values, self.is_initialized = keys.new_zeros(shape), values.new_zeros(shape), True
+            shape = (*keys.shape[:2], slots(end + self.room), keys.shape[3])
+            self.keys, self.values = cached(keys).new_zeros(shape), cached(values).new_zeros(shape)
+            self.is_initialized = True
         self.keys[:, :, self.filled : end], self.values[:, :, self.filled : end] = keys, values
-        seen = slots(end, keys.dtype) if self.filled else end
+        seen = slots(end) if self.filled else end
         self.filled = end
         return self.keys[:, :, :seen], self.values[:, :, :seen]
 
@@ -62,7 +63,7 @@ class Decoding(DynamicLayer):
         return self.filled
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return slots(self.filled + query_length, self.keys.dtype) if self.filled else query_length, 0
+        return slots(self.filled + query_length) if self.filled else query_length, 0
 
 
 def empty_cache(config: PreTrainedConfig) -> Cache:
@@ -84,6 +85,37 @@ def pad_left(cache: Cache, count: int) -> Cache:
     return padded
 
 
+def cut(cache: Cache) -> None:
+    """Cut the graph of the cached prompts off, to be run backward by itself: half the gradients to hold at a time.
+
+    In one graph with the completions, autograd keeps every weight's gradient from these until the one from the
+    prompts is there to be added to it. The price: only `.backward()` reaches the prompts, `torch.autograd.grad` does
+    not.
+    """
+    roots = [x for layer in cache.layers for x in (layer.keys, layer.values)]
+    if isinstance(cache.layers[0], Filling) and any(x.requires_grad for x in roots):
+        leaves = iter(_Cut.apply(torch.zeros((), requires_grad=True), roots))
+        for layer in cache.layers:
+            layer.keys, layer.values = next(leaves), next(leaves)
+
+
+class _Cut(torch.autograd.Function):
+    """Tensors as they are; once the gradients of all of them are known, `roots` are run backward with these."""
+
+    @staticmethod
+    def forward(ctx, _, roots):
+        ctx.roots = roots
+        ctx.set_materialize_grads(False)
+        return tuple(x.detach() for x in roots)
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        known = [(x, g) for x, g in zip(ctx.roots, gradients, strict=True) if g is not None and x.requires_grad]
+        if known:
+            torch.autograd.backward(*map(list, zip(*known, strict=True)))
+        return None, None
+
+
 def select(cache: Cache, index: Tensor, room: int = 0) -> Cache:
     """The given rows of a cache, [R] -> [len(index)], differentiably; with `room`, to decode that many tokens."""
     chosen = copy.copy(cache)
@@ -92,7 +124,7 @@ def select(cache: Cache, index: Tensor, room: int = 0) -> Cache:
 
 
 def _select_layer(layer: CacheLayerMixin, index: Tensor, room: int) -> CacheLayerMixin:
-    keys, values = (None if x is None else x[index] for x in (layer.keys, layer.values))
+    keys, values = (None if x is None else x.index_select(0, index) for x in (layer.keys, layer.values))
     if isinstance(layer, Filling):
         return Decoding(keys, values, room) if room else Continued(keys, values)
     chosen = copy.copy(layer)  # decoding goes on with fewer rows

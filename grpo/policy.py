@@ -38,7 +38,7 @@ class ModelConfig:
     """Compute dtype, float32 or bfloat16. The weights that the optimiser moves are fp32 in both cases."""
     recompute: str = "none"
     """What the backward pass computes again to save memory: none, selective (about half the activations, for a little
-    time) or full (all but the layers' inputs, for a second forward pass)."""
+    time) or full (all but the layers' inputs, for a second forward pass, and no memory that is free is held on to)."""
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:0, ..."""
     lora: lora.LoraConfig = field(default_factory=lora.LoraConfig)
@@ -57,6 +57,8 @@ class Policy:
     """Where the base weights came from, for the manifest and the adapter's configuration."""
     dtype: torch.dtype = torch.float32
     """What the layers compute in."""
+    recompute: str = "none"
+    """What the backward pass computes again, as in `ModelConfig`."""
     _reference: Policy | None = None
 
     @property
@@ -158,6 +160,7 @@ def load_policy(config: ModelConfig, seed: int = 0) -> Policy:
     use_attention(model)
     use_onednn(model)
     recompute(model, config.recompute)
+    policy.recompute = config.recompute
     return policy
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import Cache
 
 from grpo.attention import padded_width
-from grpo.cache import empty_cache, pad_left, select
+from grpo.cache import cut, empty_cache, pad_left, select
 from grpo.policy import Policy
 
 
@@ -60,6 +60,8 @@ def prefill(policy: Policy, prompts: list[list[int]]) -> Prefix:
     if width:
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)  # the padding's positions do not matter
         policy.hidden_states(ids, mask, positions, cache)
+        if policy.recompute == "full":
+            cut(cache)
         cache = pad_left(cache, slots - width)
         mask = F.pad(mask, (cache.get_seq_length() - width, 0))
     last = torch.tensor([prompt[-1] for prompt in prompts], device=policy.device)

@@ -5,12 +5,16 @@ parameters. Most of it comes from operations that cost next to nothing: norms, r
 
     selective   keeps the results of matrix products and of attention, and makes the rest anew, a layer at a time
                 (selective activation checkpointing, arXiv:2205.05198, section 5)
-    full        keeps the input of each layer alone, for a second forward pass (arXiv:1604.06174)
+    full        keeps the input of each layer alone, for a second forward pass (arXiv:1604.06174); with it the prompts
+                are run backward by themselves (`grpo.cache.cut`), and free memory is given back (`give_back`)
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
+import sys
 
 import torch
 from torch import nn
@@ -26,6 +30,7 @@ _PRODUCTS = (
     "aten::_scaled_dot_product_flash_attention",
     "aten::_scaled_dot_product_efficient_attention",
     "mkldnn::_linear_pointwise",
+    "grpo::exact_attention",
 )
 
 
@@ -47,3 +52,10 @@ def _forward(forward, way, *args, **kwargs):
 def _choose(context, operation, *args, **kwargs) -> CheckpointPolicy:
     kept = operation.name().removesuffix(".default") in _PRODUCTS
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def give_back() -> None:
+    """Return memory that is free to the operating system; glibc keeps what lies between pieces in use."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)

@@ -30,6 +30,7 @@ from grpo.logprobs import completion_logps
 from grpo.loss import KL_ESTIMATORS, policy_loss
 from grpo.optim import Optimizer
 from grpo.policy import Policy, load_policy
+from grpo.recompute import give_back
 from grpo.runs import Run, data_hash, fingerprint
 from grpo.scoring import RewardFailure, load_rewards
 from grpo.stream import Stream
@@ -90,6 +91,8 @@ def update(
     if not len(rollouts):
         return {}  # every group was dropped; `Keeper` says so
     micro = micro_batches(rollouts, config.tokens_per_micro_batch)
+    if policy.recompute == "full":
+        give_back()
     ref_logps = None  # [N, T]
     if config.loss.beta:
         with policy.reference() as reference:
@@ -121,6 +124,8 @@ def update(
             per_token = {"entropy": entropy, "sampler_gap": gap}
             parts |= {name: (x * part.mask).sum() / rollouts.mask.sum() for name, x in per_token.items()}
             _add(sums, {"loss": loss.detach(), **parts})
+            if policy.recompute == "full":
+                give_back()
         sampler_gap = metrics.get("sampler_gap", sums["sampler_gap"].item())  # it is one only before the first step
         metrics = {name: value.item() for name, value in sums.items()} | {"sampler_gap": sampler_gap}
         number = step * config.grpo.updates_per_batch + iteration

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from grpo.attention import attend, padded_width, slots
+from grpo import attention
+from grpo.attention import BLOCK, PIECE, attend, exact_attention, padded_width, slots
 from grpo.policy import ModelConfig, load_policy
 from grpo.sampling import SamplingConfig, sample_groups
 from grpo.trainer import frozen_logps
@@ -48,12 +50,46 @@ def test_without_a_mask_it_is_causal():
 def test_whole_blocks_hold_what_they_must():
     for dtype in (torch.float32, torch.bfloat16):
         for length in range(1, 1500):
-            count = slots(length, dtype)
-            assert count >= length and count % 16 == 0 and count - length < (256 if dtype == torch.bfloat16 else 16)
+            assert 0 <= slots(length) - length < BLOCK and slots(length) % BLOCK == 0
             width, cached = padded_width(length, dtype)
             assert length <= width <= cached
-    assert not {slots(n, torch.bfloat16) % 512 for n in range(1, 4000)} & {256, 320}
+            assert dtype == torch.float32 or not (width % BLOCK or cached % PIECE)
     assert padded_width(0, torch.bfloat16) == (0, 0)
+
+
+def exact_inputs(rows=3, heads=6, shared=2, steps=40, length=400, size=16):
+    torch.manual_seed(0)
+    query = torch.randn(rows, heads, steps, size, requires_grad=True)
+    key, value = (torch.randn(rows, shared, length, size, requires_grad=True) for _ in range(2))
+    return query, key, value, torch.ones(rows, 1, steps, length, dtype=torch.bool).tril(length - steps)
+
+
+@pytest.mark.parametrize("heads, shared", [(6, 2), (4, 4), (3, 1)])
+def test_exact_attention_gives_a_query_the_same_bits_in_any_batch(heads, shared):
+    query, key, value, mask = exact_inputs(heads=heads, shared=shared)
+    whole = exact_attention(query, key, value, ~mask, 0.25)
+    torch.testing.assert_close(
+        whole.transpose(1, 2).double(), formula(query, key, value, mask, 0.25), atol=1e-5, rtol=0
+    )
+    for step in (0, 7, 23, 39):
+        seen, some = slots(361 + step), slice(1, 3)
+        once = exact_attention(
+            query[some, :, step : step + 1], key[some, :, :seen], value[some, :, :seen],
+            ~mask[some, :, step : step + 1, :seen], 0.25,
+        )  # fmt: skip
+        assert once[:, :, 0].equal(whole[some, :, step])
+
+
+def test_exact_attention_has_the_gradient_of_the_kernel(monkeypatch):
+    query, key, value, mask = exact_inputs()
+    wanted, g = (query, key, value), torch.randn(query.shape)
+    kernel = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.25, enable_gqa=True)
+    expected = torch.autograd.grad(kernel, wanted, g)
+    for chunk in (1, 1 << 30):
+        monkeypatch.setattr(attention, "CHUNK", chunk)
+        gradients = torch.autograd.grad(exact_attention(query, key, value, ~mask, 0.25), wanted, g)
+        for ours, theirs in zip(gradients, expected, strict=True):
+            assert (ours - theirs).norm() < 0.01 * theirs.norm()  # products in bfloat16
 
 
 @pytest.mark.parametrize("dtype, limit", [("float32", 1e-5), ("bfloat16", 5e-3)])

@@ -7,6 +7,7 @@ import torch
 from transformers import DynamicCache
 
 from grpo.cache import Continued, Decoding, Filling, empty_cache, pad_left, select
+from grpo.logprobs import completion_logps
 
 
 def filled(rows=3, length=5):
@@ -63,3 +64,32 @@ def test_slots_on_the_left():
 def test_sliding_windows_keep_the_cache_of_transformers(make_policy):
     assert not any(isinstance(x, Filling) for x in empty_cache(make_policy("mistral-window").model.config).layers)
     assert all(isinstance(x, Filling) for x in empty_cache(make_policy().model.config).layers)
+
+
+# ---- the prompts' own graph -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way, expected", [("none", ["1", "0"]), ("full", ["1", "0", "0"])])
+def test_the_prompts_may_be_run_backward_after_the_completions(make_policy, make_rollouts, way, expected):
+    """Then no weight's gradient waits for the prompts', but is added to `.grad` before the next layer's is known."""
+    policy, plain, rollouts = make_policy("qwen2"), make_policy("qwen2"), make_rollouts([6, 3], [4, 2])
+    policy.recompute, order = way, []
+    for name, parameter in policy.model.named_parameters():
+        if name.endswith("up_proj.weight"):
+            parameter.register_post_accumulate_grad_hook(lambda p, name=name: order.append(name.split(".")[2]))
+    for each in (policy, plain):
+        completion_logps(each, rollouts, 1.0)[0].sum().backward()
+    assert order == expected  # the keys and values of the prompts' last layer come before its MLP
+    gradients = dict(plain.model.named_parameters())
+    for name, parameter in policy.model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=1e-5, atol=1e-6)
+
+
+def test_a_frozen_prompt_needs_no_graph(make_policy, make_rollouts):
+    policy, rollouts = make_policy(), make_rollouts([6], [4])
+    policy.recompute = "full"
+    for name, parameter in policy.model.named_parameters():
+        parameter.requires_grad_("layers.1.mlp" in name)  # behind the last keys and values
+    completion_logps(policy, rollouts, 1.0)[0].sum().backward()
+    trained = {name for name, p in policy.model.named_parameters() if p.grad is not None}
+    assert trained == {f"model.layers.1.mlp.{x}_proj.weight" for x in ("gate", "up", "down")}
