@@ -67,6 +67,9 @@ fuzz: $(VENV)/.ready-dev ## throw random answers at the grader, mutated settings
 chaos: $(VENV)/.ready-dev ## kill all stages at random moments; compare what they end with, bit for bit
 	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/chaos.py --kills 200 $(ARGS)
 
+soak: $(VENV)/.ready-dev ## an hour of the demo's stages in one process, which must not grow
+	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/soak.py --minutes 60 $(ARGS)
+
 bench: $(VENV)/.ready-dev ## a training step of ours, TRL's and a plain loop, side by side (half an hour, an idle machine)
 	PYTHONPATH=. $(VENV)/bin/python experiments/bench.py --model $(MODEL) --device $(DEVICE) $(ARGS)
 
@@ -79,4 +82,4 @@ clean: ## remove .venv and caches; runs/ stays
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup demo sft grpo reject final eval audit bench fuzz chaos report base data test lint clean help
+.PHONY: setup demo sft grpo reject final eval audit bench fuzz chaos soak report base data test lint clean help
