@@ -125,6 +125,7 @@ def _stage(arguments: argparse.Namespace) -> int:
     held_out = load_problems(config.eval.data, config.seed) if config.eval.at_end else []
     run = open_run(config, arguments.name)
     if run.complete:
+        run.tidy()
         say(
             f"{run.folder}: this run is complete, nothing to do (name another run= or delete the folder to train again)"
         )
@@ -151,7 +152,9 @@ def _eval(arguments: argparse.Namespace) -> int:
     """Evaluate config.model on config.eval; the result also goes to <run>/eval.json."""
     config = _configure(arguments)
     run = open_run(config, "eval")
-    if not run.complete:
+    if run.complete:
+        run.tidy()
+    else:
         with _working(run):
             result = evaluate(config, load_policy(config.model, config.seed), None, run)
             write_json(run.folder / "eval.json", result)

@@ -83,6 +83,10 @@ class Run:
     def end(self) -> None:
         """Mark the run complete and drop what was kept to go on from."""
         self.note(finished=now())
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Drop what a complete run needs no more; one that was killed in the middle of this still has some of it."""
         for name in ("checkpoints", "judged"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 

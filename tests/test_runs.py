@@ -182,3 +182,13 @@ def test_grpo_logs_each_reward_on_its_own(tmp_path, monkeypatch):
     samples = lines(run / "completions.jsonl")
     assert [row["step"] for row in samples] == [s for s in (1, 2, 3, 4) for _ in range(3)]
     assert set(samples[0]["rewards"]) == {f"{name}:parity", "none", "format"} and samples[0]["rewards"]["none"] is None
+
+
+def test_a_complete_run_drops_what_a_kill_left_of_its_tidying(tmp_path):
+    run = tmp_path / "run"
+    assert grpo("sft", run) == 0
+    for name in ("checkpoints", "judged"):
+        (run / name).mkdir()
+    assert grpo("sft", run) == 0
+    assert not (run / "checkpoints").exists() and not (run / "judged").exists()
+    assert (run / "model").exists()
