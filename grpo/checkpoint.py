@@ -22,7 +22,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from grpo.distributed import like, rank, whole
 from grpo.log import say
 from grpo.optim import Optimizer
 
@@ -44,13 +46,22 @@ def save_checkpoint(folder: Path, optimizer: Optimizer, state: State, keep: int)
 
     Raises OSError where the disk is full or the run folder is gone; the checkpoints before it stay as they are.
     """
+    masters = optimizer.masters
+    weights = {name: whole(m.detach()).cpu() for name, m in masters.items()}
+    states = {f"{key}/{name}": x for name, m in masters.items() for key, x in optimizer.adamw.state[m].items()}
+    moments = {name: whole(x).cpu() for name, x in states.items()}
+    if rank() == 0:
+        _save(folder, weights, moments, state, keep)
+
+
+def _save(folder: Path, weights: dict[str, Tensor], moments: dict[str, Tensor], state: State, keep: int) -> None:
     target = folder / f"step-{state['step']:08d}"
     partial = folder / "partial"
     folder.mkdir(exist_ok=True)  # not its parents: a run folder that vanished is not made anew
     shutil.rmtree(partial, ignore_errors=True)
     try:
         if not _is_sound(target):  # if it is, it holds the same: a run is a function of its settings
-            _write(partial, optimizer, state)
+            _write(partial, weights, moments, state)
             shutil.rmtree(target, ignore_errors=True)
             os.replace(partial, target)
             sync(folder)
@@ -65,11 +76,9 @@ def save_checkpoint(folder: Path, optimizer: Optimizer, state: State, keep: int)
             shutil.rmtree(old)
 
 
-def _write(partial: Path, optimizer: Optimizer, state: State) -> None:
+def _write(partial: Path, weights: dict[str, Tensor], moments: dict[str, Tensor], state: State) -> None:
     partial.mkdir()
-    masters = optimizer.masters
-    save_file({name: m.detach().cpu().contiguous() for name, m in masters.items()}, partial / WEIGHTS)
-    moments = {f"{key}/{name}": x.cpu() for name, m in masters.items() for key, x in optimizer.adamw.state[m].items()}
+    save_file({name: x.contiguous() for name, x in weights.items()}, partial / WEIGHTS)
     save_file(moments, partial / MOMENTS)
     (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
     files = {name: {"bytes": (partial / name).stat().st_size, "sha256": sha256(partial / name)} for name in FILES}
@@ -148,8 +157,8 @@ def restore(checkpoint: Path, optimizer: Optimizer) -> State:
             raise CheckpointError(f"{name} is missing or has another shape: it is of another model")
     with torch.no_grad():
         for name, master in optimizer.masters.items():
-            master.copy_(weights[name])
-            optimizer.adamw.state[master] = states[name]
+            master.copy_(like(weights[name], master))
+            optimizer.adamw.state[master] = {k: like(x, master) if x.dim() else x for k, x in states[name].items()}
     optimizer.copy_to_model()
     return state
 

@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 import rewards.audit
 from data import load_problems
 from grpo.config import Config, to_yaml
+from grpo.distributed import firsts, joined, rank
 from grpo.evaluate import evaluate, evaluation_table, judge
 from grpo.log import say
 from grpo.policy import Policy, load_policy
@@ -61,14 +62,21 @@ def main(argv: list[str] | None = None) -> int:
     ) as error:  # every error of ours that the user can mend is a ValueError
         if os.environ.get("GRPO_DEBUG"):  # for whoever edits the code: the traceback
             raise
-        print(f"grpo: {error}", file=sys.stderr)
+        _complain(error)
         return 2
     except Stopped as stop:
-        print(f"grpo: {stop}", file=sys.stderr)
+        _complain(stop)
         return stop.exit_code
     except KeyboardInterrupt:
-        print("grpo: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        _complain("interrupted; the same command goes on from the last checkpoint")
         return 130
+
+
+def _complain(reason: object) -> None:
+    """One line; of several processes, each names itself, and what all find wrong at once the first says."""
+    number = int(os.environ.get("RANK", "0"))
+    if number == 0 or rank():
+        print(f"grpo{f', process {number}' if number else ''}: {reason}", file=sys.stderr)
 
 
 def _warn(message: Warning | str, *_: object) -> None:
@@ -121,9 +129,14 @@ def _stage(arguments: argparse.Namespace) -> int:
         raise ConfigError("no reward is configured; name at least one below `rewards:`")
     if arguments.name in ("grpo", "reject") and not config.sampling.temperature:
         raise ConfigError("sampling.temperature is 0: all completions of a problem would be the same; set it to 1")
+    with joined(config.model.device):
+        return _train(arguments.name, config)
+
+
+def _train(stage: str, config: Config) -> int:
     # held-out problems that cannot be read would end a run after its last step
     held_out = load_problems(config.eval.data, config.seed) if config.eval.at_end else []
-    run = open_run(config, arguments.name)
+    run = open_run(config, stage)
     if run.complete:
         run.tidy()
         say(
@@ -133,7 +146,7 @@ def _stage(arguments: argparse.Namespace) -> int:
     if (run.folder / "checkpoints").exists():
         say(f"{run.folder}: goes on from its last checkpoint")
     with _working(run):
-        policy = STAGES[arguments.name](config, run)
+        policy = STAGES[stage](config, run)
         if config.eval.at_end:
             try:
                 result = evaluate(config, policy, held_out, run)
@@ -142,7 +155,7 @@ def _stage(arguments: argparse.Namespace) -> int:
                     f"{error} (training is done: with eval.at_end=false the same command ends it)"
                 ) from error
             write_json(run.folder / "eval.json", result)
-            print(evaluation_table({run.folder.name: result}))
+            _show(evaluation_table({run.folder.name: result}))
         run.finish(policy)
     say(f"{run.folder}: complete; the model is in {run.folder / 'model'}")
     return 0
@@ -151,16 +164,22 @@ def _stage(arguments: argparse.Namespace) -> int:
 def _eval(arguments: argparse.Namespace) -> int:
     """Evaluate config.model on config.eval; the result also goes to <run>/eval.json."""
     config = _configure(arguments)
-    run = open_run(config, "eval")
-    if run.complete:
-        run.tidy()
-    else:
-        with _working(run):
-            result = evaluate(config, load_policy(config.model, config.seed), None, run)
-            write_json(run.folder / "eval.json", result)
-            run.end()
-    print(evaluation_table({config.model.path: read_json(run.folder / "eval.json")}))
+    with joined(config.model.device):
+        run = open_run(config, "eval")
+        if run.complete:
+            run.tidy()
+        else:
+            with _working(run):
+                result = evaluate(config, load_policy(config.model, config.seed), None, run)
+                write_json(run.folder / "eval.json", result)
+                run.end()
+        _show(evaluation_table({config.model.path: firsts(lambda: read_json(run.folder / "eval.json"))}))
     return 0
+
+
+def _show(text: str) -> None:
+    if rank() == 0:
+        print(text)
 
 
 @contextlib.contextmanager

@@ -133,6 +133,8 @@ class Config:
     """CPU threads; 0: PyTorch's choice."""
     tokens_per_micro_batch: int = 16384
     """Tokens computed at a time in training, padding included: trades memory for time, never changes the result."""
+    parallel: str = "ddp"
+    """How the processes that torchrun starts share the weights: ddp (each has all) or fsdp (each has a share)."""
     max_skipped: int = 5
     """Steps in a row that a loss or gradient of NaN or infinity may skip; then the run stops at its last good step."""
     model: ModelConfig = field(default_factory=ModelConfig)

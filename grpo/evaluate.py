@@ -19,6 +19,7 @@ import torch
 
 from data import build_prompt, load_problems
 from grpo.config import Config
+from grpo.distributed import everyones, firsts, share
 from grpo.experience import check_lengths
 from grpo.journal import Journal, Judged
 from grpo.log import progress, table
@@ -78,18 +79,24 @@ def judge(
     check_lengths(policy, prompts, sampling.max_new_tokens)
     total = len(problems) * samples
     journal = run and Journal(run, name, fingerprint(policy), per_round * samples, total)
-    judged: list[Judged] = journal.read() if journal else []
+    judged: list[Judged] = firsts(journal.read) if journal else []
+    if journal:
+        journal.count = len(judged)
     with progress(total=total, initial=len(judged), desc=name, unit="completion") as bar:
         for first in range(len(judged) // samples, len(problems), per_round):
             some, asked = problems[first : first + per_round], prompts[first : first + per_round]
-            ids = [p.id for p in some]
-            rollouts = sample_groups(policy, [p.ids for p in asked], ids, samples, sampling, config.seed, EVAL_STEP)
-            scored = decode(policy, rollouts, asked, some)
-            index = (rollouts.prompt_index + first).tolist()
-            fresh = _judge(scored, index, rollouts.truncated.tolist(), config.eval.require_tags)
+            mine = share(len(some))
+            own = []
+            if some[mine]:
+                token_ids, ids = [p.ids for p in asked[mine]], [p.id for p in some[mine]]
+                rollouts = sample_groups(policy, token_ids, ids, samples, sampling, config.seed, EVAL_STEP)
+                scored = decode(policy, rollouts, asked[mine], some[mine])
+                index = (rollouts.prompt_index + first + mine.start).tolist()
+                own = _judge(scored, index, rollouts.truncated.tolist(), config.eval.require_tags)
+            fresh = [one for part in everyones(own) for one in part]
             judged += fresh
             bar.set_postfix(accuracy=f"{sum(j.correct for j in judged) / len(judged):.3f}")
-            bar.update(len(index))
+            bar.update(len(fresh))
             if journal:
                 journal.add(fresh)
     return judged

@@ -17,10 +17,11 @@ from torch import Tensor
 from data import Prompt, build_prompt
 from grpo.advantages import spread, total_reward, zero_spread
 from grpo.config import Config
+from grpo.distributed import everyones, share
 from grpo.log import RunLog
 from grpo.policy import Policy
 from grpo.sampling import sample_groups
-from grpo.scoring import RewardSet, Scored, decode
+from grpo.scoring import RewardFailure, RewardSet, decode
 from grpo.stream import Stream
 from grpo.types import Problem, Rollouts, concat_rollouts
 from rewards import count_reflections
@@ -45,7 +46,12 @@ class Round:
     rollouts: Rollouts
     scores: Tensor
     """[N, K]"""
-    scored: Scored
+    texts: list[str]
+    """[N]"""
+    problems: list[Problem]
+    """[P]"""
+    killed: int
+    """Completions whose scoring was killed."""
     kept: Tensor
     """Rows of the groups that are learned from."""
 
@@ -54,7 +60,7 @@ def collect(config: Config, policy: Policy, rewards: RewardSet, stream: Stream, 
     """Sample and score groups until P of them have a spread of rewards, or the refills are used up."""
     size = config.grpo.group_size
     rounds: list[Round] = []
-    missing, killed = config.grpo.prompts_per_step, rewards.killed
+    missing = config.grpo.prompts_per_step
     while missing and len(rounds) <= config.grpo.max_refills:
         rounds.append(sample_round(config, policy, rewards, stream.take(missing), step))
         missing -= len(rounds[-1].kept) // size
@@ -63,22 +69,39 @@ def collect(config: Config, policy: Policy, rewards: RewardSet, stream: Stream, 
     return Batch(
         concat_rollouts([r.rollouts.select(r.kept) for r in learned]),
         torch.cat([r.scores[r.kept] for r in learned]),
-        describe(rounds, rewards, size, config.loss.advantage) | {"killed": rewards.killed - killed},
+        describe(rounds, rewards, size, config.loss.advantage),
     )
 
 
 def sample_round(config: Config, policy: Policy, rewards: RewardSet, problems: list[Problem], step: int) -> Round:
-    """G completions of each problem, scored, and which of the groups to keep."""
+    """G completions of each problem, scored, and which of the groups to keep; each process does a share of it."""
     size = config.grpo.group_size
     prompts = [build_prompt(p, policy.tokenizer, config.prompt) for p in problems]
     check_lengths(policy, prompts, config.sampling.max_new_tokens)
-    ids = [p.id for p in problems]
-    rollouts = sample_groups(policy, [p.ids for p in prompts], ids, size, config.sampling, config.seed, step)
-    scored = decode(policy, rollouts, prompts, problems)
-    scores = rewards(scored, {"global_step": step, "max_steps": config.grpo.steps})  # [N, K]
+    mine = share(len(problems))
+    try:
+        own = sample_share(config, policy, rewards, problems[mine], prompts[mine], step) if problems[mine] else None
+    except RewardFailure as error:
+        own = error
+    rollouts, scores, texts, killed = zip(*(part for part in everyones(own) if part), strict=True)
+    scores = torch.cat(scores)  # [N, K]
     flat = zero_spread(scores, rewards.weights, size, config.loss.advantage)  # [P]
     keep = ~flat if config.grpo.drop_zero_spread else torch.ones_like(flat)
-    return Round(rollouts, scores, scored, keep.repeat_interleave(size).nonzero().squeeze(1))
+    kept = keep.repeat_interleave(size).nonzero().squeeze(1)
+    return Round(
+        concat_rollouts(rollouts), scores, [text for part in texts for text in part], problems, sum(killed), kept
+    )
+
+
+def sample_share(
+    config: Config, policy: Policy, rewards: RewardSet, problems: list[Problem], prompts: list[Prompt], step: int
+) -> tuple[Rollouts, Tensor, list[str], int]:
+    """Completions of these problems, their scores [N, K] and texts, and how many were killed in scoring."""
+    ids, token_ids = [p.id for p in problems], [p.ids for p in prompts]
+    rollouts = sample_groups(policy, token_ids, ids, config.grpo.group_size, config.sampling, config.seed, step)
+    scored, killed = decode(policy, rollouts, prompts, problems), rewards.killed
+    scores = rewards(scored, {"global_step": step, "max_steps": config.grpo.steps})
+    return rollouts, scores, scored.texts, rewards.killed - killed
 
 
 def check_prompts(config: Config, policy: Policy, problems: list[Problem]) -> None:
@@ -105,13 +128,14 @@ def describe(rounds: list[Round], rewards: RewardSet, size: int, normalise: str)
     """What was sampled in a step; the README's glossary explains each figure."""
     scores = torch.cat([r.scores for r in rounds])  # [N, K], dropped groups included
     lengths = torch.cat([r.rollouts.lengths for r in rounds]).float()
-    reflections = [count_reflections(text) for r in rounds for text in r.scored.texts]
+    reflections = [count_reflections(text) for r in rounds for text in r.texts]
     return {
         "reward": total_reward(scores, rewards.weights).mean().item(),
         "spread": spread(scores, rewards.weights, size),
         **{f"reward_{name}": m for name, m in zip(rewards.functions, scores.nanmean(dim=0).tolist(), strict=True)},
         "reflections": sum(reflections) / len(reflections),
         "zero_spread": zero_spread(scores, rewards.weights, size, normalise).float().mean().item(),
+        "killed": sum(r.killed for r in rounds),
         "refills": len(rounds) - 1,
         "groups": sum(len(r.kept) for r in rounds) / size,
         "length": lengths.mean().item(),
@@ -123,9 +147,7 @@ def describe(rounds: list[Round], rewards: RewardSet, size: int, normalise: str)
 
 def log_completions(log: RunLog, step: int, some: Round, rewards: RewardSet, count: int) -> None:
     """Write the first completions of a step with what each reward gave them."""
-    for row in range(min(count, len(some.scored.texts))):
+    for row in range(min(count, len(some.texts))):
         given = {n: None if s != s else s for n, s in zip(rewards.functions, some.scores[row].tolist(), strict=True)}
-        problem = some.scored.problems[row]
-        log.sample(
-            step + 1, problem=problem.id, answer=problem.answer, completion=some.scored.texts[row], rewards=given
-        )
+        problem = some.problems[int(some.rollouts.prompt_index[row])]
+        log.sample(step + 1, problem=problem.id, answer=problem.answer, completion=some.texts[row], rewards=given)

@@ -14,6 +14,7 @@ import os
 from dataclasses import dataclass
 from itertools import takewhile
 
+from grpo.distributed import rank
 from grpo.runs import Run
 
 
@@ -60,10 +61,12 @@ class Journal:
     def add(self, judged: list[Judged]) -> None:
         """Append a round. Raises Stopped if the run was asked to stop."""
         self.count += len(judged)
-        with self.path.open("a", encoding="utf-8") as f:
-            f.writelines(json.dumps(dataclasses.asdict(j)) + "\n" for j in judged)
-            f.flush()
-            os.fsync(f.fileno())
+        if rank() == 0:
+            with self.path.open("a", encoding="utf-8") as f:
+                f.writelines(json.dumps(dataclasses.asdict(j)) + "\n" for j in judged)
+                f.flush()
+                os.fsync(f.fileno())
+        self.run.stop.agree()
         self.run.stop.check(f"{self.run.folder}: {self.name}, {self.count} of {self.total} completions")
 
 

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from grpo.checkpoint import load_checkpoint, save_checkpoint
 from grpo.config import Config
+from grpo.distributed import is_sharded, rank, whole
 from grpo.log import RunLog, say
 from grpo.optim import Optimizer
-from grpo.policy import Policy
+from grpo.policy import Policy, load_policy
 from grpo.runs import Run, write_text
 from grpo.types import Rollouts
 
@@ -72,6 +73,7 @@ class Keeper:
             self._skipped = 0
             self.state = {"step": step, **cursor, **self.log.position()}
         self._warn(step, metrics)
+        self.run.stop.agree()
         if self._skipped >= self.config.max_skipped:
             self._give_up(step, *batch())
         if step % self.config.log.save_every == 0 or step == self.steps or self.run.stop.asked:
@@ -86,9 +88,20 @@ class Keeper:
             save_checkpoint(self.folder, self.optimizer, self.state, self.config.log.keep_checkpoints)
             self._saved = self.state["step"]
 
+    def finish(self) -> Policy:
+        """End of training: the policy with the fp32 masters for weights, all of them, so that what is saved is fp32."""
+        self.log.close()
+        policy, masters = self.policy, self.optimizer.masters
+        if is_sharded(self.config.parallel):
+            policy = load_policy(self.config.model, self.config.seed)
+        for name, p in policy.trainable().items():
+            p.data = whole(masters[name].detach())
+        return policy
+
     def _give_up(self, step: int, rollouts: Rollouts, rewards: Tensor | None) -> None:
         path = self.run.folder / f"nonfinite-step-{step:08d}.jsonl"
-        save_batch(path, self.policy, rollouts, rewards)
+        if rank() == 0:
+            save_batch(path, self.policy, rollouts, rewards)
         self.save()
         raise NonFiniteError(
             f"run={self.run.folder}: {self._skipped} steps in a row (max_skipped={self.config.max_skipped}) had a loss "

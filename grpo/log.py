@@ -12,6 +12,8 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from grpo.distributed import rank
+
 
 class RunLog:
     """metrics.jsonl and completions.jsonl of a run.
@@ -24,7 +26,7 @@ class RunLog:
         self.metrics = _open_lines(folder / "metrics.jsonl", state.get("metrics", 0))
         self.completions = _open_lines(folder / "completions.jsonl", state.get("completions", 0))
         self.writer = None
-        if tensorboard:
+        if tensorboard and rank() == 0:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
@@ -52,7 +54,7 @@ class RunLog:
 
     def sync(self) -> None:
         """Wait until what was written is on the disk, so that no checkpoint is ahead of its lines."""
-        for stream in (self.metrics, self.completions):
+        for stream in (self.metrics, self.completions) if rank() == 0 else ():
             os.fsync(stream.fileno())
 
     def close(self) -> None:
@@ -64,6 +66,8 @@ class RunLog:
 
 def _open_lines(path: Path, length: int) -> IO[str]:
     """Open a file to go on after its first `length` bytes; the rest, half a line perhaps, is cut off."""
+    if rank():  # the first process writes
+        return open(os.devnull, "a", encoding="utf-8")
     path.touch()
     if (there := path.stat().st_size) < length:
         say(f"{path}: the last {length - there} bytes before the checkpoint are missing; the run goes on without them")
@@ -77,12 +81,13 @@ def _size(stream: IO[str]) -> int:
 
 def progress(items: Iterable | None = None, **options: Any) -> tqdm:
     """A progress bar on stderr, in plain ASCII where the terminal has nothing else."""
-    return tqdm(items, file=sys.stderr, dynamic_ncols=True, mininterval=0.5, **options)
+    return tqdm(items, file=sys.stderr, dynamic_ncols=True, mininterval=0.5, disable=rank() > 0, **options)
 
 
 def say(text: str) -> None:
-    """A line for the person, without tearing a progress bar."""
-    tqdm.write(text, file=sys.stderr)
+    """A line for the person, without tearing a progress bar; of several processes, the first speaks."""
+    if rank() == 0:
+        tqdm.write(text, file=sys.stderr)
 
 
 def table(headers: list[str], rows: list[list[str]]) -> str:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from grpo.distributed import whole
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -79,7 +81,7 @@ class Optimizer:
     def step(self, step: int) -> dict[str, float]:
         """Clip, step and clear. Returns `grad_norm` (before clipping) and `lr`; a non-finite gradient moves nothing."""
         masters = list(self.masters.values())
-        norm = nn.utils.clip_grad_norm_(masters, self.config.max_grad_norm).item()
+        norm = whole(nn.utils.clip_grad_norm_(masters, self.config.max_grad_norm)).item()
         lr = self.config.lr * lr_share(step, self.steps, self.config)
         if math.isfinite(norm):
             for group in self.adamw.param_groups:
@@ -88,11 +90,6 @@ class Optimizer:
             self.copy_to_model()
         self.adamw.zero_grad(set_to_none=True)
         return {"grad_norm": norm, "lr": lr}
-
-    def release(self) -> None:
-        """End of training: the model takes over the masters themselves, so that what is saved is fp32."""
-        for name, p in self.parameters.items():
-            p.data = self.masters[name].data
 
     @torch.no_grad()
     def copy_to_model(self) -> None:

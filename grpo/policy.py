@@ -101,6 +101,7 @@ class Policy:
             lora.freeze_reference(self.model)
         else:
             frozen = copy.deepcopy(self.model).requires_grad_(False)
+            _cast(frozen, self.dtype)
             pack_for_good(frozen)
             self._reference = Policy(frozen, self.tokenizer, self.eos_ids, self.source, self.dtype)
 
@@ -123,10 +124,11 @@ class Policy:
         self.tokenizer.save_pretrained(folder)
 
 
-def load_policy(config: ModelConfig, seed: int = 0) -> Policy:
+def load_policy(config: ModelConfig, seed: int = 0, sharded: bool = False) -> Policy:
     """Load model and tokenizer, add or merge LoRA, and check that our head is the model's.
 
-    Raises ModelError, in one line, for anything that cannot be loaded.
+    sharded: the parameters stay fp32, for `distributed.shard`. Raises ModelError, in one line, for anything that
+    cannot be loaded.
     """
     path = resolve_path(config.path)
     try:
@@ -155,8 +157,12 @@ def load_policy(config: ModelConfig, seed: int = 0) -> Policy:
         lora.add_adapter(model, config.lora, seed)
     if not config.lora.rank:
         model.requires_grad_(True)
+    elif sharded:
+        raise ModelError("parallel=fsdp trains all parameters; set parallel=ddp for model.lora.rank > 0")
     policy.dtype = getattr(torch, config.dtype)
-    _cast(model, policy.dtype)
+    if not sharded:
+        _cast(model, policy.dtype)
+    _compute_in(model, policy.dtype)
     use_attention(model)
     use_onednn(model)
     recompute(model, config.recompute)
@@ -224,11 +230,16 @@ def _check_head(policy: Policy) -> None:
 
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Compute in `dtype`, adapters (their own masters), embeddings and head excepted; buffers too stay in fp32."""
+    """Parameters to `dtype`, adapters (their own masters), embeddings and head excepted; buffers too stay in fp32."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     kept = {id(p) for module in (embedding, head) for p in module.parameters()}
     for name, p in model.named_parameters():
         if ".lora_" not in name and id(p) not in kept:
             p.data = p.data.to(dtype)
+
+
+def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """From the embedding to the head, activations are of type `dtype`."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     embedding.register_forward_hook(lambda module, inputs, output: output.to(dtype))
     head.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))

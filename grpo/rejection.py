@@ -19,6 +19,7 @@ from typing import Any
 from data import DataError, load_problems
 from data.jsonl import parse_row
 from grpo.config import Config
+from grpo.distributed import firsts, is_sharded
 from grpo.evaluate import judge
 from grpo.journal import Judged
 from grpo.log import say, table
@@ -39,11 +40,11 @@ def train_rejection(config: Config, run: Run) -> Policy:
     """Run stage 3 in an open run folder: sample once, then fine-tune (and resume there after a stop)."""
     problems = load_problems(config.data, config.seed)
     run.note_input("data_hash", data_hash(problems), "training data")
-    if not (run.folder / "samples.jsonl").exists():
+    if not firsts((run.folder / "samples.jsonl").exists):
         policy = load_policy(config.model, config.seed)
         rows, counts = sample_and_filter(config, policy, problems, run)
         if not rows:
-            shutil.rmtree(run.folder / "judged")  # another setting may follow
+            shutil.rmtree(run.folder / "judged", ignore_errors=True)  # another setting may follow
             raise NothingKept(
                 f"none of {counts['sampled']} samples was kept ({counts['wrong']} wrong, {counts['malformed']} "
                 "malformed); raise reject.samples, train stage 2 longer or set reject.reflection=any"
@@ -56,9 +57,9 @@ def train_rejection(config: Config, run: Run) -> Policy:
                 [[k, str(v), f"{v / counts['sampled']:.3f}"] for k, v in counts.items()],
             )
         )
-    responses = read_samples(run.folder / "samples.jsonl", problems)
+    responses = firsts(lambda: read_samples(run.folder / "samples.jsonl", problems))
     start = replace(config.model, path=config.reject.sft_from or config.model.path)
-    return fit(config, run, load_policy(start, config.seed), responses)
+    return fit(config, run, load_policy(start, config.seed, is_sharded(config.parallel)), responses)
 
 
 def read_samples(path: Path, problems: list[Problem]) -> list[tuple[Problem, str]]:

@@ -30,6 +30,7 @@ import yaml
 
 from grpo import __version__
 from grpo.config import Config, to_dict, to_yaml
+from grpo.distributed import firsts, rank
 from grpo.policy import Policy
 from grpo.stopping import StopRequest
 from grpo.types import Problem
@@ -103,8 +104,33 @@ class Run:
             )
 
 
+class Follower(Run):
+    """The run as a process sees it that is not the first: it reads, and writes nothing."""
+
+    def note_input(self, key: str, digest: str, what: str) -> None: ...
+
+    def finish(self, policy: Policy) -> None: ...
+
+    def end(self) -> None: ...
+
+    def tidy(self) -> None: ...
+
+    def check_folder(self) -> None: ...
+
+
 def open_run(config: Config, stage: str) -> Run:
     """Create the run folder, or open it to go on. Raises RunError where that would mix or overwrite runs."""
+    opened: list[Run] = []
+
+    def open_first() -> dict[str, Any]:
+        opened.append(_open_run(config, stage))
+        return opened[0].manifest
+
+    manifest = firsts(open_first)
+    return opened[0] if opened else Follower(Path(config.run), config, manifest, open(os.devnull, "w"))
+
+
+def _open_run(config: Config, stage: str) -> Run:
     folder = Path(config.run)
     manifest_file = folder / "manifest.json"
     try:
@@ -146,7 +172,7 @@ def open_run(config: Config, stage: str) -> Run:
 # what a start that was cut off leaves behind
 FIRST = ("lock", "manifest.json.partial")
 # settings that do not change what is computed, so that a run may go on with others
-FREE = ("run", "threads", "log.", "eval.at_end", "sandbox.", "max_skipped")
+FREE = ("run", "threads", "parallel", "log.", "eval.at_end", "sandbox.", "max_skipped")
 
 
 def _read_back(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -235,6 +261,8 @@ def now() -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
+    if rank():  # of several processes, the first writes
+        return
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8") as f:
         f.write(text)

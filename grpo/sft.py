@@ -18,6 +18,7 @@ import torch
 from data import Prompt, build_prompt, load_problems, response_text, without_prefill
 from grpo.batching import micro_batches
 from grpo.config import Config
+from grpo.distributed import add_up_gradients, added, deal, gather_weights, is_sharded, shard
 from grpo.keeper import Keeper, step_or_skip
 from grpo.log import progress, say
 from grpo.logprobs import completion_logps
@@ -40,7 +41,7 @@ class Example:
 def train_sft(config: Config, run: Run) -> Policy:
     """Stage 1: fine-tune on worked solutions put into the response format."""
     problems = load_problems(config.data, config.seed)
-    policy = load_policy(config.model, config.seed)
+    policy = load_policy(config.model, config.seed, is_sharded(config.parallel))
     responses = [(p, response_text(p, config.coldstart, config.seed)) for p in problems]
     run.note_input("data_hash", data_hash(problems), "training data")
     return fit(config, run, policy, responses)
@@ -50,6 +51,8 @@ def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem,
     """Fine-tune a policy on (problem, response) pairs, from the start or from the run's newest checkpoint."""
     run.note_input("model_hash", fingerprint(policy), "model to start from")
     examples = make_examples(config, policy, responses)
+    if is_sharded(config.parallel):
+        shard(policy.model, policy.dtype)
     per_epoch = math.ceil(len(examples) / config.sft.batch_size)
     steps = config.sft.steps or math.ceil(config.sft.epochs * per_epoch)
     optimizer = Optimizer(policy.trainable(), config.optim, steps)
@@ -65,9 +68,7 @@ def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem,
             bar.set_postfix(loss=f"{metrics['loss']:.3f}", lr=f"{metrics['lr']:.1e}")
             bar.update()
             keeper.after_step(step + 1, metrics, lambda batch=batch: (as_rollouts(batch), None))
-    keeper.log.close()
-    optimizer.release()
-    return policy
+    return keeper.finish()
 
 
 def make_examples(config: Config, policy: Policy, responses: list[tuple[Problem, str]]) -> list[Example]:
@@ -97,12 +98,15 @@ def sft_step(policy: Policy, optimizer: Optimizer, batch: list[Example], tokens:
     given = as_rollouts(batch)
     num_tokens = int(given.mask.sum())
     total = 0.0
-    for rows in micro_batches(given, tokens):
+    gather_weights(policy.model)
+    for rows, counted in deal(micro_batches(given, tokens)):
         part = given.select(rows)
         logps, _ = completion_logps(policy, part, temperature=1.0)  # [B, T], 0 outside the mask
-        loss = -logps.sum() / num_tokens
+        loss = -counted * logps.sum() / num_tokens
         loss.backward()
         total += loss.item()
+    add_up_gradients(policy.model, optimizer.masters)
+    total = added(torch.tensor(total, dtype=torch.float64)).item()
     return {"loss": total, "tokens": num_tokens, **step_or_skip(optimizer, step, total)}
 
 

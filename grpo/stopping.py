@@ -9,6 +9,8 @@ import threading
 from types import FrameType
 from typing import Any
 
+from grpo.distributed import everyones, world
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -51,6 +53,11 @@ class StopRequest:
     def asked(self) -> bool:
         """Whether the run is to stop."""
         return self.signal is not None
+
+    def agree(self) -> None:
+        """Let all processes know of a signal that one has got; all must call this at the same point."""
+        if world() > 1:
+            self.signal = max(everyones(self.signal or 0)) or None
 
     def check(self, done: str) -> None:
         """Raise Stopped if a signal has come; `done` is what was finished and saved last."""

@@ -23,6 +23,7 @@ from data import load_problems
 from grpo.advantages import group_advantages
 from grpo.batching import micro_batches
 from grpo.config import Config
+from grpo.distributed import add_up_gradients, added, added_metrics, deal, gather_weights, is_sharded, shard
 from grpo.experience import Batch, check_prompts, collect
 from grpo.keeper import Keeper, step_or_skip
 from grpo.log import progress, say
@@ -42,7 +43,8 @@ def train_grpo(config: Config, run: Run) -> Policy:
     problems = load_problems(config.data, config.seed)
     run.note_input("data_hash", data_hash(problems), "training data")
     rewards = load_rewards(config.rewards, config.sandbox)
-    policy = load_policy(config.model, config.seed)
+    sharded = is_sharded(config.parallel)
+    policy = load_policy(config.model, config.seed, sharded)
     if len(problems) < config.grpo.prompts_per_step:
         say(
             f"{len(problems)} problems for {config.grpo.prompts_per_step} groups: a repeated one samples the same again"
@@ -51,6 +53,8 @@ def train_grpo(config: Config, run: Run) -> Policy:
     check_prompts(config, policy, problems)
     if config.loss.beta:
         policy.freeze_reference()
+    if sharded:
+        shard(policy.model, policy.dtype)
     optimizer = Optimizer(policy.trainable(), config.optim, config.grpo.steps * config.grpo.updates_per_batch)
     keeper = Keeper(config, run, policy, optimizer, config.grpo.steps, config.grpo.updates_per_batch)
     first = keeper.state["step"]
@@ -59,6 +63,7 @@ def train_grpo(config: Config, run: Run) -> Policy:
     with progress(total=config.grpo.steps, initial=first, desc="grpo", unit="step") as bar:
         for step in range(first, config.grpo.steps):
             started = time.perf_counter()
+            gather_weights(policy.model)
             try:
                 batch = collect(config, policy, rewards, stream, step, keeper.log)
             except RewardFailure:  # what is trained so far is not lost, and goes on when the reward is mended
@@ -73,9 +78,7 @@ def train_grpo(config: Config, run: Run) -> Policy:
             bar.update()
             learned_from = (batch.rollouts, batch.rewards)
             keeper.after_step(step + 1, metrics, lambda it=learned_from: it, position=stream.position)
-    keeper.log.close()
-    optimizer.release()
-    return policy
+    return keeper.finish()
 
 
 SHOWN = {"reward": "reward", "acc": "reward_accuracy", "refl": "reflections", "len": "length", "kl": "kl"}
@@ -108,7 +111,8 @@ def update(
     skipped = 0.0
     for iteration in range(config.grpo.updates_per_batch):
         sums: dict[str, Tensor] = {}
-        for rows in micro:
+        gather_weights(policy.model)
+        for rows, counted in deal(micro):
             part = rollouts.select(rows)
             now = slice(part.mask.shape[1])  # slots that the micro-batch fills
             logps, entropy = completion_logps(policy, part, temperature)  # [B, T]
@@ -119,15 +123,17 @@ def update(
             loss, parts = policy_loss(
                 logps, old_logps[rows, now], ref, advantages[rows], mask[rows, now], loss_config, **counts
             )
-            loss.backward()
+            (loss * counted).backward()
             gap = (logps.detach() - part.sampler_logps).abs()
             per_token = {"entropy": entropy, "sampler_gap": gap}
             parts |= {name: (x * part.mask).sum() / rollouts.mask.sum() for name, x in per_token.items()}
-            _add(sums, {"loss": loss.detach(), **parts})
+            _add(sums, {"loss": loss.detach(), **parts}, counted)
             if policy.recompute == "full":
                 give_back()
-        sampler_gap = metrics.get("sampler_gap", sums["sampler_gap"].item())  # it is one only before the first step
-        metrics = {name: value.item() for name, value in sums.items()} | {"sampler_gap": sampler_gap}
+        add_up_gradients(policy.model, optimizer.masters)
+        summed = added_metrics(sums)
+        # the gap is one only before the first step
+        metrics = summed | {"sampler_gap": metrics.get("sampler_gap", summed["sampler_gap"])}
         number = step * config.grpo.updates_per_batch + iteration
         metrics |= step_or_skip(optimizer, number, metrics["loss"])
         skipped += metrics["skipped"]
@@ -157,16 +163,17 @@ def batch_advantages(
 def frozen_logps(policy: Policy, rollouts: Rollouts, micro: list[Tensor], temperature: float) -> Tensor:
     """Log-probs of the samples without gradient, [N, T]."""
     logps = torch.zeros_like(rollouts.sampler_logps)
-    for rows in micro:
+    for rows, counted in deal(micro):
         part = rollouts.select(rows)
-        logps[rows, : part.mask.shape[1]] = completion_logps(policy, part, temperature)[0].cpu()
-    return logps
+        if counted:
+            logps[rows, : part.mask.shape[1]] = completion_logps(policy, part, temperature)[0].cpu()
+    return added(logps)
 
 
-def _add(sums: dict[str, Tensor], parts: dict[str, Tensor]) -> None:
-    """Micro-batches add up, except for maxima."""
+def _add(sums: dict[str, Tensor], parts: dict[str, Tensor], counted: bool) -> None:
+    """Micro-batches add up, except for maxima; one that another process counts is nothing."""
     for name, value in parts.items():
-        if name not in sums:
-            sums[name] = value
+        if name.endswith("_max"):
+            sums[name] = torch.maximum(sums.get(name, value), value)
         else:
-            sums[name] = torch.maximum(sums[name], value) if name.endswith("_max") else sums[name] + value
+            sums[name] = sums.get(name, 0) + value * counted

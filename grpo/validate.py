@@ -16,6 +16,7 @@ Mistake = tuple[str, str]
 CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "model.recompute": WAYS,
+    "parallel": ("ddp", "fsdp"),
     "loss.advantage": tuple(ADVANTAGES),
     "loss.ratio": tuple(RATIOS),
     "loss.kl": tuple(KL_ESTIMATORS),

@@ -24,6 +24,7 @@ class Recorder:
 
     def __init__(self, policy):
         self.policy, self.steps, self.gradients = policy, [], []
+        self.masters = {}
 
     def step(self, step):
         self.steps.append(step)
