@@ -7,6 +7,9 @@ A checkpoint is a folder, written aside, flushed to the disk and renamed into pl
                   state.json              finished steps, data cursor, length of the logs: whole numbers
                   manifest.json           size and SHA-256 of the three files above
 
+With parallel=fsdp each process writes its share, and `shards/*.safetensors` (torch.distributed.checkpoint) stand for
+the first two. Either is read by any number of processes.
+
 There are no random states to keep: sampling and data order are functions of (seed, step) alone, the schedule is one
 of the step. A damaged checkpoint is named, and the one before it is used. Nothing is unpickled.
 """
@@ -16,15 +19,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import warnings
 from pathlib import Path
 
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
-from grpo.distributed import like, rank, whole
+from grpo.distributed import everyones, firsts, is_share, like, rank
 from grpo.log import say
 from grpo.optim import Optimizer
 
@@ -32,6 +39,7 @@ State = dict[str, int]
 
 WEIGHTS, MOMENTS, STATE, MANIFEST = "weights.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 FILES = (WEIGHTS, MOMENTS, STATE)
+SHARDS, SHARD = "shards", re.compile(r"shards/shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors", re.ASCII)
 
 
 class CheckpointError(ValueError):
@@ -46,44 +54,52 @@ def save_checkpoint(folder: Path, optimizer: Optimizer, state: State, keep: int)
 
     Raises OSError where the disk is full or the run folder is gone; the checkpoints before it stay as they are.
     """
-    masters = optimizer.masters
-    weights = {name: whole(m.detach()).cpu() for name, m in masters.items()}
-    states = {f"{key}/{name}": x for name, m in masters.items() for key, x in optimizer.adamw.state[m].items()}
-    moments = {name: whole(x).cpu() for name, x in states.items()}
-    if rank() == 0:
-        _save(folder, weights, moments, state, keep)
-
-
-def _save(folder: Path, weights: dict[str, Tensor], moments: dict[str, Tensor], state: State, keep: int) -> None:
     target = folder / f"step-{state['step']:08d}"
     partial = folder / "partial"
-    folder.mkdir(exist_ok=True)  # not its parents: a run folder that vanished is not made anew
-    shutil.rmtree(partial, ignore_errors=True)
+    if rank() == 0:
+        folder.mkdir(exist_ok=True)  # not its parents: a run folder that vanished is not made anew
+        shutil.rmtree(partial, ignore_errors=True)
     try:
-        if not _is_sound(target):  # if it is, it holds the same: a run is a function of its settings
-            _write(partial, weights, moments, state)
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(partial, target)
-            sync(folder)
+        if not firsts(lambda: _is_sound(target)):  # if it is, it holds the same: a run is a function of its settings
+            firsts(partial.mkdir)
+            _write_tensors(partial, optimizer)
+            everyones(None)  # all have written
+            if rank() == 0:
+                _complete(partial, state)
+                shutil.rmtree(target, ignore_errors=True)
+                os.replace(partial, target)
+                sync(folder)
     except SafetensorError as error:  # its I/O errors are no OSError
         raise OSError(f"{partial}: {error}") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
     # later ones are damaged, or the run would have gone on from there
     kept = [old for old in checkpoints(folder) if old.name <= target.name][:keep]
-    for old in checkpoints(folder):
+    for old in checkpoints(folder) if rank() == 0 else ():
         if old not in kept:
             shutil.rmtree(old)
 
 
-def _write(partial: Path, weights: dict[str, Tensor], moments: dict[str, Tensor], state: State) -> None:
-    partial.mkdir()
-    save_file({name: x.contiguous() for name, x in weights.items()}, partial / WEIGHTS)
-    save_file(moments, partial / MOMENTS)
+def _write_tensors(partial: Path, optimizer: Optimizer) -> None:
+    masters = {name: m.detach() for name, m in optimizer.masters.items()}
+    states = optimizer.adamw.state
+    moments = {f"{key}/{name}": x for name, m in optimizer.masters.items() for key, x in states[m].items()}
+    if any(map(is_share, masters.values())):
+        tensors = {f"weights/{name}": m for name, m in masters.items()} | moments
+        dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(partial / SHARDS), save_distributed=True))
+    elif rank() == 0:
+        save_file({name: m.cpu().contiguous() for name, m in masters.items()}, partial / WEIGHTS)
+        save_file({name: x.cpu() for name, x in moments.items()}, partial / MOMENTS)
+
+
+def _complete(partial: Path, state: State) -> None:
+    """Add the state and the manifest, and wait until all of it is on the disk."""
     (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
-    files = {name: {"bytes": (partial / name).stat().st_size, "sha256": sha256(partial / name)} for name in FILES}
+    names = sorted(str(file.relative_to(partial)) for file in partial.rglob("*") if file.is_file())
+    files = {name: {"bytes": (partial / name).stat().st_size, "sha256": sha256(partial / name)} for name in names}
     (partial / MANIFEST).write_text(json.dumps({"files": files}, indent=2), encoding="utf-8")
-    for file in partial.iterdir():
+    for file in partial.rglob("*"):
         sync(file)
     sync(partial)
 
@@ -141,15 +157,16 @@ def load_checkpoint(folder: Path, optimizer: Optimizer) -> State | None:
 def restore(checkpoint: Path, optimizer: Optimizer) -> State:
     """Restore one checkpoint. Raises CheckpointError, before anything is changed, if it is not as it was written."""
     check_files(checkpoint)
+    masters = optimizer.masters
     try:
-        weights, moments = load_file(checkpoint / WEIGHTS), load_file(checkpoint / MOMENTS)
+        weights, moments = read_tensors(checkpoint, masters)
         state = read_state((checkpoint / STATE).read_bytes())
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot be read: {error}") from error
     keys = {key.partition("/")[0] for key in moments}
     states = {  # of each parameter, AdamW's tensors; none if no step has moved it yet
         name: {key: moments[f"{key}/{name}"].to(m.device) for key in keys if f"{key}/{name}" in moments}
-        for name, m in optimizer.masters.items()
+        for name, m in masters.items()
     }
     for name, master in optimizer.masters.items():
         shapes = [x.shape for x in (*states[name].values(), weights.get(name, torch.zeros(()))) if x.dim()]
@@ -161,6 +178,26 @@ def restore(checkpoint: Path, optimizer: Optimizer) -> State:
             optimizer.adamw.state[master] = {k: like(x, master) if x.dim() else x for k, x in states[name].items()}
     optimizer.copy_to_model()
     return state
+
+
+def read_tensors(checkpoint: Path, masters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights by name and AdamW's tensors by `key/name`, whole; out of shards, each process's share where it has one.
+
+    masters: what they will be copied to. Raises OSError, SafetensorError, CheckpointError.
+    """
+    if (checkpoint / WEIGHTS).exists():
+        return load_file(checkpoint / WEIGHTS), load_file(checkpoint / MOMENTS)
+    reader = HuggingFaceStorageReader(str(checkpoint / SHARDS))
+    tensors = {}
+    for key, facts in reader.read_metadata().state_dict_metadata.items():
+        master = masters.get(key.partition("/")[2])
+        share = master is not None and is_share(master) and facts.size == master.shape
+        tensors[key] = torch.zeros_like(master) if share else torch.zeros(facts.size)
+    with warnings.catch_warnings():  # with one process it says that there is one
+        warnings.simplefilter("ignore")
+        dcp.load(tensors, storage_reader=reader)
+    weights = {key.removeprefix("weights/"): x for key, x in tensors.items() if key.startswith("weights/")}
+    return weights, {key: x for key, x in tensors.items() if not key.startswith("weights/")}
 
 
 def check_files(checkpoint: Path) -> None:
@@ -178,12 +215,13 @@ def check_files(checkpoint: Path) -> None:
 
 
 def read_manifest(content: bytes) -> dict[str, tuple[int, str]]:
-    """Sizes and checksums out of a manifest. Only the names of `FILES` are taken: no path leads out of the folder."""
+    """Sizes and checksums out of a manifest. Only names that we give are taken: no path leads out of the folder."""
     try:
         files = json.loads(content)["files"]
-        if files.keys() != set(FILES):
-            raise ValueError(f"it must list {', '.join(FILES)} and nothing else")
-        facts = {name: (files[name]["bytes"], files[name]["sha256"]) for name in FILES}
+        shards = {name for name in files if SHARD.fullmatch(name)}
+        if files.keys() != ({STATE, *shards} if shards else set(FILES)):
+            raise ValueError(f"it must list {', '.join(FILES)} (or shards for the first two) and nothing else")
+        facts = {name: (files[name]["bytes"], files[name]["sha256"]) for name in files}
         if not all(type(size) is int and isinstance(digest, str) for size, digest in facts.values()):
             raise ValueError("a size or checksum is missing")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -180,6 +180,10 @@ def add_up_gradients(model: nn.Module, masters: dict[str, nn.Parameter]) -> None
             work.wait()
 
 
+def is_share(value: Tensor) -> bool:
+    return isinstance(value, DTensor)
+
+
 def whole(value: Tensor) -> Tensor:
     """A parameter, or something of its shape, out of everyone's shares."""
     return value.full_tensor() if isinstance(value, DTensor) else value
@@ -187,7 +191,7 @@ def whole(value: Tensor) -> Tensor:
 
 def like(value: Tensor, model: Tensor) -> Tensor:
     """A whole tensor as `model` is: this process's share of it, where that is one."""
-    if not isinstance(model, DTensor):
+    if not is_share(model) or is_share(value):
         return value
     return distribute_tensor(value.to(model.device), model.device_mesh, model.placements)
 

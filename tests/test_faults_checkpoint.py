@@ -113,7 +113,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path, capsys, file, dam
     assert same(optimizer, other)
     first, second = capsys.readouterr().err.splitlines()
     assert "damaged checkpoint" in first and "step-00000003: " in first
-    assert file in first or "manifest.json" in first
+    assert file in first or "manifest.json" in (file, first.split(": ")[1].split()[0])
     assert ("bytes, not " in first) == (damage in ("cut", "empty", "folder") and file != "manifest.json")
     assert "goes on from" in second and "step-00000002" in second
 
