@@ -1,0 +1,140 @@
+"""Two processes do what one does: the same samples, loss and gradient; and what happens when one of them dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_runs import command, lines, manifest, metrics, weights, write_module
+
+from grpo import cli, distributed
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = {
+    "model.path": "tiny",
+    "data.source": "demo",
+    "data.count": 200,
+    "grpo.steps": 5,
+    "grpo.prompts_per_step": 5,
+    "sampling.max_new_tokens": 100,
+    "sampling.max_rows": 8,
+    "tokens_per_micro_batch": 300,
+    "rewards.accuracy.weight": 1,
+    "rewards.format.weight": 0.2,
+    "threads": 1,
+}
+
+
+def arguments(stage: str, run: Path, **settings: object) -> list[str]:
+    return command(stage, run, *(f"{k}={v}" for k, v in {**SETTINGS, **settings}.items()))
+
+
+def start(words: list[str], *modules: Path) -> subprocess.Popen:
+    """torchrun with two processes; modules: folders with modules of the user's."""
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "grpo"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, (ROOT, *modules)))}
+    return subprocess.Popen(
+        [*run, *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def ended(process: subprocess.Popen, seconds: float = 150) -> tuple[int, str]:
+    text = process.communicate(timeout=seconds)[0]
+    return process.returncode, text
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """The run of one process."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    assert cli.main(arguments("grpo", run)) == 0
+    return run
+
+
+def assert_same(run: Path, alone: Path) -> None:
+    assert lines(run / "completions.jsonl") == lines(alone / "completions.jsonl")
+    for ours, theirs in zip(metrics(run), metrics(alone), strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert ours[name] == pytest.approx(value, abs=1e-5, rel=1e-5), name
+    expected = weights(alone)
+    for name, tensor in weights(run).items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_do_what_one_does(tmp_path, alone, parallel):
+    code, text = ended(start(arguments("grpo", tmp_path / "run", parallel=parallel)))
+    assert code == 0, text
+    assert_same(tmp_path / "run", alone)
+    assert text.count("complete; the model is in") == 1  # one process speaks
+    assert manifest(tmp_path / "run")["finished"]
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_fine_tuning_on_rejection_samples_with_two(tmp_path, parallel):
+    own = {"reject.samples": 3, "reject.reflection": "any", "data.count": 12, "eval.at_end": "true"}
+    assert cli.main(arguments("reject", tmp_path / "one", **own)) == 0
+    code, text = ended(start(arguments("reject", tmp_path / "two", **own, parallel=parallel)))
+    assert code == 0, text
+    for name in ("samples.jsonl", "rejection.json", "eval.json"):
+        assert (tmp_path / "one" / name).read_text() == (tmp_path / "two" / name).read_text()
+    assert_same(tmp_path / "two", tmp_path / "one")
+
+
+def kill_one(run: Path, process: subprocess.Popen, number: int) -> None:
+    """Kill -9 for the rank `number`, once there is a checkpoint."""
+    deadline = time.monotonic() + 100
+    while not list(run.glob("checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[number]), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
+@pytest.mark.parametrize("parallel, number", [("ddp", 0), ("fsdp", 1)])
+def test_a_killed_process_ends_the_run_which_goes_on_with_one(tmp_path, alone, parallel, number):
+    run = tmp_path / "run"
+    process = start(arguments("grpo", run, parallel=parallel))
+    kill_one(run, process, number)
+    killed = time.monotonic()
+    code, text = ended(process, seconds=60)
+    assert code and time.monotonic() - killed < 60
+    assert "another process of the run has ended or does not answer" in text, text
+    assert cli.main(arguments("grpo", run)) == 0
+    assert_same(run, alone)
+
+
+def test_a_reward_that_fails_in_one_process_ends_both_with_its_name(tmp_path, monkeypatch):
+    body = (
+        "def bad(completions, question, **columns):\n    if any('7' in q for q in question): raise KeyError('seven')\n"
+    )
+    name = write_module(tmp_path, monkeypatch, body + "    return [float(len(text)) for text in completions]\n")
+    own = {f"rewards.{name}:bad.weight": 1, "sandbox.enabled": "false"}
+    code, text = ended(start(arguments("grpo", tmp_path / "run", **own), tmp_path))
+    assert code and f"grpo: reward '{name}:bad' raised KeyError('seven')" in text, text
+
+
+# ---- the shares ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", range(7))
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+def test_shares_cover_everything_once(monkeypatch, count, processes):
+    monkeypatch.setattr(distributed, "world", lambda: processes)
+    shares, counted, lengths = [], [], set()
+    for number in range(processes):
+        monkeypatch.setattr(distributed, "rank", lambda number=number: number)
+        shares += range(count)[distributed.share(count)]
+        if count:
+            dealt = distributed.deal(list(range(count)))
+            counted += [item for item, counts in dealt if counts]
+            lengths.add(len(dealt))
+    assert shares == list(range(count))
+    assert sorted(counted) == list(range(count)) and len(lengths) <= 1
