@@ -1,4 +1,4 @@
-"""`python -m grpo {sft,grpo,reject,eval,sample,report,bench,config} --config FILE.yaml [key.sub=value ...]`
+"""`python -m grpo {sft,grpo,reject,eval,sample,export,report,bench,config} --config FILE.yaml [key.sub=value ...]`
 
 Whatever the user can mend ends with one line on stderr and exit code 2; an interrupt with 130.
 """
@@ -102,6 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     audit = commands.add_parser("audit", help="what does a reward wrongly pay? (-h for its options)", add_help=False)
     audit.add_argument("rest", nargs=argparse.REMAINDER)
     audit.set_defaults(command=lambda arguments: rewards.audit.main(arguments.rest))
+    export = commands.add_parser("export", help="write a run's newest checkpoint as a Hugging Face folder")
+    export.add_argument("run", help="a run that is not complete")
+    export.add_argument("folder", help="a new folder for the model")
+    export.set_defaults(command=_export)
     timing = commands.add_parser("bench", help="time training steps against this machine's limits")
     timing.add_argument("--config", metavar="FILE", help="YAML file")
     timing.add_argument("--steps", type=int, default=3, help="timed steps, after one that is not")
@@ -211,6 +215,14 @@ def _bench(arguments: argparse.Namespace) -> int:
 
     result = bench(_configure(arguments), max(1, arguments.steps))
     print(json.dumps(result) if arguments.json else table(result))
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from grpo.keeper import export
+
+    step = export(Path(arguments.run), Path(arguments.folder))
+    say(f"{arguments.folder}: the model after step {step} of {arguments.run}")
     return 0
 
 

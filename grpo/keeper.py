@@ -22,6 +22,7 @@ from grpo.log import RunLog, say
 from grpo.optim import Optimizer
 from grpo.policy import Policy, load_policy
 from grpo.runs import Run, write_text
+from grpo.settings import load_config
 from grpo.types import Rollouts
 
 WARN_EVERY = 10
@@ -91,11 +92,8 @@ class Keeper:
     def finish(self) -> Policy:
         """End of training: the policy with the fp32 masters for weights, all of them, so that what is saved is fp32."""
         self.log.close()
-        policy, masters = self.policy, self.optimizer.masters
-        if is_sharded(self.config.parallel):
-            policy = load_policy(self.config.model, self.config.seed)
-        for name, p in policy.trainable().items():
-            p.data = whole(masters[name].detach())
+        policy = load_policy(self.config.model, self.config.seed) if is_sharded(self.config.parallel) else self.policy
+        take_masters(policy, self.optimizer)
         return policy
 
     def _give_up(self, step: int, rollouts: Rollouts, rewards: Tensor | None) -> None:
@@ -116,6 +114,32 @@ class Keeper:
             if step - self._warned.get(kind, -WARN_EVERY) >= WARN_EVERY:
                 self._warned[kind] = step
                 say(f"WARNING, step {step}: {text}")
+
+
+def take_masters(policy: Policy, optimizer: Optimizer) -> None:
+    """Let a policy have the optimiser's fp32 masters for weights."""
+    for name, p in policy.trainable().items():
+        p.data = whole(optimizer.masters[name].detach())
+
+
+def export(run: Path, folder: Path) -> int:
+    """Write the newest checkpoint of a run that is not complete as a model folder, and return its step.
+
+    Raises ValueError where there is none, or something in the way.
+    """
+    if not (run / "config.yaml").is_file() or not (run / "checkpoints").is_dir():
+        raise ValueError(f"{run}: no run with checkpoints; the model of a complete run is in its model/")
+    if folder.exists():
+        raise ValueError(f"{folder}: exists already; name a new folder")
+    config = load_config(str(run / "config.yaml"), [])
+    policy = load_policy(config.model, config.seed)
+    optimizer = Optimizer(policy.trainable(), config.optim, steps=1)
+    state = load_checkpoint(run / "checkpoints", optimizer)
+    if state is None:
+        raise ValueError(f"{run}: it has no checkpoint yet")
+    take_masters(policy, optimizer)
+    policy.save(folder)
+    return state["step"]
 
 
 Batch = tuple[Rollouts, Tensor | None]

@@ -7,12 +7,14 @@ A model is a hub id, a folder in Hugging Face format, a LoRA adapter folder in P
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -142,6 +144,10 @@ def load_policy(config: ModelConfig, seed: int = 0, sharded: bool = False) -> Po
         _check_head(policy)
         if adapter:
             lora.load_adapter(model, path, adapter)
+    except SafetensorError as error:
+        raise ModelError(
+            f"model.path={config.path}: a weights file is damaged or cut short ({error}); copy or download it again"
+        ) from error
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError, ...
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"model.path={config.path}: cannot be loaded: {reason}") from error
@@ -194,8 +200,12 @@ def _load_base(config: ModelConfig, source: str, seed: int) -> tuple[PreTrainedM
     elif (path / "manifest.json").exists() and not (path / "config.json").exists():
         raise ModelError("this run has no model yet; finish it by the command that began it")
     name = str(path) if path.is_dir() else source
+    if path.is_dir():
+        _check_names(path)
     extra |= {"revision": config.revision, "trust_remote_code": False}  # never code out of a model's folder
     tokenizer = AutoTokenizer.from_pretrained(name, **extra)
+    if not source.endswith(".gguf"):
+        extra["use_safetensors"] = True  # a .bin file is a pickle
     model, found = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **extra)
     if found["missing_keys"]:  # transformers would make them up at random, and only warn
         raise ModelError(f"its files lack {len(found['missing_keys'])} weights, {min(found['missing_keys'])} for one")
@@ -204,6 +214,14 @@ def _load_base(config: ModelConfig, source: str, seed: int) -> tuple[PreTrainedM
             del model.config.quantization_config
         model.is_quantized, model.hf_quantizer = False, None
     return model, tokenizer
+
+
+def _check_names(folder: Path) -> None:
+    """Refuse an index of weights that leads out of its folder."""
+    for index in folder.glob("*.index.json"):
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        if outside := [name for name in names if Path(name).name != name]:
+            raise ModelError(f"{index.name} names {outside[0]!r}, which is no file of the folder")
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -107,6 +107,8 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_one(tmp_path, alone, p
     code, text = ended(process, seconds=60)
     assert code and time.monotonic() - killed < 60
     assert "another process of the run has ended or does not answer" in text, text
+    assert cli.main(["export", str(run), str(tmp_path / "model")]) == 0  # of shares, too
+    assert weights(tmp_path).keys() == weights(alone).keys()
     assert cli.main(arguments("grpo", run)) == 0
     assert_same(run, alone)
 
