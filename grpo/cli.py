@@ -64,12 +64,25 @@ def main(argv: list[str] | None = None) -> int:
             raise
         _complain(error)
         return 2
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _complain(
+            f"out of memory ({' '.join(str(error).split())[:100]}); set model.recompute=full, or lower "
+            "tokens_per_micro_batch (for training) or sampling.max_rows (for sampling), and run the command again"
+        )
+        return 2
     except Stopped as stop:
         _complain(stop)
         return stop.exit_code
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on from the last checkpoint")
         return 130
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """PyTorch has an error of its own for this on a GPU alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _complain(reason: object) -> None:

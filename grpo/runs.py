@@ -172,7 +172,18 @@ def _open_run(config: Config, stage: str) -> Run:
 # what a start that was cut off leaves behind
 FIRST = ("lock", "manifest.json.partial")
 # settings that do not change what is computed, so that a run may go on with others
-FREE = ("run", "threads", "parallel", "log.", "eval.at_end", "sandbox.", "max_skipped")
+FREE = (
+    "run",
+    "threads",
+    "parallel",
+    "tokens_per_micro_batch",
+    "sampling.max_rows",
+    "model.recompute",
+    "log.",
+    "eval.at_end",
+    "sandbox.",
+    "max_skipped",
+)
 
 
 def _read_back(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:

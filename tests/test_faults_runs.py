@@ -224,3 +224,31 @@ def test_missing_lines_before_the_checkpoint_are_said_and_the_run_goes_on(tmp_pa
     assert run_stage("sft", tmp_path / "run") == 0
     assert "bytes before the checkpoint are missing; the run goes on without them" in capsys.readouterr().err
     assert [row["step"] for row in lines(tmp_path / "run" / "metrics.jsonl")] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no room"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
+    ],
+)
+def test_out_of_memory_is_one_line_with_the_settings_and_these_may_change(tmp_path, capsys, monkeypatch, error):
+    run = tmp_path / "run"
+
+    def full(*arguments, **named):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(grpo.sft, "completion_logps", full)
+        assert run_stage("sft", run) == 2
+    said = one_line(capsys)
+    assert "out of memory (" in said and "model.recompute=full" in said and "tokens_per_micro_batch" in said
+    assert run_stage("sft", run, "tokens_per_micro_batch=100", "sampling.max_rows=3", "model.recompute=full") == 0
+
+
+def test_another_error_of_pytorch_keeps_its_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr(grpo.sft, "completion_logps", lambda *_, **__: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
+        run_stage("sft", tmp_path / "run")
