@@ -113,6 +113,19 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_one(tmp_path, alone, p
     assert_same(run, alone)
 
 
+def test_a_signal_stops_both_after_the_same_step_with_all_of_it_saved(tmp_path, alone):
+    run = tmp_path / "run"
+    process = start(arguments("grpo", run, **{"log.save_every": 100}))
+    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").stat().st_size:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    code, text = ended(process, seconds=60)
+    assert code and "all of it saved; run the same command to go on" in text, text
+    assert len(list(run.glob("checkpoints/step-*"))) == 1
+    assert cli.main(arguments("grpo", run)) == 0
+    assert_same(run, alone)
+
+
 def test_a_reward_that_fails_in_one_process_ends_both_with_its_name(tmp_path, monkeypatch):
     body = (
         "def bad(completions, question, **columns):\n    if any('7' in q for q in question): raise KeyError('seven')\n"
