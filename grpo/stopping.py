@@ -9,7 +9,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from grpo.distributed import everyones, world
+from grpo.distributed import everyones
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -25,11 +25,12 @@ class Stopped(KeyboardInterrupt):
 class StopRequest:
     """Catches both signals while it is entered; a stage asks it, where it can go on from, whether to stop.
 
-    with request: ...; request.check("step 7") raises Stopped if a signal has come.
+    with request: ...; request.agree(); request.check("step 7") raises Stopped if a signal has come.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.agreed: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -51,15 +52,17 @@ class StopRequest:
 
     @property
     def asked(self) -> bool:
-        """Whether the run is to stop."""
-        return self.signal is not None
+        """Whether the run is to stop, as it was agreed."""
+        return self.agreed is not None
 
     def agree(self) -> None:
-        """Let all processes know of a signal that one has got; all must call this at the same point."""
-        if world() > 1:
-            self.signal = max(everyones(self.signal or 0)) or None
+        """Decide, for all processes, whether to stop here: one that comes later is for the next time.
+
+        All must call this at the same point.
+        """
+        self.agreed = max(everyones(self.signal or 0)) or None
 
     def check(self, done: str) -> None:
         """Raise Stopped if a signal has come; `done` is what was finished and saved last."""
-        if self.signal is not None:
-            raise Stopped(self.signal, f"stopped after {done}, all of it saved; run the same command to go on")
+        if self.agreed is not None:
+            raise Stopped(self.agreed, f"stopped after {done}, all of it saved; run the same command to go on")
