@@ -1,164 +1,121 @@
-"""Attention that copies no keys or values, and gives a token the same output whether it is sampled or trained on.
+"""Attention of many tokens at once, to a prompt that a group shares and to each other.
 
-`transformers` writes every key-value head out once per query head before it attends; PyTorch's kernel needs no such
-copies (`enable_gqa`). But the order in which a kernel adds up depends on how many queries and keys it is given. In
-fp32 that makes a difference of 1e-7. In bfloat16 a result may then be rounded the other way, and after thirty layers
-sampler and trainer are 0.02 nats apart. So where a processor computes in bfloat16, attention is written out in fp32
-(`exact_attention`) in a way that always adds up alike:
+A training batch is a list of tokens, [M] without padding: those of the prompts, then those of the completions, of
+which each row attends to its prompt and to itself (`Layout`).
 
-    keys      come in whole blocks of 16, as the softmax adds up 16 of them side by side
-    values    are summed `PIECE` at a time, few enough for the matrix product not to split the sum
-    queries   come in at least `MIN_ROWS` rows: for fewer of them the product takes another way
+    out = softmax(q k^T / sqrt D, of the keys that may be seen) v
+
+On a processor that has a compiler, `attention.c` computes this as it stands, without padding or masks. Elsewhere the
+batch is padded for PyTorch's kernels. The difference is more than speed: the order in which a kernel adds up depends on
+how many queries and keys it is given. In fp32 that makes a difference of 1e-7; in bfloat16 a result may then be rounded
+the other way, and after thirty layers sampler and trainer are 0.02 nats apart. Ours gives a token the same bits always.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import sdpa_mask
+from torch import Tensor
 
-NAME = "grpo"
-BLOCK, PIECE, MIN_ROWS = 16, 128, 4
-CHUNK = 6 << 20
-"""Attention weights held at a time: 24 MiB of fp32, which a processor's cache holds."""
+from grpo import kernels
+
+VECTOR = 16
+"""`attention.c` takes heads in whole vectors of so many numbers."""
 
 
-def is_exact(x: Tensor) -> bool:
-    return x.dtype == torch.bfloat16 and x.device.type == "cpu"
+@dataclass
+class Layout:
+    """Where the tokens of a batch stand, and what they may look at. P prompts, R completions, M tokens in all."""
+
+    prompt_lengths: Tensor
+    """[P] long, on the CPU like all of these."""
+    lengths: Tensor
+    """[R] long"""
+    prompt_of: Tensor
+    """[R] long: the prompt that a completion continues."""
+
+    def __post_init__(self) -> None:
+        every = torch.cat([self.prompt_lengths, self.lengths])
+        first = every.cumsum(0) - every  # [P + R]: where each sequence begins in the list
+        seen = torch.zeros(len(every), 2, dtype=torch.long)  # first and length of its prompt
+        at = len(self.prompt_lengths)
+        seen[at:] = torch.stack([first[self.prompt_of], self.prompt_lengths[self.prompt_of]], dim=1)
+        self.segments = torch.cat([first[:, None], every[:, None], seen], dim=1)  # [P + R, 4], as in attention.c
+        self.longest = int((every + seen[:, 1]).max()) if len(every) else 0
+        self.longest_prompt = max(self.prompt_lengths.tolist(), default=0)
+        self.positions = torch.arange(int(every.sum())) - (first - seen[:, 1]).repeat_interleave(every)  # [M]
 
 
-def cached(x: Tensor) -> Tensor:
-    """Keys or values in the type that they are attended with."""
-    return x.float() if is_exact(x) else x
+def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
+    """Each token's attention to its prompt and to what came before it. [M, H, D], [M, H_kv, D] twice -> [M, H, D]"""
+    if in_c(query):
+        return _Attention.apply(query.contiguous(), key.contiguous(), value.contiguous(), layout)
+    return padded(query, key, value, layout)
 
 
-def slots(length: int) -> int:
-    """The number of key slots to attend to for `length` keys: whole blocks, those beyond the end masked out."""
-    return -(-length // BLOCK) * BLOCK
+def in_c(query: Tensor) -> bool:
+    """Whether `attention.c` computes these."""
+    return query.device.type == "cpu" and query.shape[-1] % VECTOR == 0 and kernels.load() is not None
 
 
-def padded_width(length: int, dtype: torch.dtype) -> tuple[int, int]:
-    """How wide to compute prompts of up to `length` tokens, and how wide to cache them.
+class _Attention(torch.autograd.Function):
+    """All in fp32; of the forward pass nothing is kept but its inputs."""
 
-    In bfloat16 completions begin at a new piece, or what else is in the batch would decide where pieces end.
-    """
-    if dtype != torch.bfloat16:
-        return length, length
-    width = -(-length // PIECE) * PIECE
-    return (width if length > PIECE else slots(length)), width
+    @staticmethod
+    def forward(ctx, query, key, value, layout):
+        ctx.save_for_backward(query, key, value)
+        ctx.layout, out = layout, torch.empty_like(query)
+        sizes = (len(layout.segments), layout.longest, query.shape[1], *key.shape[1:])
+        kernels.call("attend", query, key, value, out, layout.segments, *sizes)
+        return out
 
-
-def use_attention(model: PreTrainedModel) -> None:
-    """Let a model attend by `attend`, where it would use PyTorch's kernel in any case."""
-    if model.config._attn_implementation == "sdpa":
-        AttentionInterface.register(NAME, attend)
-        AttentionMaskInterface.register(NAME, sdpa_mask)
-        model.set_attn_implementation(NAME)
-
-
-def attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **kwargs: object,
-) -> tuple[Tensor, None]:
-    """softmax(q k^T * scaling + mask) v, in the signature of transformers' attention functions.
-
-    query: [B, H, S, D]; key, value: [B, H_kv, C, D]; attention_mask: [B, 1, S, C] bool or None (causal).
-    Returns [B, S, H, D].
-    """
-    (heads, steps), length = query.shape[1:3], key.shape[2]
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if is_exact(query):
-        missing = slots(length) - length
-        if attention_mask is None:
-            attention_mask = torch.ones(1, 1, steps, length, dtype=torch.bool).tril(length - steps)
-        key, value = (F.pad(cached(x), (0, 0, 0, missing)) if missing else cached(x) for x in (key, value))
-        hidden = ~(F.pad(attention_mask, (0, missing)) if missing else attention_mask)
-        out = (exact_attention if torch.is_grad_enabled() else _exact)(query.float(), key, value, hidden, scale)
-        out = out.to(query.dtype)
-    elif steps == 1 and attention_mask is not None:
-        # for so few queries two plain products are faster than the kernel
-        rows = query.reshape(query.shape[0], key.shape[1], -1, query.shape[3])  # [B, H_kv, H / H_kv, D]
-        out = (_weights(rows, key, ~attention_mask, scale) @ value).view(query.shape)
-    else:
-        out = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=attention_mask,
-            scale=scale,
-            is_causal=attention_mask is None and steps > 1,
-            enable_gqa=heads != key.shape[1],
+    @staticmethod
+    def backward(ctx, grad):
+        (query, key, value), layout = ctx.saved_tensors, ctx.layout
+        gradients = [torch.empty_like(x) for x in (query, key, value)]
+        count, length = len(layout.segments), layout.longest_prompt
+        of_prompts = [key.new_empty(count, length, *key.shape[1:]) for _ in range(2)]
+        sizes = (count, layout.longest, length, query.shape[1], *key.shape[1:])
+        kernels.call(
+            "attend_backward", grad.contiguous(), query, key, value, *gradients, *of_prompts, layout.segments, *sizes
         )
-    return out.transpose(1, 2).contiguous(), None
+        return *gradients, None
 
 
-def _weights(query: Tensor, key: Tensor, hidden: Tensor, scale: float) -> Tensor:
-    """softmax(q k^T * scale) over the keys that are not hidden, for queries that share a key-value head.
-
-    query: [B, H_kv, R, D], R = S times the heads that share it; hidden: [B, 1, S, C]. Returns [B, H_kv, R, C].
-    """
-    scores = (query * scale) @ key.transpose(-1, -2)
-    nothing = torch.finfo(scores.dtype).min  # not -inf: a row of padding sees nothing, and must not become NaN
-    scores.unflatten(2, (-1, hidden.shape[2])).masked_fill_(hidden[:, :, None], nothing)
-    return scores.softmax(dim=-1)
+# ---- padded, for PyTorch's kernels --------------------------------------------------------------------------
 
 
-# ---- in an order that does not depend on the batch ----------------------------------------------------------
+def padded(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
+    """`attend` by `scaled_dot_product_attention`, of sequences padded on the right."""
+    count, device = len(layout.prompt_lengths), query.device
+    at, index = int(layout.prompt_lengths.sum()), layout.prompt_of.to(device)
+    prompts = [pad(x[:at], layout.prompt_lengths) for x in (query, key, value)]  # [P, H, Lp, D]
+    own = [pad(x[at:], layout.lengths) for x in (query, key, value)]  # [R, H, T, D]
+    outs, shared = [], {"enable_gqa": query.shape[1] != key.shape[1]}
+    if at:
+        out = F.scaled_dot_product_attention(*prompts, is_causal=True, **shared)
+        outs.append(out.transpose(1, 2)[_places(layout.prompt_lengths, device)])
+    if len(query) > at:
+        both = [torch.cat([x[index], y], dim=2) for x, y in zip(prompts[1:], own[1:], strict=True)]
+        width, length = own[0].shape[2], prompts[0].shape[2]
+        there = torch.arange(length, device=device) < layout.prompt_lengths.to(device)[index, None]  # [R, Lp]
+        past = torch.ones(width, width, dtype=torch.bool, device=device).tril()  # [T, T]
+        seen = torch.cat([there[:, None].expand(-1, width, -1), past.expand(len(there), -1, -1)], dim=2)
+        out = F.scaled_dot_product_attention(own[0], *both, attn_mask=seen[:, None], **shared)
+        outs.append(out.transpose(1, 2)[_places(layout.lengths, device)])
+    assert count or not at
+    return torch.cat(outs)
 
 
-def _exact(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, scale: float) -> Tensor:
-    """query: [B, H, S, D], key, value: [B, H_kv, C, D], all fp32; hidden: [B, 1, S, C]. Returns [B, H, S, D]."""
-    out, shared = torch.empty_like(query), key.shape[1]
-    for b in _chunks(query, key):
-        rows = query[b].unflatten(1, (shared, -1)).flatten(2, 3)  # [b, H_kv, R, D]
-        wanted = rows.shape[2]
-        if wanted < MIN_ROWS:
-            rows = rows.repeat(1, 1, -(-MIN_ROWS // wanted), 1)
-        p, v = _weights(rows, key[b], hidden[b], scale), value[b]
-        total = p[..., :PIECE] @ v[:, :, :PIECE]
-        for at in range(PIECE, v.shape[2], PIECE):
-            total += p[..., at : at + PIECE] @ v[:, :, at : at + PIECE]
-        out[b] = total[:, :, :wanted].reshape(out[b].shape)
-    return out
+def pad(x: Tensor, lengths: Tensor) -> Tensor:
+    """A list of tokens as sequences padded on the right, [m, H, D] -> [N, H, longest, D], differentiably."""
+    out = x.new_zeros(len(lengths), max(lengths.tolist(), default=0), *x.shape[1:])
+    return out.index_put(_places(lengths, x.device), x).transpose(1, 2)
 
 
-exact_attention = torch.library.custom_op("grpo::exact_attention", _exact, mutates_args=())
-"""One operation, for its gradient and for `grpo.recompute`; the products of the gradient are in bfloat16."""
-
-
-def _save(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:4])
-    ctx.scale = inputs[4]
-
-
-def _backward(ctx, grad):
-    """p: weights, g: gradient of the output        dv = p^T g        ds = p (g v^T - <p, g v^T>)        dq = ds k
-    dk = ds^T q"""
-    query, key, value, hidden = ctx.saved_tensors
-    d_query, d_key, d_value = map(torch.empty_like, (query, key, value))
-    for b in _chunks(query, key):
-        q, g = (x[b].unflatten(1, (key.shape[1], -1)).flatten(2, 3).bfloat16() for x in (query, grad))
-        k, v = key[b].bfloat16(), value[b].bfloat16()
-        p = _weights(q, k, hidden[b], ctx.scale)
-        d_value[b] = p.transpose(-1, -2) @ g
-        d_scores = torch._softmax_backward_data(g @ v.transpose(-1, -2), p, -1, p.dtype) * ctx.scale
-        d_query[b] = (d_scores @ k).view(d_query[b].shape)
-        d_key[b] = d_scores.transpose(-1, -2) @ q
-    return d_query, d_key, d_value, None, None
-
-
-exact_attention.register_autograd(_backward, setup_context=_save)
-
-
-def _chunks(query: Tensor, key: Tensor) -> list[slice]:
-    """Rows of the batch, so many that their weights [b, H, S, C] are at most `CHUNK`."""
-    size = max(1, CHUNK // (query.shape[1] * query.shape[2] * key.shape[2]))
-    return [slice(first, first + size) for first in range(0, len(query), size)]
+def _places(lengths: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Row and column of each token in a padded batch."""
+    there = torch.arange(max(lengths.tolist(), default=0)) < lengths[:, None]
+    return there.nonzero(as_tuple=True) if device.type == "cpu" else tuple(x.to(device) for x in there.nonzero().T)

@@ -29,6 +29,7 @@ from grpo.config import Config, to_yaml
 from grpo.distributed import firsts, joined, rank
 from grpo.evaluate import evaluate, evaluation_table, judge
 from grpo.log import say
+from grpo.memory import keep_freed
 from grpo.policy import Policy, load_policy
 from grpo.rejection import train_rejection
 from grpo.runs import Run, RunError, open_run, read_json, write_json
@@ -51,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     ):  # the installed script, unlike `python -m`, does not look there for the user's modules
         sys.path.insert(0, os.getcwd())
     arguments = _parser().parse_args(argv)
+    keep_freed()
     transformers_logging.disable_progress_bar()
     warnings.showwarning = _warn
     try:

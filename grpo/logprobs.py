@@ -2,8 +2,8 @@
 
     logp_it = log softmax(z_it / temperature)[o_it]        z: logits; the temperature that the tokens were sampled at
 
-Each prompt is forwarded once per micro-batch, with gradient, and its completions run on the replicated cache. The
-head touches completion tokens only, a chunk at a time, and each chunk's logits are computed again in the backward
+Each prompt is forwarded once per micro-batch, with gradient, and its completions attend to it (`prefix.py`). The head
+touches completion tokens only, a chunk at a time, and each chunk's logits are computed again in the backward
 pass: no [B, T, V] tensor exists.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from grpo.onednn import product
 from grpo.policy import Policy
-from grpo.prefix import extend, prefill
+from grpo.prefix import completion_states
 from grpo.types import Rollouts
 
 CHUNK_LOGITS = 6 << 20
@@ -28,14 +28,9 @@ def completion_logps(policy: Policy, rollouts: Rollouts, temperature: float) -> 
     the mask is false.
     """
     mask = rollouts.mask.to(policy.device)  # [B, T]
-    ids = rollouts.completion_ids.to(policy.device)  # [B, T]
-    prefix = prefill(policy, rollouts.prompts).rows(rollouts.prompt_index.to(policy.device))
-    inputs = torch.cat([prefix.last[:, None], ids[:, :-1]], dim=1)  # [B, T]: the token before each completion token
-    # completions are padded on the right, where causal attention already keeps the padding out
-    attend = torch.cat([prefix.mask, torch.ones_like(inputs)], dim=1)  # [B, L + T]
-    hidden = extend(policy, prefix, inputs, attend, start=prefix.mask.sum(dim=1))  # [B, T, D]
-
-    logps, entropy = token_logps(policy, hidden[mask], ids[mask], temperature)  # [M] each, M = mask.sum()
+    hidden = completion_states(policy, rollouts)  # [M, D], M = mask.sum()
+    targets = rollouts.completion_ids[rollouts.mask].to(policy.device)  # [M]
+    logps, entropy = token_logps(policy, hidden, targets, temperature)  # [M] each
     empty = torch.zeros(mask.shape, device=policy.device)
     return empty.masked_scatter(mask, logps), empty.masked_scatter(mask, entropy)
 
@@ -59,14 +54,19 @@ class _TokenLogps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, policy, targets, temperature):
-        logps, entropy, lse = torch.empty(3, len(hidden), device=hidden.device)  # [M] each
+        logps, entropy, lse = torch.zeros(3, len(hidden), device=hidden.device)  # [M] each
         for rows in _slices(len(hidden), CHUNK_LOGITS // len(weight)):
-            z = policy.logits(hidden[rows]).div_(temperature)  # [C, V]
-            target = targets[rows, None]
-            logp = z.log_softmax(dim=-1)
-            logps[rows] = logp.gather(-1, target).squeeze(-1)
-            entropy[rows] = -torch.linalg.vecdot(logp.exp(), logp)
-            lse[rows] = (z.gather(-1, target) - logp.gather(-1, target)).squeeze(-1)
+            z = policy.logits(hidden[rows])  # [C, V]
+            z = z if temperature == 1 else z.div_(temperature)
+            z_target = z.gather(-1, targets[rows, None]).squeeze(-1)
+            if not any(ctx.needs_input_grad):  # a frozen policy's entropy is of no interest
+                logps[rows] = z.log_softmax(dim=-1).gather(-1, targets[rows, None]).squeeze(-1)
+                continue
+            p = z.softmax(dim=-1)  # [C, V]
+            top, log_top = z.amax(dim=-1), p.amax(dim=-1).log()
+            lse[rows] = top - log_top
+            logps[rows] = z_target - top + log_top  # in this order: the difference is small, lse is not
+            entropy[rows] = lse[rows] - p.mul_(z).sum(dim=-1)  # - sum p log p, with log p = z - lse
         ctx.save_for_backward(hidden, weight, bias, targets, lse)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(entropy)
@@ -81,13 +81,14 @@ class _TokenLogps(torch.autograd.Function):
         d_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
         for some in _slices(len(weight), CHUNK_LOGITS // max(1, len(x))):
             w = weight[some]  # [S, D]
-            z = product(x, w, None if bias is None else bias[some]).div_(ctx.temperature)  # [M, S]
+            z = product(x, w, None if bias is None else bias[some])  # [M, S]
+            z = z if ctx.temperature == 1 else z.div_(ctx.temperature)
             d_z = z.sub_(lse[:, None]).exp_().mul_(-g[:, None])
             here = ((targets >= some.start) & (targets < some.start + len(w))).nonzero().squeeze(1)
             d_z[here, targets[here] - some.start] += g[here]
             d_hidden += product(d_z, w.t())
             if d_weight is not None:
-                d_weight[some] = product(d_z.t(), x.t())
+                d_weight[some] = product(x.t(), d_z.t()).t()
             if d_bias is not None:
                 d_bias[some] = d_z.sum(dim=0)
         return d_hidden.to(hidden.dtype), d_weight, d_bias, None, None, None

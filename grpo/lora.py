@@ -47,6 +47,10 @@ class LoraLinear(nn.Module):
         self.frozen: tuple[Tensor, Tensor] | None = None  # the reference's A and B
         self.as_reference = False
 
+    @property
+    def out_features(self) -> int:
+        return self.base.out_features
+
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.frozen if self.as_reference else (self.lora_A, self.lora_B)
         y = self.base(x)

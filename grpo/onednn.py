@@ -99,7 +99,17 @@ def packed(model: nn.Module) -> Iterator[None]:
 
 def pack(layer: Linear) -> None:
     """Let a layer compute with a packed copy of the weight that it has now."""
-    layer.packed_weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS)
+    layer.packed_weight = pack_weight(layer.weight.detach())
+
+
+def pack_weight(weight: Tensor) -> Tensor:
+    """[out, in], cut into the blocks that oneDNN multiplies by."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+
+
+def product_packed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + b without gradient, of a weight packed by `pack_weight`."""
+    return _onednn(x, weight, bias)
 
 
 def pack_for_good(model: nn.Module) -> None:

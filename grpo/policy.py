@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo import lora
-from grpo.attention import use_attention
-from grpo.onednn import pack_for_good, use_onednn
-from grpo.recompute import recompute
+from grpo.attention import Layout, attend
+from grpo.decoder import Decoder, is_written_out
+from grpo.linear import packed_linears
+from grpo.memory import give_back
+from grpo.onednn import pack_for_good, packed, use_onednn
 
 
 class ModelError(ValueError):
@@ -39,8 +41,8 @@ class ModelConfig:
     dtype: str = "float32"
     """Compute dtype, float32 or bfloat16. The weights that the optimiser moves are fp32 in both cases."""
     recompute: str = "none"
-    """What the backward pass computes again to save memory: none, selective (about half the activations, for a little
-    time) or full (all but the layers' inputs, for a second forward pass, and no memory that is free is held on to)."""
+    """What the backward pass computes again to save memory: none, or full (all but the layers' inputs, for a second
+    forward pass, and no memory that is free is held on to)."""
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:0, ..."""
     lora: lora.LoraConfig = field(default_factory=lora.LoraConfig)
@@ -62,6 +64,10 @@ class Policy:
     recompute: str = "none"
     """What the backward pass computes again, as in `ModelConfig`."""
     _reference: Policy | None = None
+
+    def __post_init__(self) -> None:
+        self.decoder = Decoder(self.model, self.recompute) if is_written_out(self.model) else None
+        """The model written out, where it is of the family that `grpo.decoder` computes."""
 
     @property
     def device(self) -> torch.device:
@@ -93,6 +99,17 @@ class Policy:
         with torch.no_grad():
             return self.head(hidden.float())
 
+    @contextmanager
+    def packed(self) -> Iterator[None]:
+        """Inside, weights are packed for the processor where it gains by that; nothing may be trained."""
+        if self.decoder is None:
+            with packed(self.model):
+                yield
+        else:
+            products = [p for layer in self.decoder.layers for p in layer.products]
+            with packed_linears(products), packed(self.head):
+                yield
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training moves, by name: all of them, or the adapter's."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -106,6 +123,7 @@ class Policy:
             _cast(frozen, self.dtype)
             pack_for_good(frozen)
             self._reference = Policy(frozen, self.tokenizer, self.eos_ids, self.source, self.dtype)
+            give_back()
 
     @contextmanager
     def reference(self) -> Iterator[Policy]:
@@ -169,10 +187,13 @@ def load_policy(config: ModelConfig, seed: int = 0, sharded: bool = False) -> Po
     if not sharded:
         _cast(model, policy.dtype)
     _compute_in(model, policy.dtype)
-    use_attention(model)
     use_onednn(model)
-    recompute(model, config.recompute)
     policy.recompute = config.recompute
+    if policy.decoder:
+        policy.decoder.recompute = config.recompute
+    elif config.recompute == "full":
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    give_back()
     return policy
 
 
@@ -242,7 +263,13 @@ def _check_head(policy: Policy) -> None:
     ids = torch.tensor([[policy.eos_ids[0]] * 2], device=policy.device)
     positions = torch.arange(2, device=policy.device)[None]
     ours = policy.logits(policy.hidden_states(ids, torch.ones_like(ids), positions, None))
-    same = torch.allclose(ours, policy.model(ids).logits.float(), atol=1e-3, rtol=1e-3)
+    theirs = policy.model(ids).logits.float()
+    same = torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3)
+    if policy.decoder:
+        layout = Layout(torch.tensor([2]), *torch.empty(2, 0, dtype=torch.long))
+        written_out = policy.decoder(ids[0], positions[0], lambda _, q, k, v: attend(q, k, v, layout))
+        if not torch.allclose(policy.logits(written_out), theirs[0], atol=1e-3, rtol=1e-3):
+            policy.decoder = None  # a variant that `grpo.decoder` does not know
     if not same or getattr(policy.model.config, "final_logit_softcapping", None):  # a cap shows on large logits only
         raise ModelError(f"{type(policy.model).__name__} changes its logits after the head, which is not supported")
 
@@ -252,8 +279,8 @@ def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     kept = {id(p) for module in (embedding, head) for p in module.parameters()}
     for name, p in model.named_parameters():
-        if ".lora_" not in name and id(p) not in kept:
-            p.data = p.data.to(dtype)
+        if ".lora_" not in name and dtype != p.dtype:
+            p.data = p.data.clone() if id(p) in kept else p.data.to(dtype)  # a clone, to let go of the file it is in
 
 
 def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:

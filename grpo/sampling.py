@@ -1,6 +1,6 @@
 """THE group-sampling loop: G completions of each prompt, drawn token by token.
 
-    prefill each prompt once -> replicate its cache for the group -> repeat:
+    compute each prompt once -> for all completions of its group repeat:
         logp = log softmax(z / temperature)        z: logits of the last token; no top-k, no top-p
         token = smallest k with  sum_{j <= k} p_j > u
         a row that drew an end-of-sequence token leaves the batch, and its cache with it
@@ -18,12 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from grpo.onednn import packed
 from grpo.policy import Policy
-from grpo.prefix import extend, prefill
+from grpo.prefix import start_decoding
 from grpo.types import Rollouts, concat_rollouts
 
 
@@ -68,7 +66,7 @@ def sample_groups(
         some = slice(first, first + per_chunk)
         names = [(p, s) for p in problem_ids[some] for s in range(group_size)]
         draws = np.stack([uniforms(seed, step, p, s, config.max_new_tokens) for p, s in names])  # [N, T]
-        with packed(policy.model):
+        with policy.packed():
             parts.append(_sample_chunk(policy, prompts[some], group_size, config, torch.from_numpy(draws)))
         if on_chunk:
             on_chunk(len(names))
@@ -90,15 +88,11 @@ def _sample_chunk(
 
     alive = torch.arange(n, device=device)  # [A]: the rows in the batch
     going = torch.ones(n, dtype=torch.bool, device=device)  # [A]: those of them that have not ended yet
-    prefix = prefill(policy, prompts).rows(prompt_index, room=limit)
-    cached = prefix.mask.shape[1]  # L
-    attend = F.pad(prefix.mask.bool(), (0, limit))  # [A, L + T]: what may be looked at
-    start = prefix.mask.sum(dim=1)  # [A]: position of the last prompt token
-    token = prefix.last  # [A]
+    decoding = start_decoding(policy, prompts, group_size, limit)
+    token = torch.tensor([prompt[-1] for prompt in prompts], device=device)[prompt_index]  # [A]
     for t in range(limit):
-        attend[:, cached + t] = True
-        hidden = extend(policy, prefix, token[:, None], attend, start + t)  # [A, 1, D]
-        token, logp = draw(policy.logits(hidden[:, -1]), config.temperature, draws[alive, t])  # [A], [A]
+        hidden = decoding.step(token)  # [A, D]
+        token, logp = draw(policy.logits(hidden), config.temperature, draws[alive, t])  # [A], [A]
         completion_ids[alive, t], logps[alive, t], mask[alive, t] = token * going, logp * going, going
         going &= ~torch.isin(token, eos)  # the end-of-sequence token itself was sampled, so it is in the mask
         if device.type != "cpu" and t % 8:
@@ -106,10 +100,10 @@ def _sample_chunk(
         left = int(going.sum())
         if not left:
             break
-        if left <= len(alive) * 7 // 8:  # worth a copy of the cache
+        if left < len(alive):
             keep = going.nonzero().squeeze(1)
-            alive, going, attend, start, token = alive[keep], going[keep], attend[keep], start[keep], token[keep]
-            prefix = prefix.rows(keep)
+            alive, going, token = alive[keep], going[keep], token[keep]
+            decoding.keep(keep)
     if not logps.isfinite().all():  # once per batch: a check per token would wait for the device each time
         raise ValueError("the model's logits are NaN or infinite: it has diverged; lower optim.lr or start anew")
     truncated = torch.zeros(n, dtype=torch.bool, device=device)

@@ -29,9 +29,9 @@ from grpo.keeper import Keeper, step_or_skip
 from grpo.log import progress, say
 from grpo.logprobs import completion_logps
 from grpo.loss import KL_ESTIMATORS, policy_loss
+from grpo.memory import give_back
 from grpo.optim import Optimizer
 from grpo.policy import Policy, load_policy
-from grpo.recompute import give_back
 from grpo.runs import Run, data_hash, fingerprint
 from grpo.scoring import RewardFailure, load_rewards
 from grpo.stream import Stream

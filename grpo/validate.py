@@ -8,14 +8,13 @@ import math
 from grpo.advantages import ADVANTAGES
 from grpo.config import Config
 from grpo.loss import AGGREGATIONS, KL_ESTIMATORS, RATIOS, get_surrogate
-from grpo.recompute import WAYS
 from rewards import get_reward
 
 Mistake = tuple[str, str]
 
 CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
-    "model.recompute": WAYS,
+    "model.recompute": ("none", "full"),
     "parallel": ("ddp", "fsdp"),
     "loss.advantage": tuple(ADVANTAGES),
     "loss.ratio": tuple(RATIOS),

@@ -12,7 +12,6 @@ from hypothesis import settings
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from grpo.attention import use_attention
 from grpo.policy import Policy
 from grpo.types import Rollouts
 
@@ -20,7 +19,7 @@ VOCAB = 23
 SMALL = {
     "llama": {
         "model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": True,
     },
     "qwen2": {
         "model_type": "qwen2", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
@@ -68,7 +67,6 @@ def make_policy() -> Callable[..., Policy]:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(config).eval()
-        use_attention(model)
         return Policy(model, tokenizer=None, eos_ids=list(eos_ids), source=kind)
 
     return make

@@ -25,7 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from grpo import cli
-from grpo.recompute import give_back
+from grpo.memory import give_back
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {"1-sft": "sft", "2-grpo": "grpo", "3-reject": "reject", "4-final": "final"}

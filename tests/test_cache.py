@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from grpo.cache import Continued, Decoding, Filling, empty_cache, pad_left, select
 from transformers import DynamicCache
 
-from grpo.cache import Continued, Decoding, Filling, empty_cache, pad_left, select
 from grpo.logprobs import completion_logps
 
 

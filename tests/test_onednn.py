@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from grpo.recompute import recompute
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -14,7 +15,6 @@ from grpo import onednn
 from grpo.logprobs import completion_logps
 from grpo.onednn import Linear, pack_for_good, packed, product, use_onednn
 from grpo.policy import Policy
-from grpo.recompute import recompute
 
 here = pytest.mark.skipif(not onednn.available(), reason="this processor does not gain from oneDNN")
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}

@@ -1,0 +1,88 @@
+"""The shared prefix for any causal model, by transformers' own forward pass and key-value cache.
+
+`grpo.decoder` computes the Llama family faster and in less memory; here is what all other architectures share:
+
+    prompt      p_0 ... p_{L-2}  p_{L-1}
+                |-- prefill --|     |
+    then                         p_{L-1}  c_0  c_1 ... c_{T-2}        inputs, on the replicated cache
+
+Prompts are padded on the left, completions on the right.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import Cache, DynamicCache
+
+from grpo.policy import Policy
+from grpo.types import Rollouts
+
+
+def prefill(policy: Policy, prompts: list[list[int]]) -> tuple[Cache, Tensor]:
+    """Forward each prompt once, without its last token: the cache, and the mask [P, L] of its slots."""
+    width = max(map(len, prompts)) - 1  # L
+    ids = torch.zeros(len(prompts), width, dtype=torch.long)  # [P, L]
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        if len(prompt) > 1:
+            ids[row, width + 1 - len(prompt) :] = torch.tensor(prompt[:-1])
+            mask[row, width + 1 - len(prompt) :] = 1
+    ids, mask = ids.to(policy.device), mask.to(policy.device)
+    cache = DynamicCache(config=policy.model.config)
+    if width:
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)  # the padding's positions do not matter
+        policy.hidden_states(ids, mask, positions, cache)
+    return cache, mask
+
+
+def select(cache: Cache, index: Tensor) -> Cache:
+    """The given rows of a cache, [R] -> [len(index)], differentiably."""
+    chosen = copy.copy(cache)
+    chosen.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in chosen.layers:
+        if layer.keys is not None:
+            layer.keys, layer.values = layer.keys.index_select(0, index), layer.values.index_select(0, index)
+    return chosen
+
+
+def completion_states(policy: Policy, rollouts: Rollouts, inputs: Tensor) -> Tensor:
+    """Hidden states [M, D] that the logits of the sampled tokens are of. inputs: [B, T] the token before each."""
+    index = rollouts.prompt_index.to(policy.device)
+    cache, mask = prefill(policy, rollouts.prompts)
+    mask = mask[index]
+    start = mask.sum(dim=1, keepdim=True)
+    positions = start + torch.arange(inputs.shape[1], device=inputs.device)  # [B, T]
+    # completions are padded on the right, where causal attention already keeps the padding out
+    attended = torch.cat([mask, torch.ones_like(inputs)], dim=1)  # [B, L + T]
+    hidden = policy.hidden_states(inputs, attended, positions, select(cache, index))  # [B, T, D]
+    return hidden[rollouts.mask.to(policy.device)]
+
+
+class Decoding:
+    """As `grpo.decoding.Decoding`, for any model."""
+
+    def __init__(self, policy: Policy, prompts: list[list[int]], group_size: int, room: int):
+        self.policy = policy
+        index = torch.arange(len(prompts), device=policy.device).repeat_interleave(group_size)  # [A]
+        cache, mask = prefill(policy, prompts)
+        self.cache, self.length = select(cache, index), mask.shape[1]
+        self.attended = F.pad(mask[index], (0, room))  # [A, L + room]
+        self.position = mask.sum(dim=1)[index]  # [A]
+
+    def step(self, token: Tensor) -> Tensor:
+        """Continue each row by a token [A]: hidden states [A, D], of which the next one's logits are."""
+        self.attended[:, self.length] = 1
+        self.length += 1
+        seen = self.attended[:, : self.length]
+        hidden = self.policy.hidden_states(token[:, None], seen, self.position[:, None], self.cache)
+        self.position = self.position + 1
+        return hidden[:, -1]
+
+    def keep(self, index: Tensor) -> None:
+        """Let only these of the A rows go on."""
+        self.cache, self.attended = select(self.cache, index), self.attended[index]
+        self.position = self.position[index]

@@ -1,0 +1,201 @@
+"""The decoder of the Llama family, written out, on a list of tokens [M] without padding.
+
+    h = norm(x)                              norm(x) = w x / sqrt(mean(x^2) + eps)        arXiv:1910.07467, eq. 4
+    q, k, v = h Wq^T, h Wk^T, h Wv^T         q and k rotated by their positions           arXiv:2104.09864, eq. 34
+    x = x + attention(q, k, v) Wo^T
+    h = norm(x)
+    x = x + (silu(h Wg^T) * h Wu^T) Wd^T     silu(g) = g sigmoid(g)                       arXiv:2002.05202, eq. 6
+
+The weights are those of transformers' model, whose own forward pass takes some sixty small operations a layer and
+keeps what each of them needs for its gradient. Here the gradient is written out as well: a layer keeps x, q, k, v, the
+output of attention, x after it, and h Wg^T and h Wu^T; norms and products of activations are computed again.
+Other architectures go the way of `grpo.anymodel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from grpo.linear import Linears
+
+FAMILY = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
+Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""Number of the layer, query [M, H, D], key and value [M, H_kv, D] -> [M, H, D]"""
+
+
+def is_written_out(model: PreTrainedModel) -> bool:
+    """Whether this file computes what the model does."""
+    config = model.config
+    windows = [kind for kind in getattr(config, "layer_types", None) or [] if kind != "full_attention"]
+    sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    return type(model).__name__ in FAMILY and config.hidden_act in ("silu", "swish") and not windows and not sliding
+
+
+class Decoder:
+    """A transformers model of the family, computed by the layers below; its modules and parameters stay as they are."""
+
+    def __init__(self, model: PreTrainedModel, recompute: str = "none"):
+        self.model, self.recompute = model, recompute
+        self.layers = [Layer(module) for module in model.model.layers]
+        self.rotary = model.model.rotary_emb
+        self.norm = model.model.norm
+
+    def __call__(self, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
+        """Hidden states [M, D] of tokens [M] at positions [M]."""
+        x = self.embed(ids)  # [M, D]
+        cos, sin = self.rotation(positions)
+        for number, layer in enumerate(self.layers):
+            if self.recompute == "full" and torch.is_grad_enabled():
+                x = checkpoint(layer, number, x, cos, sin, attention, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = layer(number, x, cos, sin, attention)
+        return _Norm.apply(x, self.norm.weight, self.norm.variance_epsilon)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """[M] -> [M, D]. Where the head has the same weights, their gradient is dense already: this one is sparse."""
+        embedding = self.model.get_input_embeddings()
+        tied = embedding.weight is self.model.get_output_embeddings().weight
+        return F.embedding(ids, embedding.weight, embedding.padding_idx, sparse=tied).to(self.norm.weight.dtype)
+
+    def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin of each position's angles, the first half of sin negated: [M, 1, D] fp32."""
+        fp32 = torch.empty(0, device=positions.device)
+        cos, sin = (x[0].unsqueeze(1) for x in self.rotary(fp32, positions[None]))
+        return cos, torch.cat([-sin[..., : sin.shape[-1] // 2], sin[..., sin.shape[-1] // 2 :]], dim=-1)
+
+
+class Layer:
+    """One decoder layer: two functions of tokens, and attention between them."""
+
+    def __init__(self, module: nn.Module):
+        attention, mlp = module.self_attn, module.mlp
+        self.norm, self.qkv = module.input_layernorm, Linears(attention, "q_proj", "k_proj", "v_proj")
+        self.out, self.size = Linears(attention, "o_proj"), attention.head_dim
+        self.mlp_norm = module.post_attention_layernorm
+        self.gate_up, self.down = Linears(mlp, "gate_proj", "up_proj"), Linears(mlp, "down_proj")
+        self.heads = attention.config.num_attention_heads
+        self.key_heads = attention.config.num_key_value_heads
+
+    @property
+    def products(self) -> list[Linears]:
+        return [self.qkv, self.out, self.gate_up, self.down]
+
+    def __call__(self, number: int, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention) -> Tensor:
+        """x: [M, D], the residual stream. Returns it after this layer."""
+        query, key, value = self.before(x, cos, sin)
+        return self.after(x, attention(number, query, key, value).flatten(1).to(x.dtype))
+
+    def before(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x -> q [M, H, D], k and v [M, H_kv, D]; on a processor these are fp32, which attention there computes in."""
+        if torch.is_grad_enabled():
+            return _Before.apply(x, self, cos, sin, self.norm.weight, *self.qkv.parameters())
+        return self.compute_before(x, cos, sin)
+
+    def after(self, x: Tensor, a: Tensor) -> Tensor:
+        """The residual stream x and attention's output a, [M, D] -> [M, D]"""
+        if torch.is_grad_enabled():
+            weights = [p for linears in (self.out, self.gate_up, self.down) for p in linears.parameters()]
+            return _After.apply(x, a, self, self.mlp_norm.weight, *weights)
+        return self.compute_after(x, a)[0]
+
+    def compute_before(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        heads = self.qkv.whole(norm(x, self.norm)).unflatten(-1, (-1, self.size))  # [M, H + 2 H_kv, D]
+        dtype = torch.float32 if x.device.type == "cpu" else x.dtype
+        query, key, value = heads.float().split([self.heads, self.key_heads, self.key_heads], dim=1)
+        return rotate(query, cos, sin).to(dtype), rotate(key, cos, sin).to(dtype), value.to(dtype)
+
+    def compute_after(self, x: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x = self.out.whole(a).add_(x)
+        gate, up = self.gate_up.parts(norm(x, self.mlp_norm))
+        return self.down.whole(F.silu(gate).mul_(up)).add_(x), x, gate, up
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """(x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin); with -sin in place of sin, its inverse and its gradient."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
+
+
+def norm(x: Tensor, module: nn.Module) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], module.weight, module.variance_epsilon)
+
+
+# ---- gradients ----------------------------------------------------------------------------------------------
+
+
+class _Norm(torch.autograd.Function):
+    """y = w n        n = x r        r = 1 / sqrt(mean(x^2) + eps)"""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        return F.rms_norm(x, x.shape[-1:], weight, eps)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, weight = ctx.saved_tensors
+        return *norm_backward(g, x, weight, ctx.eps), None
+
+
+def norm_backward(g: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """dx = r (w g - n mean(w g n))        dw = sum g n        g: gradient of the output, [M, D]"""
+    x32, g32 = x.float(), g.float()
+    r = torch.rsqrt(torch.linalg.vecdot(x32, x32).div_(x.shape[-1]).add_(eps)).unsqueeze(-1)  # [M, 1]
+    n = x32 * r
+    gn = g32 * n
+    inner = (gn @ weight.float()).div_(x.shape[-1]).unsqueeze(-1)  # [M, 1]
+    dx = torch.addcmul(g32 * weight, n, inner, value=-1).mul_(r)
+    return dx.to(x.dtype), gn.sum(dim=0).to(weight.dtype)
+
+
+class _Before(torch.autograd.Function):
+    """`Layer.before`, of which x alone is kept."""
+
+    @staticmethod
+    def forward(ctx, x, layer, cos, sin, *weights):
+        ctx.save_for_backward(x, cos, sin)
+        ctx.layer = layer
+        return layer.compute_before(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx, d_query, d_key, d_value):
+        (x, cos, sin), layer = ctx.saved_tensors, ctx.layer
+        d_outs = [rotate(d_query, cos, -sin), rotate(d_key, cos, -sin), d_value]
+        d_outs = [d.flatten(1).to(x.dtype) for d in d_outs]
+        d_h, d_weights = layer.qkv.backward(d_outs, norm(x, layer.norm))
+        dx, d_norm = norm_backward(d_h, x, layer.norm.weight, layer.norm.variance_epsilon)
+        return dx, None, None, None, d_norm, *d_weights
+
+
+class _After(torch.autograd.Function):
+    """`Layer.after`, of which a, x + a Wo^T, g = h Wg^T and u = h Wu^T are kept.
+
+    d silu(g) = sigmoid(g) (1 + g (1 - sigmoid(g))) dg
+    """
+
+    @staticmethod
+    def forward(ctx, x, a, layer, *weights):
+        out, x, gate, up = layer.compute_after(x, a)
+        ctx.save_for_backward(a, x, gate, up)
+        ctx.layer = layer
+        return out
+
+    @staticmethod
+    def backward(ctx, g):
+        (a, x, gate, up), layer = ctx.saved_tensors, ctx.layer
+        silu = F.silu(gate)
+        d_y, d_down = layer.down.backward([g], silu * up)  # y = silu(g) u
+        d_up = silu.mul_(d_y)
+        d_gate = torch.ops.aten.silu_backward(d_y.mul_(up), gate)
+        d_h, d_gate_up = layer.gate_up.backward([d_gate, d_up], norm(x, layer.mlp_norm))
+        del silu, d_y, d_up, d_gate
+        dx, d_norm = norm_backward(d_h, x, layer.mlp_norm.weight, layer.mlp_norm.variance_epsilon)
+        dx += g
+        d_a, d_out = layer.out.backward([dx], a)
+        return dx, d_a, None, d_norm, *d_out, *d_gate_up, *d_down
