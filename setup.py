@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=["grpo", "rewards", "data"],
-    package_data={"data": ["tiny/*"], "grpo": ["templates/*", "*.c"]},
+    package_data={"data": ["tiny/*"], "grpo": ["templates/*", "*.c", "*.h"]},
     install_requires=[
         "torch>=2.6",
         "transformers>=5.0",

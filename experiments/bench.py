@@ -3,8 +3,9 @@
     python experiments/bench.py --model FOLDER_OR_HUB_ID --steps 3
 
 Each run has its own process, the same checkpoint, prompts, group, lengths, AdamW and KL; the numbers are medians over
---steps steps after one that does not count, with [lowest, highest]. Then ours alone: how the cost grows. The machine
-should do nothing else. The table is printed and written to experiments/results/bench.md; --only picks rows by name.
+--steps steps after one that does not count, with [lowest, highest]. Then ours alone: how the cost grows, and the head
+(a vocabulary of 152k, 1024 tokens, forward and backward) against full logits. The machine should do nothing else. The
+table is printed and written to experiments/results/bench.md; --only picks rows by name.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ GROWTH = {
     "group {}": ("grpo.group_size", (4, 8, 16, 32)),
     "completion {}": ("sampling.max_new_tokens", (64, 128, 256, 512)),
     "prompt {}": ("prompt", (32, 128, 512)),
+    "processes {}": ("processes", (1, 2)),
 }
 
 
@@ -53,6 +55,11 @@ def main() -> int:
             if arguments.only in name:
                 results[name] = grow(arguments, key, value)
                 print(row(name, results), file=sys.stderr)
+    for system in ("full", "ours"):
+        name = f"head {system} float32"
+        if arguments.only in name:
+            results[name] = last_line([sys.executable, str(HERE / "peers.py"), f"head-{system}"])
+            print(row(name, results), file=sys.stderr)
     text = "\n".join([HEADER, "|---" * 7 + "|", *(row(name, results) for name in results)])
     print(text)
     arguments.out.write_text(f"`python experiments/bench.py {' '.join(sys.argv[1:])}`\n\n{text}\n", encoding="utf-8")
@@ -92,7 +99,14 @@ def run(arguments: argparse.Namespace, model: str, system: str, dtype: str) -> d
 
 
 def grow(arguments: argparse.Namespace, key: str, value: int) -> dict:
-    """Ours with one thing larger: one prompt, 4 completions of 64 tokens otherwise."""
+    """Ours with one thing larger: one prompt, 4 completions of 64 tokens otherwise; 2 prompts for two processes."""
+    if key == "processes":
+        settings = [f"model.path={arguments.model}", f"model.device={arguments.device}", "grpo.prompts_per_step=2"]
+        settings += [
+            "sampling.max_new_tokens=64",
+            f"threads={2 // value}",
+        ]
+        return ours(HERE / "bench" / "smollm2.yaml", settings, 1, value)
     settings = [f"model.path={arguments.model}", f"model.device={arguments.device}", "grpo.prompts_per_step=1"]
     settings += ["grpo.group_size=4", "sampling.max_new_tokens=64"]
     if key != "prompt":
@@ -104,8 +118,11 @@ def grow(arguments: argparse.Namespace, key: str, value: int) -> dict:
         return ours(HERE / "bench" / "smollm2.yaml", [*settings, *plain, f"data.source={file}"], 1)
 
 
-def ours(config: Path, settings: list[str], steps: int) -> dict:
-    command = [sys.executable, "-m", "grpo", "bench", "--config", str(config), "--json", "--steps", str(steps)]
+def ours(config: Path, settings: list[str], steps: int, processes: int = 1) -> dict:
+    launch = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    )
+    command = [sys.executable, *launch, "-m", "grpo", "bench", "--config", str(config), "--json", "--steps", str(steps)]
     return last_line([*command, *settings])
 
 
@@ -123,11 +140,15 @@ def row(name: str, results: dict[str, dict]) -> str:
     median = {key: statistics.median(value) for key, value in result.items() if isinstance(value, list)}
     low, high = min(result["seconds"]), max(result["seconds"])
     cells = [f"{median['seconds']:.2f} [{low:.2f}, {high:.2f}]"]
-    cells += [f"{median['tokens'] / median[f'{part}_seconds']:.0f}" for part in ("sampling", "update")]
+    rates = [
+        median[f"{part}_seconds"] and median["tokens"] / median[f"{part}_seconds"] for part in ("sampling", "update")
+    ]
+    cells += [f"{rate:.0f}" if rate else "" for rate in rates]
     shares = [f"{result[f'{p}_limit_seconds'] / median[f'{p}_seconds']:.0%}" for p in ("sampling", "update")
               if f"{p}_limit_seconds" in result]  # fmt: skip
-    peer = results.get(name.replace(" ours ", " trl ").replace(" plain ", " trl "), {}).get("seconds")
-    ratio = f"{statistics.median(peer) / median['seconds']:.2f}" if peer and name.split()[0] != "growth" else ""
+    model, _, dtype = name.split()[:3]
+    peer = results.get(f"{model} trl {dtype}", {}).get("seconds")
+    ratio = f"{statistics.median(peer) / median['seconds']:.2f}" if peer else ""
     cells += [", ".join(shares), f"{result['peak_gb']:.2f}", ratio]
     return f"| {name} | " + " | ".join(cells) + " |"
 

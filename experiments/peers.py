@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("peer", choices=("trl", "plain"))
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--prompts", type=Path, required=True, help="JSON list of prompt texts")
+    parser.add_argument("peer", choices=("trl", "plain", "head-full", "head-ours"))
+    parser.add_argument("--model")
+    parser.add_argument("--prompts", type=Path, help="JSON list of prompt texts")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--group", type=int, default=8)
@@ -35,8 +35,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    prompts = json.loads(arguments.prompts.read_text(encoding="utf-8"))
-    figures = {"trl": run_trl, "plain": run_plain}[arguments.peer](arguments, prompts)
+    if arguments.peer.startswith("head"):
+        figures = run_head(arguments, arguments.peer == "head-ours")
+    else:
+        prompts = json.loads(arguments.prompts.read_text(encoding="utf-8"))
+        figures = {"trl": run_trl, "plain": run_plain}[arguments.peer](arguments, prompts)
     figures = {key: value[arguments.warmup :] for key, value in figures.items()}
     if arguments.device == "cpu":
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
@@ -151,6 +154,31 @@ def run_plain(arguments: argparse.Namespace, prompts: list[str]) -> dict[str, li
         times["sampling_seconds"].append(sampled - started)
         times["update_seconds"].append(done - sampled)
     return times
+
+
+def run_head(arguments: argparse.Namespace, ours: bool) -> dict[str, list[float]]:
+    """Log-probs of 1024 tokens in a vocabulary of 151936, hidden states of 896 (Qwen2.5-0.5B), and their gradient."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from grpo.logprobs import token_logps
+    from grpo.policy import Policy
+
+    sizes = {"hidden_size": 896, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 14}
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=151936, tie_word_embeddings=True, **sizes))
+    policy, head = Policy(model, None, [1], "random"), model.lm_head
+    hidden, targets = torch.randn(1024, 896, requires_grad=True), torch.randint(151936, (1024,))
+    seconds = []
+    for _ in range(arguments.steps + arguments.warmup):
+        started = time.perf_counter()
+        if ours:
+            logps, _ = token_logps(policy, hidden, targets, 1.0)
+        else:
+            logps = head(hidden).log_softmax(dim=-1).gather(-1, targets[:, None]).squeeze(-1)
+        logps.sum().backward()
+        seconds.append(time.perf_counter() - started)
+        model.zero_grad()
+    nothing = [0.0] * len(seconds)
+    return {"tokens": [1024] * len(seconds), "seconds": seconds, "update_seconds": seconds, "sampling_seconds": nothing}
 
 
 if __name__ == "__main__":

@@ -21,9 +21,6 @@ from torch import Tensor
 
 from grpo import kernels
 
-VECTOR = 16
-"""`attention.c` takes heads in whole vectors of so many numbers."""
-
 
 @dataclass
 class Layout:
@@ -47,17 +44,18 @@ class Layout:
         self.longest_prompt = max(self.prompt_lengths.tolist(), default=0)
         self.positions = torch.arange(int(every.sum())) - (first - seen[:, 1]).repeat_interleave(every)  # [M]
 
+    @staticmethod
+    def of_prompts(lengths: Tensor) -> Layout:
+        """Prompts alone, [P]."""
+        none = torch.empty(0, dtype=torch.long)
+        return Layout(lengths, none, none)
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
     """Each token's attention to its prompt and to what came before it. [M, H, D], [M, H_kv, D] twice -> [M, H, D]"""
-    if in_c(query):
+    if kernels.take(query):
         return _Attention.apply(query.contiguous(), key.contiguous(), value.contiguous(), layout)
     return padded(query, key, value, layout)
-
-
-def in_c(query: Tensor) -> bool:
-    """Whether `attention.c` computes these."""
-    return query.device.type == "cpu" and query.shape[-1] % VECTOR == 0 and kernels.load() is not None
 
 
 class _Attention(torch.autograd.Function):

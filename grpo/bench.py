@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from data import build_prompt, load_problems
 from grpo.config import Config
+from grpo.distributed import everyones, gather_weights, is_sharded, shard, share
 from grpo.experience import Batch, check_lengths
 from grpo.log import progress
 from grpo.onednn import Linear, packed, product
@@ -24,23 +25,31 @@ from grpo.optim import Optimizer
 from grpo.policy import Policy, load_policy
 from grpo.sampling import sample_groups
 from grpo.trainer import update
+from grpo.types import concat_rollouts
 
 
 def bench(config: Config, steps: int = 3, warmup: int = 1) -> dict:
     """Time `steps` training steps after `warmup` others. Seconds, tokens a second, GB; lists hold one item a step."""
     problems = load_problems(config.data, config.seed)[: config.grpo.prompts_per_step]
-    policy = load_policy(config.model, config.seed)
+    sharded = is_sharded(config.parallel)
+    policy = load_policy(config.model, config.seed, sharded)
     prompts = [build_prompt(p, policy.tokenizer, config.prompt) for p in problems]
     check_lengths(policy, prompts, config.sampling.max_new_tokens)
     if config.loss.beta:
         policy.freeze_reference()
+    if sharded:
+        shard(policy.model, policy.dtype)
     optimizer = Optimizer(policy.trainable(), config.optim, steps + warmup)
     size, ids = config.grpo.group_size, [p.id for p in problems]
     tokens, sampling, updating, gaps = [], [], [], []
     with progress(total=steps + warmup, desc="bench", unit="step") as bar:
         for step in range(steps + warmup):
             started = _now(policy)
-            rollouts = sample_groups(policy, [p.ids for p in prompts], ids, size, config.sampling, config.seed, step)
+            gather_weights(policy.model)
+            mine = share(len(prompts))
+            own = [p.ids for p in prompts[mine]]
+            parts = everyones(sample_groups(policy, own, ids[mine], size, config.sampling, config.seed, step))
+            rollouts = concat_rollouts(parts)
             sampled = _now(policy)
             scores = torch.rand(len(rollouts), 1, generator=torch.Generator().manual_seed(step))
             batch = Batch(rollouts, scores, {})

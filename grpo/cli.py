@@ -228,8 +228,11 @@ def _sample(arguments: argparse.Namespace) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     from grpo.bench import bench, table
 
-    result = bench(_configure(arguments), max(1, arguments.steps))
-    print(json.dumps(result) if arguments.json else table(result))
+    config = _configure(arguments)
+    with joined(config.model.device):
+        result = bench(config, max(1, arguments.steps))
+        if rank() == 0:
+            print(json.dumps(result) if arguments.json else table(result))
     return 0
 
 

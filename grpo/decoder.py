@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from grpo.linear import Linears
+from grpo.pointwise import gated, gated_backward, norm, norm_backward, rotate, rotate_backward
 
 FAMILY = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -61,13 +62,15 @@ class Decoder:
         """[M] -> [M, D]. Where the head has the same weights, their gradient is dense already: this one is sparse."""
         embedding = self.model.get_input_embeddings()
         tied = embedding.weight is self.model.get_output_embeddings().weight
-        return F.embedding(ids, embedding.weight, embedding.padding_idx, sparse=tied).to(self.norm.weight.dtype)
+        return F.embedding(ids, embedding.weight, embedding.padding_idx, sparse=tied).to(
+            self.layers[0].norm.weight.dtype
+        )
 
     def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin of each position's angles, the first half of sin negated: [M, 1, D] fp32."""
+        """cos and sin of each position's angles: [M, D / 2] fp32."""
         fp32 = torch.empty(0, device=positions.device)
-        cos, sin = (x[0].unsqueeze(1) for x in self.rotary(fp32, positions[None]))
-        return cos, torch.cat([-sin[..., : sin.shape[-1] // 2], sin[..., sin.shape[-1] // 2 :]], dim=-1)
+        cos, sin = (x[0] for x in self.rotary(fp32, positions[None]))  # [M, D], each half the same
+        return tuple(x[:, : x.shape[1] // 2].contiguous() for x in (cos, sin))
 
 
 class Layer:
@@ -105,53 +108,35 @@ class Layer:
         return self.compute_after(x, a)[0]
 
     def compute_before(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        heads = self.qkv.whole(norm(x, self.norm)).unflatten(-1, (-1, self.size))  # [M, H + 2 H_kv, D]
-        dtype = torch.float32 if x.device.type == "cpu" else x.dtype
-        query, key, value = heads.float().split([self.heads, self.key_heads, self.key_heads], dim=1)
-        return rotate(query, cos, sin).to(dtype), rotate(key, cos, sin).to(dtype), value.to(dtype)
+        y = self.qkv.whole(normed(x, self.norm)).unflatten(-1, (-1, self.size))  # [M, H + 2 H_kv, D]
+        return rotate(y, cos, sin, self.key_heads)
 
     def compute_after(self, x: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x = self.out.whole(a).add_(x)
-        gate, up = self.gate_up.parts(norm(x, self.mlp_norm))
-        return self.down.whole(F.silu(gate).mul_(up)).add_(x), x, gate, up
+        gate, up = self.gate_up.parts(normed(x, self.mlp_norm))
+        return self.down.whole(gated(gate, up)).add_(x), x, gate, up
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """(x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin); with -sin in place of sin, its inverse and its gradient."""
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
-
-
-def norm(x: Tensor, module: nn.Module) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:], module.weight, module.variance_epsilon)
+def normed(x: Tensor, module: nn.Module) -> Tensor:
+    return norm(x, module.weight, module.variance_epsilon)
 
 
 # ---- gradients ----------------------------------------------------------------------------------------------
 
 
 class _Norm(torch.autograd.Function):
-    """y = w n        n = x r        r = 1 / sqrt(mean(x^2) + eps)"""
+    """`norm`, of which x alone is kept."""
 
     @staticmethod
     def forward(ctx, x, weight, eps):
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
-        return F.rms_norm(x, x.shape[-1:], weight, eps)
+        return norm(x, weight, eps)
 
     @staticmethod
     def backward(ctx, g):
         x, weight = ctx.saved_tensors
-        return *norm_backward(g, x, weight, ctx.eps), None
-
-
-def norm_backward(g: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """dx = r (w g - n mean(w g n))        dw = sum g n        g: gradient of the output, [M, D]"""
-    x32, g32 = x.float(), g.float()
-    r = torch.rsqrt(torch.linalg.vecdot(x32, x32).div_(x.shape[-1]).add_(eps)).unsqueeze(-1)  # [M, 1]
-    n = x32 * r
-    gn = g32 * n
-    inner = (gn @ weight.float()).div_(x.shape[-1]).unsqueeze(-1)  # [M, 1]
-    dx = torch.addcmul(g32 * weight, n, inner, value=-1).mul_(r)
-    return dx.to(x.dtype), gn.sum(dim=0).to(weight.dtype)
+        return *norm_backward(g.contiguous(), x, weight, ctx.eps, None), None
 
 
 class _Before(torch.autograd.Function):
@@ -166,18 +151,14 @@ class _Before(torch.autograd.Function):
     @staticmethod
     def backward(ctx, d_query, d_key, d_value):
         (x, cos, sin), layer = ctx.saved_tensors, ctx.layer
-        d_outs = [rotate(d_query, cos, -sin), rotate(d_key, cos, -sin), d_value]
-        d_outs = [d.flatten(1).to(x.dtype) for d in d_outs]
-        d_h, d_weights = layer.qkv.backward(d_outs, norm(x, layer.norm))
-        dx, d_norm = norm_backward(d_h, x, layer.norm.weight, layer.norm.variance_epsilon)
+        d_y = rotate_backward(d_query, d_key, d_value, cos, sin, x.dtype).flatten(1)  # [M, (H + 2 H_kv) D]
+        d_h, d_weights = layer.qkv.backward(layer.qkv.split(d_y), normed(x, layer.norm))
+        dx, d_norm = norm_backward(d_h, x, layer.norm.weight, layer.norm.variance_epsilon, None)
         return dx, None, None, None, d_norm, *d_weights
 
 
 class _After(torch.autograd.Function):
-    """`Layer.after`, of which a, x + a Wo^T, g = h Wg^T and u = h Wu^T are kept.
-
-    d silu(g) = sigmoid(g) (1 + g (1 - sigmoid(g))) dg
-    """
+    """`Layer.after`, of which a, x + a Wo^T, g = h Wg^T and u = h Wu^T are kept."""
 
     @staticmethod
     def forward(ctx, x, a, layer, *weights):
@@ -189,13 +170,10 @@ class _After(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         (a, x, gate, up), layer = ctx.saved_tensors, ctx.layer
-        silu = F.silu(gate)
-        d_y, d_down = layer.down.backward([g], silu * up)  # y = silu(g) u
-        d_up = silu.mul_(d_y)
-        d_gate = torch.ops.aten.silu_backward(d_y.mul_(up), gate)
-        d_h, d_gate_up = layer.gate_up.backward([d_gate, d_up], norm(x, layer.mlp_norm))
-        del silu, d_y, d_up, d_gate
-        dx, d_norm = norm_backward(d_h, x, layer.mlp_norm.weight, layer.mlp_norm.variance_epsilon)
-        dx += g
+        g = g.contiguous()
+        d_y, d_down = layer.down.backward([g], gated(gate, up))
+        d_gate_up = gated_backward(d_y, gate, up)
+        d_h, d_gate_up = layer.gate_up.backward(d_gate_up, normed(x, layer.mlp_norm))
+        dx, d_norm = norm_backward(d_h, x, layer.mlp_norm.weight, layer.mlp_norm.variance_epsilon, g)
         d_a, d_out = layer.out.backward([dx], a)
         return dx, d_a, None, d_norm, *d_out, *d_gate_up, *d_down

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from grpo import kernels
-from grpo.attention import VECTOR, Layout, attend, in_c, pad
+from grpo.attention import Layout, attend, pad
 from grpo.policy import Policy
 
 NEVER = -1e30  # added to the score of a key that may not be seen; its weight is exactly 0
@@ -27,8 +27,7 @@ class Decoding:
         """Computes each prompt once, without its last token. room: how many tokens may be decoded."""
         self.policy = policy
         lengths = torch.tensor([len(prompt) - 1 for prompt in prompts])  # [P]
-        none = torch.empty(0, dtype=torch.long)
-        layout, kept = Layout(lengths, none, none), []
+        layout, kept = Layout.of_prompts(lengths), []
 
         def attention(number: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             kept.append((key, value))
@@ -36,7 +35,7 @@ class Decoding:
 
         ids = torch.tensor([token for prompt in prompts for token in prompt[:-1]], dtype=torch.long)
         self._run(ids.to(policy.device), layout.positions.to(policy.device), attention)
-        kind = Slots if in_c(kept[0][0]) else Grid
+        kind = Slots if kernels.take(kept[0][0]) else Grid
         self.memory = kind(kept, lengths, group_size, room, policy.decoder.layers[0].heads)
         self.position = lengths.to(policy.device).repeat_interleave(group_size)  # [A] of the next token
 
@@ -58,27 +57,30 @@ class Decoding:
 
 
 class Slots:
-    """Keys of a row in its slot, transposed; of a prompt likewise."""
+    """Keys of a row in its slot, transposed a vector at a time; of a prompt likewise.
+
+    A vector's length of tokens of all rows lies together: what is not filled yet takes no memory.
+    """
 
     def __init__(self, prompts: list[tuple[Tensor, Tensor]], lengths: Tensor, group: int, room: int, heads: int):
         self.lengths, self.steps = lengths, 0
         self.slot = torch.arange(len(lengths) * group)  # [A]
         self.prompt = self.slot // group  # [A]
-        self.room, self.prompt_room = (-(-n // VECTOR) * VECTOR for n in (room, int(lengths.max())))
+        w = kernels.vector()
+        blocks, self.prompt_room = -(-room // w), -(-int(lengths.max()) // w) * w
         self.prompts, self.own = [], []
         for key, value in prompts:
             spare = (0, 0, 0, self.prompt_room - int(lengths.max()))
             k, v = (torch.nn.functional.pad(pad(x, lengths), spare) for x in (key, value))  # [P, H_kv, Lp, D]
-            self.prompts.append((k.transpose(2, 3).contiguous(), v.contiguous()))
-            shape = (len(self.slot), key.shape[1], key.shape[2] * self.room)
-            self.own.append((key.new_empty(shape), key.new_empty(shape)))
+            self.prompts.append((k.unflatten(2, (-1, w)).transpose(3, 4).contiguous(), v.contiguous()))
+            self.own.append(key.new_empty(blocks, len(self.slot), key.shape[1], 2, w * key.shape[2]))
 
     def attend(self, number: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """[A, H, D], [A, H_kv, D] twice -> [A, H, D]"""
         out = torch.empty_like(query)
         kernels.call(
             "attend_next", query.contiguous(), key.contiguous(), value.contiguous(), out, *self.prompts[number],
-            *self.own[number], self.slot, self.prompt, self.lengths, len(query), self.steps, self.room,
+            self.own[number], self.slot, self.prompt, self.lengths, len(query), self.own[number].shape[1], self.steps,
             self.prompt_room, query.shape[1], *key.shape[1:],
         )  # fmt: skip
         return out

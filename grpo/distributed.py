@@ -169,8 +169,9 @@ def add_up_gradients(model: nn.Module, masters: dict[str, nn.Parameter]) -> None
     if units := _units(model):
         for unit in units:
             unit.set_requires_gradient_sync(True, recurse=False)
-        # `fully_shard` adds up when the backward pass leaves a layer, which a pass on cached prompts does twice, the
-        # first time too early. So all micro-batches keep their gradients, and a pass that adds nothing sends them.
+        # `fully_shard` adds up when the backward pass leaves a layer's `forward`. `grpo.decoder` never enters that, and
+        # `grpo.anymodel` does twice, for prompts and completions. So micro-batches keep their gradients here, and a
+        # pass that adds nothing sends them.
         (_pass(model).sum() * 0).backward()
         _reshard(model)
     elif world() > 1:

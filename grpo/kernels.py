@@ -1,4 +1,4 @@
-"""Attention in C (`attention.c`), compiled by the machine's own compiler when it is first needed.
+"""Attention and pointwise operations in C, compiled by the machine's own compiler when they are first needed.
 
 The shared library is kept in `$XDG_CACHE_HOME/grpo` (or `~/.cache/grpo`) under a name that holds a hash of the source,
 of the processor's features and of the flags. It shares PyTorch's threads: OpenMP's functions are found in the library
@@ -18,9 +18,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("attention.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.c", "pointwise.c", "products.h", "vector.h"))
 FLAGS = (["-march=native", "-fopenmp"], ["-mcpu=native", "-fopenmp"], ["-march=native"], ["-mcpu=native"])
 """The first of these that compiles and loads is used; without -fopenmp on one thread."""
 
@@ -34,9 +35,15 @@ def load() -> ctypes.CDLL | None:
     for flags in FLAGS:
         try:
             return ctypes.CDLL(str(_library(compiler, flags)))
-        except (OSError, subprocess.SubprocessError):
+        except (OSError, RuntimeError, subprocess.SubprocessError):  # RuntimeError: no home to keep it in
             continue
     return None
+
+
+@functools.cache
+def vector() -> int:
+    """How many numbers a vector of this machine holds: `attention.c` cuts keys into these, and heads are whole ones."""
+    return load().vector_width()
 
 
 def _library(compiler: str, flags: list[str]) -> Path:
@@ -44,23 +51,44 @@ def _library(compiler: str, flags: list[str]) -> Path:
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    key = "\n".join([SOURCE.read_text(encoding="utf-8"), platform.platform(), features, compiler, *flags])
+    sources = [source.read_text(encoding="utf-8") for source in SOURCES]
+    key = "\n".join([*sources, platform.platform(), features, compiler, *flags])
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "grpo"
-    target = folder / f"attention-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    target = folder / f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if not target.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            compiled, linked = Path(work) / "attention.o", Path(work) / "attention.so"
-            for step in ([*flags, "-O3", "-fPIC", "-c", str(SOURCE), "-o", str(compiled)],
-                         ["-shared", str(compiled), "-o", str(linked), "-lm"]):  # fmt: skip
-                subprocess.run([compiler, *step], check=True, capture_output=True, timeout=120)
+            linked = Path(work) / "kernels.so"
+            for source in SOURCES[:2]:
+                compiled = ["-c", str(source), "-o", str(Path(work) / f"{source.stem}.o")]
+                subprocess.run(
+                    [compiler, *flags, "-O3", "-fPIC", *compiled], check=True, capture_output=True, timeout=120
+                )
+            objects = [str(Path(work) / f"{source.stem}.o") for source in SOURCES[:2]]
+            # without -fopenmp: its functions are to be found in what PyTorch has loaded
+            subprocess.run(
+                [compiler, "-shared", *objects, "-o", str(linked), "-lm"], check=True, capture_output=True, timeout=120
+            )
             linked.replace(target)  # at once: another process may be doing the same
     return target
 
 
-def call(name: str, *arguments: Tensor | int) -> None:
-    """Call a function of the library: contiguous tensors as pointers, numbers as int64."""
-    assert all(not isinstance(x, Tensor) or x.is_contiguous() for x in arguments)
-    getattr(load(), name)(
-        *(ctypes.c_void_p(x.data_ptr()) if isinstance(x, Tensor) else ctypes.c_int64(x) for x in arguments)
+def take(x: Tensor) -> bool:
+    """Whether the library computes with this tensor: on a processor, its last dimension whole vectors."""
+    return (
+        x.device.type == "cpu"
+        and load() is not None
+        and x.shape[-1] % vector() == 0
+        and x.dtype in (torch.float32, torch.bfloat16)
     )
+
+
+def call(name: str, *arguments: Tensor | int | float | None) -> None:
+    """Call a function of the library: tensors as pointers, whole numbers as int64, others as double."""
+    getattr(load(), name)(*map(_as_c, arguments))
+
+
+def _as_c(x: Tensor | int | float | None):
+    if isinstance(x, Tensor):
+        return ctypes.c_void_p(x.data_ptr())
+    return ctypes.c_double(x) if isinstance(x, float) else x if x is None else ctypes.c_int64(x)

@@ -57,7 +57,7 @@ class Linears:
             part = product(g, weight.t())
             dx = part if dx is None else dx.add_(part)
             of_parameters += [
-                product(g.t(), x.t()) if weight.requires_grad else None,
+                _outer(g, x) if weight.requires_grad else None,
                 g.sum(dim=0) if bias is not None and bias.requires_grad else None,
                 *[None] * 2,
             ]
@@ -77,6 +77,12 @@ class Linears:
         weight = torch.cat([layer.weight.detach() for layer in layers])
         self.packed = pack_weight(weight), torch.cat(biases) if len(biases) == len(layers) else None
         return True
+
+
+def _outer(g: Tensor, x: Tensor) -> Tensor:
+    """g^T x, [M, out], [M, in] -> [out, in]. oneDNN copies a transposed first factor: let that be the smaller one."""
+    small = g.shape[1] <= x.shape[1] or g.dtype != torch.float32
+    return product(g.t(), x.t()) if small else product(x.t(), g.t()).t()
 
 
 def _parameters(layer: nn.Linear | LoraLinear) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:

@@ -266,7 +266,7 @@ def _check_head(policy: Policy) -> None:
     theirs = policy.model(ids).logits.float()
     same = torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3)
     if policy.decoder:
-        layout = Layout(torch.tensor([2]), *torch.empty(2, 0, dtype=torch.long))
+        layout = Layout.of_prompts(torch.tensor([2]))
         written_out = policy.decoder(ids[0], positions[0], lambda _, q, k, v: attend(q, k, v, layout))
         if not torch.allclose(policy.logits(written_out), theirs[0], atol=1e-3, rtol=1e-3):
             policy.decoder = None  # a variant that `grpo.decoder` does not know

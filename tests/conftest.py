@@ -38,6 +38,14 @@ SMALL = {
         "model_type": "mistral", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 5,
     },
+    "mistral": {
+        "model_type": "mistral", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "sliding_window": None,
+    },
+    "llama-biased": {
+        "model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 1, "attention_bias": True, "mlp_bias": True,
+    },
 }  # fmt: skip
 
 settings.register_profile("grpo", deadline=None, derandomize=True, max_examples=60, database=None)

@@ -1,4 +1,4 @@
-"""oneDNN's products, packed weights and recomputed activations: faster and smaller, and otherwise as PyTorch has it."""
+"""oneDNN's products and packed weights: faster, and otherwise as PyTorch has it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from grpo.recompute import recompute
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from grpo import onednn
-from grpo.logprobs import completion_logps
 from grpo.onednn import Linear, pack_for_good, packed, product, use_onednn
-from grpo.policy import Policy
 
 here = pytest.mark.skipif(not onednn.available(), reason="this processor does not gain from oneDNN")
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
@@ -149,34 +146,3 @@ def test_a_reference_lets_go_of_its_weights(tied):
     torch.testing.assert_close(frozen(ids).logits, expected, atol=1e-4, rtol=1e-4)
     assert frozen.model.layers[0].mlp.up_proj.weight.numel() == 0
     assert bool(frozen.lm_head.weight.numel()) == tied
-
-
-# ---- recomputed activations ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("way, share", [("selective", 0.7), ("full", 0.5)])
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2"])
-def test_recomputed_activations_give_the_same_gradient(make_policy, make_rollouts, kind, way, share):
-    plain, other = make_policy(kind), make_policy(kind)
-    recompute(other.model, way)
-    rollouts = make_rollouts([6, 1, 3], [4, 2, 5, 3, 3, 1], group_size=2)
-    sizes = {}
-    for policy in (plain, other):
-        kept: list[torch.Tensor] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):  # noqa: B023
-            logps, _ = completion_logps(policy, rollouts, 1.0)
-        sizes[id(policy)] = sum(x.numel() for x in kept)
-        logps.sum().backward()
-    gradients = [{n: p.grad for n, p in policy.model.named_parameters()} for policy in (plain, other)]
-    for name, gradient in gradients[0].items():
-        assert gradient.equal(gradients[1][name]), name
-    assert sizes[id(other)] < share * sizes[id(plain)]
-
-
-def test_without_gradient_nothing_is_recomputed(make_policy, make_rollouts):
-    policy: Policy = make_policy()
-    rollouts = make_rollouts([4], [3, 2], group_size=2)
-    with torch.no_grad():
-        expected = completion_logps(policy, rollouts, 1.0)[0]
-        recompute(policy.model, "full")
-        assert completion_logps(policy, rollouts, 1.0)[0].equal(expected)

@@ -26,6 +26,7 @@ from transformers import (
 from data.tiny_model import build_tokenizer
 from grpo.lora import LoraConfig
 from grpo.policy import ModelConfig, ModelError, load_policy
+from grpo.prefix import start_decoding
 
 SIZES = {
     "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -151,12 +152,10 @@ def test_bf16_computes_in_bf16_with_an_fp32_head(tmp_path):
     save_llama(tmp_path / "m")
     full, half = (load_policy(ModelConfig(str(tmp_path / "m"), dtype=d)) for d in ("float32", "bfloat16"))
     fp32 = {n for n, p in half.model.named_parameters() if p.dtype == torch.float32}
-    assert (
-        fp32 == {"model.embed_tokens.weight", "lm_head.weight"} and half.model.model.norm.weight.dtype == torch.bfloat16
-    )
-    ids, positions = torch.tensor([[5, 9, 7]]), torch.arange(3)[None]
-    with torch.no_grad():
-        ours, theirs = (p.logits(p.hidden_states(ids, torch.ones_like(ids), positions, None)) for p in (half, full))
+    assert fp32 == {"model.embed_tokens.weight", "lm_head.weight"}
+    assert half.model.model.norm.weight.dtype == torch.bfloat16
+    steps = [start_decoding(p, [[5, 9, 7]], 1, 1).step(torch.tensor([7])) for p in (half, full)]
+    ours, theirs = (p.logits(hidden) for p, hidden in zip((half, full), steps, strict=True))
     assert ours.dtype == torch.float32
     assert torch.allclose(ours, theirs, atol=0.02) and not torch.equal(ours, theirs)
     hidden = torch.randn(4, 16)
@@ -237,10 +236,8 @@ def test_a_path_that_is_not_there_is_refused_without_asking_the_network():
 def test_a_damaged_folder_is_one_line(tmp_path, file, damage):
     save_llama(tmp_path / "m")
     path = tmp_path / "m" / file
-    content = {"missing": b"", "cut short": path.read_bytes()[:200], "empty": b"", "garbage": b"\xff\x00garbage"}[
-        damage
-    ]
-    path.write_bytes(content)
+    content = {"missing": b"", "cut short": path.read_bytes()[:200], "empty": b"", "garbage": b"\xff\x00garbage"}
+    path.write_bytes(content[damage])
     if damage == "missing":
         path.unlink()
     said = refused(tmp_path / "m")

@@ -1,0 +1,53 @@
+/* Vectors of floats by the compiler's own extension: the same code for every processor. */
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef __AVX512F__
+#define W 16 /* floats in a vector */
+#else
+#define W 8
+#endif
+#define UP(n, to) (((n) + (to) - 1) / (to) * (to))
+#define INLINE static inline __attribute__((always_inline, unused))
+
+typedef float vec __attribute__((vector_size(W * 4), aligned(4)));
+typedef int32_t ivec __attribute__((vector_size(W * 4), aligned(4)));
+typedef uint32_t uvec __attribute__((vector_size(W * 4), aligned(4)));
+typedef uint16_t half __attribute__((vector_size(W * 2), aligned(2))); /* bfloat16: the upper half of a float */
+
+INLINE vec load(const float *p) { return *(const vec *)p; }
+INLINE void store(float *p, vec x) { *(vec *)p = x; }
+INLINE vec all(float x) { return x - (vec){0}; }
+INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
+
+INLINE float total(vec x) {
+    float sum = x[0];
+    for (int i = 1; i < W; i++) sum += x[i];
+    return sum;
+}
+
+INLINE vec load_half(const uint16_t *p) { return (vec)(__builtin_convertvector(*(const half *)p, uvec) << 16); }
+INLINE void store_half(uint16_t *p, vec x) { /* to the nearest, ties to even */
+    uvec bits = (uvec)x, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    uvec nan = (uvec)(x != x);
+    *(half *)p = __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0), half);
+}
+
+INLINE vec exponential(vec x) { /* e^x for x <= 0, to 2 units in the last place; 0 below -87 */
+    ivec tiny = x < all(-87.0f);
+    x = choose(tiny, all(-87.0f), x);
+    vec n = x * 1.44269504f + 12582912.0f; /* rounded to an integer: 1.5 * 2^23 leaves no bits behind the point */
+    ivec power = (ivec)n << 23;
+    n -= 12582912.0f;
+    x = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vec p = all(1.9875691500e-4f);
+    p = p * x + 1.3981999507e-3f;
+    p = p * x + 8.3334519073e-3f;
+    p = p * x + 4.1665795894e-2f;
+    p = p * x + 1.6666665459e-1f;
+    p = p * x + 5.0000001201e-1f;
+    p = p * x * x + x + 1.0f;
+    return choose(tiny, all(0), (vec)((ivec)p + power));
+}
