@@ -58,6 +58,7 @@ def bench(config: Config, steps: int = 3, warmup: int = 1) -> dict:
             sampling.append(sampled - started)
             updating.append(_now(policy) - sampled)
             bar.update()
+    peak = peak_memory(policy)  # before the products of `limits`, which are larger than any of a step
     typical = int(statistics.median(tokens[warmup:]))
     sample_limit, update_limit = limits(policy, len(rollouts), config, sum(len(p.ids) for p in prompts), typical)
     return {
@@ -69,7 +70,7 @@ def bench(config: Config, steps: int = 3, warmup: int = 1) -> dict:
         "sampling_limit_seconds": sample_limit,
         "update_limit_seconds": update_limit,
         "sampler_gap": max(gaps),
-        "peak_gb": peak_memory(policy),
+        "peak_gb": peak,
         "threads": torch.get_num_threads(),
     }
 

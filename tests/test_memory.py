@@ -40,9 +40,10 @@ def run(body: str) -> list[int]:
 @with_glibc
 @pytest.mark.parametrize("keep", [True, False])
 def test_freed_memory_is_there_for_the_next_tensor(keep):
-    first, second = run(f"if {keep}: keep_freed()\nprint(faults_of(1 << 24), faults_of(1 << 24))")  # 64 MiB each
+    """Before long: glibc needs some spare room to align a tensor."""
+    first, *_, last = run(f"if {keep}: keep_freed()\nfor _ in range(20): print(faults_of(1 << 24))")  # 64 MiB each
     assert first > 30  # pages of 2 MiB at most
-    assert second < first / 10 if keep else second > first / 2
+    assert last < first / 10 if keep else last > first / 2
 
 
 @with_glibc
