@@ -12,14 +12,22 @@ Prompts are padded on the left, completions on the right.
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from transformers import Cache, DynamicCache
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import Cache, DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from grpo.policy import Policy
 from grpo.types import Rollouts
+
+if TYPE_CHECKING:
+    from grpo.policy import Policy
 
 
 def prefill(policy: Policy, prompts: list[list[int]]) -> tuple[Cache, Tensor]:
@@ -32,21 +40,65 @@ def prefill(policy: Policy, prompts: list[list[int]]) -> tuple[Cache, Tensor]:
             ids[row, width + 1 - len(prompt) :] = torch.tensor(prompt[:-1])
             mask[row, width + 1 - len(prompt) :] = 1
     ids, mask = ids.to(policy.device), mask.to(policy.device)
-    cache = DynamicCache(config=policy.model.config)
+    cache = _empty(policy.model.config)
     if width:
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)  # the padding's positions do not matter
         policy.hidden_states(ids, mask, positions, cache)
     return cache, mask
 
 
-def select(cache: Cache, index: Tensor) -> Cache:
-    """The given rows of a cache, [R] -> [len(index)], differentiably."""
+class Prompts(DynamicLayer):
+    """Keys and values of prompts, put there as often as the layer is computed."""
+
+    def update(self, keys: Tensor, values: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        self.keys, self.values, self.is_initialized = keys, values, True
+        return keys, values
+
+
+class Continued(DynamicLayer):
+    """Cached prompts with completions behind them, of which none is kept: the layer may be computed again."""
+
+    def update(self, keys: Tensor, values: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            return keys, values
+        return torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
+
+
+def _empty(config: PreTrainedConfig) -> Cache:
+    """A cache for prompts; where layers are not plain attention (sliding windows, ...), transformers' own."""
+    cache = DynamicCache(config=config)
+    if all(type(layer) is DynamicLayer for layer in cache.layers):
+        cache.layers = [Prompts() for _ in cache.layers]
+    return cache
+
+
+def select(cache: Cache, index: Tensor, kind: type[DynamicLayer] = DynamicLayer) -> Cache:
+    """The given rows of a cache, [R] -> [len(index)], differentiably, as layers of this kind."""
     chosen = copy.copy(cache)
-    chosen.layers = [copy.copy(layer) for layer in cache.layers]
-    for layer in chosen.layers:
-        if layer.keys is not None:
-            layer.keys, layer.values = layer.keys.index_select(0, index), layer.values.index_select(0, index)
+    chosen.layers = [copy.copy(layer) if not isinstance(layer, Prompts) else kind() for layer in cache.layers]
+    for new, old in zip(chosen.layers, cache.layers, strict=True):
+        if old.keys is not None:
+            new.keys, new.values = old.keys.index_select(0, index), old.values.index_select(0, index)
+            new.is_initialized, new.dtype, new.device = True, old.keys.dtype, old.keys.device
     return chosen
+
+
+def recompute_layers(model: nn.Module) -> None:
+    """From now on, let every decoder layer keep its input alone, and compute the rest again in the backward pass.
+
+    Raises ValueError for layers whose cache would then be filled twice.
+    """
+    if not all(isinstance(layer, Prompts) for layer in _empty(model.config).layers):
+        raise ValueError(f"model.recompute=full is not possible for {type(model).__name__} with sliding windows")
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.forward = functools.partial(_forward, layer.forward)
+
+
+def _forward(forward: Callable, *args: object, **kwargs: object) -> object:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
 def completion_states(policy: Policy, rollouts: Rollouts, inputs: Tensor) -> Tensor:
@@ -58,7 +110,7 @@ def completion_states(policy: Policy, rollouts: Rollouts, inputs: Tensor) -> Ten
     positions = start + torch.arange(inputs.shape[1], device=inputs.device)  # [B, T]
     # completions are padded on the right, where causal attention already keeps the padding out
     attended = torch.cat([mask, torch.ones_like(inputs)], dim=1)  # [B, L + T]
-    hidden = policy.hidden_states(inputs, attended, positions, select(cache, index))  # [B, T, D]
+    hidden = policy.hidden_states(inputs, attended, positions, select(cache, index, Continued))  # [B, T, D]
     return hidden[rollouts.mask.to(policy.device)]
 
 

@@ -7,9 +7,7 @@ lets it keep what is freed. `give_back` returns it, where that is much, at the f
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-from collections.abc import Iterator
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 MUCH = 128 << 20
@@ -25,20 +23,22 @@ class _Info(ctypes.Structure):
 
 def keep_freed() -> None:
     """From now on, keep freed memory for what is allocated next."""
-    with _glibc() as library:
+    if library := _glibc():
         library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def give_back() -> None:
     """Return memory that is free to the operating system, if it is much."""
-    with _glibc() as library:
+    if library := _glibc():
         library.mallinfo2.restype = _Info
         if library.mallinfo2().fordblks >= MUCH:
             library.malloc_trim(0)
 
 
-@contextlib.contextmanager
-def _glibc() -> Iterator[ctypes.CDLL]:
-    with contextlib.suppress(AttributeError, TypeError):  # another C library has no such functions
-        yield ctypes.CDLL(None)
+def _glibc() -> ctypes.CDLL | None:
+    try:
+        library = ctypes.CDLL(None)
+    except (OSError, TypeError):  # TypeError: Windows
+        return None
+    return library if all(hasattr(library, name) for name in ("mallopt", "mallinfo2", "malloc_trim")) else None

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo import lora
+from grpo.anymodel import recompute_layers
 from grpo.attention import Layout, attend
 from grpo.decoder import Decoder, is_written_out
 from grpo.linear import packed_linears
@@ -192,7 +193,7 @@ def load_policy(config: ModelConfig, seed: int = 0, sharded: bool = False) -> Po
     if policy.decoder:
         policy.decoder.recompute = config.recompute
     elif config.recompute == "full":
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_layers(model)
     give_back()
     return policy
 
