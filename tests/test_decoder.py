@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from grpo import decoder, lora
+from grpo import decoder, kernels, lora
 from grpo.attention import Layout, attend
 from grpo.decoder import Decoder, is_written_out
 from grpo.linear import Linears, packed_linears
@@ -155,6 +155,7 @@ def test_recomputed_activations_give_the_same_gradient(kind, make_policy, make_r
     assert sizes[1] < 0.3 * sizes[0]
 
 
+@pytest.mark.skipif(kernels.load() is None, reason="attention by PyTorch keeps its padded inputs")
 def test_little_is_kept_even_so(make_policy):
     """Less than half of what transformers' layers keep: x, q, k, v, a, x + a Wo^T, and the two halves of the MLP."""
     model = make_policy("mistral").model
