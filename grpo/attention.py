@@ -53,7 +53,9 @@ class Layout:
 
 def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
     """Each token's attention to its prompt and to what came before it. [M, H, D], [M, H_kv, D] twice -> [M, H, D]"""
-    if kernels.take(query):
+    if not len(query) == len(key) == len(value) == len(layout.positions):
+        raise ValueError(f"a layout of {len(layout.positions)} tokens for {len(query)} queries and {len(key)} keys")
+    if kernels.take(query) and query.dtype == key.dtype == value.dtype == torch.float32:
         return _Attention.apply(query.contiguous(), key.contiguous(), value.contiguous(), layout)
     return padded(query, key, value, layout)
 

@@ -59,6 +59,7 @@ def joined(device: str) -> Iterator[None]:
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
     with _named_loss():
         yield
+        dist.barrier()  # none leaves while another still hears from it
     dist.destroy_process_group()
 
 

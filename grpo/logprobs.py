@@ -59,14 +59,12 @@ class _TokenLogps(torch.autograd.Function):
             z = policy.logits(hidden[rows])  # [C, V]
             z = z if temperature == 1 else z.div_(temperature)
             z_target = z.gather(-1, targets[rows, None]).squeeze(-1)
-            if not any(ctx.needs_input_grad):  # a frozen policy's entropy is of no interest
-                logps[rows] = z.log_softmax(dim=-1).gather(-1, targets[rows, None]).squeeze(-1)
-                continue
             p = z.softmax(dim=-1)  # [C, V]
             top, log_top = z.amax(dim=-1), p.amax(dim=-1).log()
             lse[rows] = top - log_top
             logps[rows] = z_target - top + log_top  # in this order: the difference is small, lse is not
-            entropy[rows] = lse[rows] - p.mul_(z).sum(dim=-1)  # - sum p log p, with log p = z - lse
+            if any(ctx.needs_input_grad):  # a frozen policy's entropy is of no interest
+                entropy[rows] = lse[rows] - p.mul_(z).sum(dim=-1)  # - sum p log p, with log p = z - lse
         ctx.save_for_backward(hidden, weight, bias, targets, lse)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(entropy)

@@ -1,7 +1,7 @@
 """What a decoder layer computes between its matrix products: norms, rotations and gates, and their gradients.
 
 Each is one pass over memory in C (`pointwise.c`) where `kernels.py` could compile it, and otherwise PyTorch's
-operators, as written here. Both compute in fp32 and round once.
+operators, as written here. C computes in fp32 and rounds once.
 """
 
 from __future__ import annotations
