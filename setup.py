@@ -7,7 +7,7 @@ from setuptools import setup
 setup(
     name="grpo",
     version="0.1.0",
-    description="The reference GRPO trainer: from scratch, pure PyTorch, with a reflection reward",
+    description="The reference GRPO trainer: from scratch in PyTorch, with a reflection reward",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

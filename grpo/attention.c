@@ -74,12 +74,17 @@ static void gather(scratch *x, const float *k, const float *v, segment t, int64_
     }
 }
 
-/* weights of the next query rows: row n is head n % shared of token n / shared; returns how many keys they need */
+/* where query row n of a task stands in q: head n % shared of token n / shared */
+INLINE int64_t query_at(segment t, int64_t n, int64_t h, int64_t head, int64_t shared, int64_t d) {
+    return ((t.first + n / shared) * h + head * shared + n % shared) * d;
+}
+
+/* weights of the next query rows; returns how many keys they need */
 static int64_t weights(scratch *x, const float *q, segment t, int64_t h, int64_t head, int64_t shared, int64_t d,
                        int64_t row, int nr) {
     float scale = 1 / sqrtf((float)d);
     for (int r = 0; r < nr; r++) {
-        const float *from = q + ((t.first + (row + r) / shared) * h + head * shared + (row + r) % shared) * d;
+        const float *from = q + query_at(t, row + r, h, head, shared, d);
         for (int64_t i = 0; i < d; i++) x->q[r * d + i] = from[i] * scale;
     }
     int64_t most = t.prompt_length + (row + nr - 1) / shared + 1, width = UP(most, W);
@@ -103,10 +108,8 @@ void attend(const float *q, const float *k, const float *v, float *out, const se
                 int nr = rows - row < NR ? (int)(rows - row) : NR;
                 int64_t most = weights(x, q, t, h, head, shared, d, row, nr);
                 weighted_sum(nr, x->s, x->width, x->v, most, x->v, 0, 0, d, x->q, d);
-                for (int r = 0; r < nr; r++) {
-                    int64_t to = (t.first + (row + r) / shared) * h + head * shared + (row + r) % shared;
-                    memcpy(out + to * d, x->q + r * d, sizeof(float) * d);
-                }
+                for (int r = 0; r < nr; r++)
+                    memcpy(out + query_at(t, row + r, h, head, shared, d), x->q + r * d, sizeof(float) * d);
             }
         }
     }
@@ -132,10 +135,8 @@ void attend_backward(const float *g, const float *q, const float *k, const float
             for (int64_t row = 0; row < rows; row += NR) {
                 int nr = rows - row < NR ? (int)(rows - row) : NR;
                 int64_t most = weights(x, q, t, h, head, shared, d, row, nr), width = UP(most, W);
-                for (int r = 0; r < nr; r++) {
-                    int64_t from = (t.first + (row + r) / shared) * h + head * shared + (row + r) % shared;
-                    memcpy(x->g + r * d, g + from * d, sizeof(float) * d);
-                }
+                for (int r = 0; r < nr; r++)
+                    memcpy(x->g + r * d, g + query_at(t, row + r, h, head, shared, d), sizeof(float) * d);
                 product(nr, x->g, d, x->vt, d, d * W, width, x->ds, x->width);
                 for (int r = 0; r < nr; r++) {
                     float *p = x->s + r * x->width, *ds = x->ds + r * x->width;
@@ -148,8 +149,8 @@ void attend_backward(const float *g, const float *q, const float *k, const float
                 rank_update(nr, x->ds, x->width, x->q, d, most, d, x->dk, d); /* q is scaled already */
                 weighted_sum(nr, x->ds, x->width, x->k, most, x->k, 0, 0, d, x->g, d);
                 for (int r = 0; r < nr; r++) {
-                    int64_t to = (t.first + (row + r) / shared) * h + head * shared + (row + r) % shared;
-                    for (int64_t i = 0; i < d; i++) dq[to * d + i] = x->g[r * d + i] * scale;
+                    float *to = dq + query_at(t, row + r, h, head, shared, d);
+                    for (int64_t i = 0; i < d; i++) to[i] = x->g[r * d + i] * scale;
                 }
             }
             for (int64_t j = 0; j < x->keys; j++) {

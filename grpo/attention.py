@@ -89,7 +89,7 @@ class _Attention(torch.autograd.Function):
 
 def padded(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
     """`attend` by `scaled_dot_product_attention`, of sequences padded on the right."""
-    count, device = len(layout.prompt_lengths), query.device
+    device = query.device
     at, index = int(layout.prompt_lengths.sum()), layout.prompt_of.to(device)
     prompts = [pad(x[:at], layout.prompt_lengths) for x in (query, key, value)]  # [P, H, Lp, D]
     own = [pad(x[at:], layout.lengths) for x in (query, key, value)]  # [R, H, T, D]
@@ -105,7 +105,6 @@ def padded(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
         seen = torch.cat([there[:, None].expand(-1, width, -1), past.expand(len(there), -1, -1)], dim=2)
         out = F.scaled_dot_product_attention(own[0], *both, attn_mask=seen[:, None], **shared)
         outs.append(out.transpose(1, 2)[_places(layout.lengths, device)])
-    assert count or not at
     return torch.cat(outs)
 
 

@@ -157,7 +157,7 @@ def load_policy(config: ModelConfig, seed: int = 0, sharded: bool = False) -> Po
         model, tokenizer = _load_base(config, source, seed)
         model = model.to(device=config.device, dtype=torch.float32).eval()
         source = str(resolve_path(source))  # PEFT, too, must find the base that an adapter names
-        policy = Policy(model, tokenizer, _eos_ids(model, tokenizer), source)
+        policy = Policy(model, tokenizer, _eos_ids(model, tokenizer), source, recompute=config.recompute)
         if not policy.eos_ids:
             raise ModelError("no end-of-sequence token; set eos_token in its tokenizer_config.json")
         _check_head(policy)
@@ -189,10 +189,7 @@ def load_policy(config: ModelConfig, seed: int = 0, sharded: bool = False) -> Po
         _cast(model, policy.dtype)
     _compute_in(model, policy.dtype)
     use_onednn(model)
-    policy.recompute = config.recompute
-    if policy.decoder:
-        policy.decoder.recompute = config.recompute
-    elif config.recompute == "full":
+    if config.recompute == "full" and not policy.decoder:
         recompute_layers(model)
     give_back()
     return policy

@@ -3,7 +3,7 @@
     compute each prompt once -> for all completions of its group repeat:
         logp = log softmax(z / temperature)        z: logits of the last token; no top-k, no top-p
         token = smallest k with  sum_{j <= k} p_j > u
-        a row that drew an end-of-sequence token leaves the batch, and its cache with it
+        a row that drew an end-of-sequence token leaves the batch
 
 u is one uniform number per token, a function of (seed, step, problem, sample index, position) and of nothing else.
 So what is sampled does not depend on which rows share a batch, on when finished rows leave it, or on how many
