@@ -31,8 +31,7 @@ static float *room(size_t floats) { /* memory of this thread's, kept from call t
 static void softmax(float *s, int64_t n, int64_t width) {
     vec top = all(-INFINITY), sum = all(0);
     for (int64_t j = 0; j < n; j += W) top = choose((load(s + j) > top) & below(n - j), load(s + j), top);
-    float most = top[0];
-    for (int i = 1; i < W; i++) most = top[i] > most ? top[i] : most;
+    float most = largest(top);
     for (int64_t j = 0; j < n; j += W) {
         vec e = choose(below(n - j), exponential(load(s + j) - most), all(0));
         sum += e;

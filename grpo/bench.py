@@ -20,9 +20,9 @@ from grpo.config import Config
 from grpo.distributed import everyones, gather_weights, is_sharded, shard, share
 from grpo.experience import Batch, check_lengths
 from grpo.log import progress
-from grpo.onednn import Linear, packed, product
 from grpo.optim import Optimizer
 from grpo.policy import Policy, load_policy
+from grpo.products import Linear, packed, product
 from grpo.sampling import sample_groups
 from grpo.trainer import update
 from grpo.types import concat_rollouts

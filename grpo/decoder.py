@@ -47,6 +47,10 @@ class Decoder:
         self.rotary = model.model.rotary_emb
         self.norm = model.model.norm
 
+    @property
+    def products(self) -> list[Linears]:
+        return [p for layer in self.layers for p in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+
     def __call__(self, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
         """Hidden states [M, D] of tokens [M] at positions [M]."""
         x = self.embed(ids)  # [M, D]
@@ -85,10 +89,6 @@ class Layer:
         self.heads = attention.config.num_attention_heads
         self.key_heads = attention.config.num_key_value_heads
 
-    @property
-    def products(self) -> list[Linears]:
-        return [self.qkv, self.out, self.gate_up, self.down]
-
     def __call__(self, number: int, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention) -> Tensor:
         """x: [M, D], the residual stream. Returns it after this layer."""
         query, key, value = self.before(x, cos, sin)
@@ -108,13 +108,13 @@ class Layer:
         return self.compute_after(x, a)[0]
 
     def compute_before(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        y = self.qkv.whole(normed(x, self.norm)).unflatten(-1, (-1, self.size))  # [M, H + 2 H_kv, D]
+        y = self.qkv(normed(x, self.norm)).unflatten(-1, (-1, self.size))  # [M, H + 2 H_kv, D]
         return rotate(y, cos, sin, self.key_heads)
 
-    def compute_after(self, x: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x = self.out.whole(a).add_(x)
-        gate, up = self.gate_up.parts(normed(x, self.mlp_norm))
-        return self.down.whole(gated(gate, up)).add_(x), x, gate, up
+    def compute_after(self, x: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.out(a).add_(x)
+        gate_up = self.gate_up(normed(x, self.mlp_norm))  # [M, 2 F]
+        return self.down(gated(gate_up)).add_(x), x, gate_up
 
 
 def normed(x: Tensor, module: nn.Module) -> Tensor:
@@ -152,28 +152,28 @@ class _Before(torch.autograd.Function):
     def backward(ctx, d_query, d_key, d_value):
         (x, cos, sin), layer = ctx.saved_tensors, ctx.layer
         d_y = rotate_backward(d_query, d_key, d_value, cos, sin, x.dtype).flatten(1)  # [M, (H + 2 H_kv) D]
-        d_h, d_weights = layer.qkv.backward(layer.qkv.split(d_y), normed(x, layer.norm))
+        d_h, d_weights = layer.qkv.backward(d_y, normed(x, layer.norm))
         dx, d_norm = norm_backward(d_h, x, layer.norm.weight, layer.norm.variance_epsilon, None)
         return dx, None, None, None, d_norm, *d_weights
 
 
 class _After(torch.autograd.Function):
-    """`Layer.after`, of which a, x + a Wo^T, g = h Wg^T and u = h Wu^T are kept."""
+    """`Layer.after`, of which a, x + a Wo^T, and h Wg^T beside h Wu^T are kept."""
 
     @staticmethod
     def forward(ctx, x, a, layer, *weights):
-        out, x, gate, up = layer.compute_after(x, a)
-        ctx.save_for_backward(a, x, gate, up)
+        out, x, gate_up = layer.compute_after(x, a)
+        ctx.save_for_backward(a, x, gate_up)
         ctx.layer = layer
         return out
 
     @staticmethod
     def backward(ctx, g):
-        (a, x, gate, up), layer = ctx.saved_tensors, ctx.layer
+        (a, x, gate_up), layer = ctx.saved_tensors, ctx.layer
         g = g.contiguous()
-        d_y, d_down = layer.down.backward([g], gated(gate, up))
-        d_gate_up = gated_backward(d_y, gate, up)
+        d_y, d_down = layer.down.backward(g, gated(gate_up))
+        d_gate_up = gated_backward(d_y, gate_up)
         d_h, d_gate_up = layer.gate_up.backward(d_gate_up, normed(x, layer.mlp_norm))
         dx, d_norm = norm_backward(d_h, x, layer.mlp_norm.weight, layer.mlp_norm.variance_epsilon, g)
-        d_a, d_out = layer.out.backward([dx], a)
+        d_a, d_out = layer.out.backward(dx, a)
         return dx, d_a, None, d_norm, *d_out, *d_gate_up, *d_down

@@ -1,4 +1,4 @@
-"""Attention and pointwise operations in C, compiled by the machine's own compiler when they are first needed.
+"""Attention, small products and pointwise operations in C, compiled by the machine's own compiler at first use.
 
 The shared library is kept in `$XDG_CACHE_HOME/grpo` (or `~/.cache/grpo`) under a name that holds a hash of the source,
 of the processor's features and of the flags. It shares PyTorch's threads: OpenMP's functions are found in the library
@@ -13,6 +13,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -21,7 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.c", "pointwise.c", "products.h", "vector.h"))
+FILES = ("attention.c", "pointwise.c", "products.c", "products.h", "vector.h")
+SOURCES = tuple(Path(__file__).with_name(name) for name in FILES)
 FLAGS = (["-march=native", "-fopenmp"], ["-mcpu=native", "-fopenmp"], ["-march=native"], ["-mcpu=native"])
 """The first of these that compiles and loads is used; without -fopenmp on one thread."""
 
@@ -29,12 +31,13 @@ FLAGS = (["-march=native", "-fopenmp"], ["-mcpu=native", "-fopenmp"], ["-march=n
 @functools.cache
 def load() -> ctypes.CDLL | None:
     """The compiled functions; None where that cannot be had."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None or os.environ.get("GRPO_KERNELS") == "0":
+    words = shlex.split(os.environ.get("CC", "")) or ["cc"]  # such as "ccache gcc"
+    program = shutil.which(words[0])
+    if program is None or os.environ.get("GRPO_KERNELS") == "0":
         return None
     for flags in FLAGS:
         try:
-            return ctypes.CDLL(str(_library(compiler, flags)))
+            return ctypes.CDLL(str(_library([program, *words[1:]], flags)))
         except (OSError, RuntimeError, subprocess.SubprocessError):  # RuntimeError: no home to keep it in
             continue
     return None
@@ -46,28 +49,29 @@ def vector() -> int:
     return load().vector_width()
 
 
-def _library(compiler: str, flags: list[str]) -> Path:
+def _library(compiler: list[str], flags: list[str]) -> Path:
     """The path of the library, compiled where it is not there yet."""
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     sources = [source.read_text(encoding="utf-8") for source in SOURCES]
-    key = "\n".join([*sources, platform.platform(), features, compiler, *flags])
+    key = "\n".join([*sources, platform.platform(), features, *compiler, *flags])
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "grpo"
     target = folder / f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if not target.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as work:
             linked = Path(work) / "kernels.so"
-            for source in SOURCES[:2]:
+            units = [source for source in SOURCES if source.suffix == ".c"]
+            for source in units:
                 compiled = ["-c", str(source), "-o", str(Path(work) / f"{source.stem}.o")]
                 subprocess.run(
-                    [compiler, *flags, "-O3", "-fPIC", *compiled], check=True, capture_output=True, timeout=120
+                    [*compiler, *flags, "-O3", "-fPIC", *compiled], check=True, capture_output=True, timeout=120
                 )
-            objects = [str(Path(work) / f"{source.stem}.o") for source in SOURCES[:2]]
+            objects = [str(Path(work) / f"{source.stem}.o") for source in units]
             # without -fopenmp: its functions are to be found in what PyTorch has loaded
             subprocess.run(
-                [compiler, "-shared", *objects, "-o", str(linked), "-lm"], check=True, capture_output=True, timeout=120
+                [*compiler, "-shared", *objects, "-o", str(linked), "-lm"], check=True, capture_output=True, timeout=120
             )
             linked.replace(target)  # at once: another process may be doing the same
     return target

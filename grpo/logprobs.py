@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from grpo.onednn import product
 from grpo.policy import Policy
 from grpo.prefix import completion_states
+from grpo.products import outer, product
 from grpo.types import Rollouts
 
 CHUNK_LOGITS = 6 << 20
@@ -86,7 +86,7 @@ class _TokenLogps(torch.autograd.Function):
             d_z[here, targets[here] - some.start] += g[here]
             d_hidden += product(d_z, w.t())
             if d_weight is not None:
-                d_weight[some] = product(x.t(), d_z.t()).t()
+                d_weight[some] = outer(d_z, x)
             if d_bias is not None:
                 d_bias[some] = d_z.sum(dim=0)
         return d_hidden.to(hidden.dtype), d_weight, d_bias, None, None, None

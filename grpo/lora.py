@@ -52,9 +52,13 @@ class LoraLinear(nn.Module):
         return self.base.out_features
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = self.frozen if self.as_reference else (self.lora_A, self.lora_B)
         y = self.base(x)
-        return y + ((x.to(a.dtype) @ a.T) @ b.T * self.scaling).to(y.dtype)
+        return y + self.update(x).to(y.dtype)
+
+    def update(self, x: Tensor) -> Tensor:
+        """(alpha / r) B A x, in the type of A"""
+        a, b = self.frozen if self.as_reference else (self.lora_A, self.lora_B)
+        return (x.to(a.dtype) @ a.T) @ b.T * self.scaling
 
 
 def adapters(model: nn.Module) -> dict[str, LoraLinear]:

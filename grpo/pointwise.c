@@ -65,25 +65,26 @@ INLINE vec sigmoid(vec x) {
     return choose(negative, e, all(1)) / (1 + e);
 }
 
-/* y = g s(g) u        gate and up: rows of `stride` numbers, [m, d] */
-void gated(const void *gate, const void *up, void *y, int64_t m, int64_t d, int64_t stride, int64_t is_half) {
+/* y = g s(g) u        x [m, 2 d]: gate g and up u side by side; y [m, d] */
+void gated(const void *x, void *y, int64_t m, int64_t d, int64_t is_half) {
 #pragma omp parallel for schedule(static) if (m * d > LEAST)
     for (int64_t row = 0; row < m; row++)
         for (int64_t i = 0; i < d; i += W) {
-            vec g = get(gate, row * stride + i, is_half);
-            put(y, row * d + i, g * sigmoid(g) * get(up, row * stride + i, is_half), is_half);
+            vec g = get(x, 2 * row * d + i, is_half);
+            put(y, row * d + i, g * sigmoid(g) * get(x, (2 * row + 1) * d + i, is_half), is_half);
         }
 }
 
 /* dg = dy u s (1 + g (1 - s))        du = dy g s        s = s(g) */
-void gated_backward(const void *dy, const void *gate, const void *up, void *d_gate, void *d_up, int64_t n,
-                    int64_t is_half) {
-#pragma omp parallel for schedule(static) if (n > LEAST)
-    for (int64_t i = 0; i < n; i += W) {
-        vec g = get(gate, i, is_half), s = sigmoid(g), d = get(dy, i, is_half);
-        put(d_gate, i, d * get(up, i, is_half) * s * (1 + g * (1 - s)), is_half);
-        put(d_up, i, d * g * s, is_half);
-    }
+void gated_backward(const void *dy, const void *x, void *dx, int64_t m, int64_t d, int64_t is_half) {
+#pragma omp parallel for schedule(static) if (m * d > LEAST)
+    for (int64_t row = 0; row < m; row++)
+        for (int64_t i = 0; i < d; i += W) {
+            int64_t at = 2 * row * d + i;
+            vec g = get(x, at, is_half), s = sigmoid(g), t = get(dy, row * d + i, is_half);
+            put(dx, at, t * get(x, at + d, is_half) * s * (1 + g * (1 - s)), is_half);
+            put(dx, at + d, t * g * s, is_half);
+        }
 }
 
 INLINE float get_one(const void *p, int64_t at, int64_t is_half) {

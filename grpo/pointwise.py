@@ -38,22 +38,24 @@ def norm_backward(g: Tensor, x: Tensor, weight: Tensor, eps: float, rest: Tensor
     return (dx if rest is None else dx + rest).to(x.dtype), (g32 * n).sum(dim=0).to(weight.dtype)
 
 
-def gated(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(g) u        silu(g) = g sigmoid(g)        [M, F] twice -> [M, F]"""
+def gated(x: Tensor) -> Tensor:
+    """silu(g) u        silu(g) = g sigmoid(g)        x: g and u side by side, [M, 2 F] -> [M, F]"""
+    gate, up = x.chunk(2, dim=-1)
     if not kernels.take(gate):
         return F.silu(gate) * up
-    y = torch.empty(gate.shape, dtype=gate.dtype)
-    kernels.call("gated", gate, up, y, *gate.shape, gate.stride(0), _half(gate))
+    y = x.new_empty(gate.shape)
+    kernels.call("gated", x, y, *y.shape, _half(x))
     return y
 
 
-def gated_backward(dy: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """dg = dy u s (1 + g (1 - s))        du = dy g s        s = sigmoid(g)"""
+def gated_backward(dy: Tensor, x: Tensor) -> Tensor:
+    """dg = dy u s (1 + g (1 - s))        du = dy g s        s = sigmoid(g)        [M, F], [M, 2 F] -> [M, 2 F]"""
+    gate, up = x.chunk(2, dim=-1)
     if not kernels.take(gate):
-        return torch.ops.aten.silu_backward(dy * up, gate), dy * F.silu(gate)
-    d_gate, d_up = torch.empty_like(gate), torch.empty_like(up)
-    kernels.call("gated_backward", dy, gate, up, d_gate, d_up, gate.numel(), _half(gate))
-    return d_gate, d_up
+        return torch.cat([torch.ops.aten.silu_backward(dy * up, gate), dy * F.silu(gate)], dim=-1)
+    dx = torch.empty_like(x)
+    kernels.call("gated_backward", dy, x, dx, *dy.shape, _half(x))
+    return dx
 
 
 def rotate(y: Tensor, cos: Tensor, sin: Tensor, key_heads: int) -> tuple[Tensor, Tensor, Tensor]:

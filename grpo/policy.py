@@ -24,7 +24,7 @@ from grpo.attention import Layout, attend
 from grpo.decoder import Decoder, is_written_out
 from grpo.linear import packed_linears
 from grpo.memory import give_back
-from grpo.onednn import pack_for_good, packed, use_onednn
+from grpo.products import pack_for_good, packed, use_onednn
 
 
 class ModelError(ValueError):
@@ -107,8 +107,7 @@ class Policy:
             with packed(self.model):
                 yield
         else:
-            products = [p for layer in self.decoder.layers for p in layer.products]
-            with packed_linears(products), packed(self.head):
+            with packed_linears(self.decoder.products), packed(self.head):
                 yield
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -122,8 +121,10 @@ class Policy:
         else:
             frozen = copy.deepcopy(self.model).requires_grad_(False)
             _cast(frozen, self.dtype)
-            pack_for_good(frozen)
             self._reference = Policy(frozen, self.tokenizer, self.eos_ids, self.source, self.dtype)
+            for product in self._reference.decoder.products if self.decoder else []:
+                product.pack_for_good()
+            pack_for_good(frozen)
             give_back()
 
     @contextmanager

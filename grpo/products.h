@@ -1,8 +1,8 @@
 /* Products of a few rows at a time, their sums in registers. */
 #include "vector.h"
 
-#define NV 4 /* vectors side by side */
-#define NR 6 /* query rows side by side: NR * NV sums stay in registers */
+#define NV (W / 4) /* vectors side by side */
+#define NR 6 /* rows side by side: NR * NV sums stay in registers, of which AVX512 has twice as many as AVX2 */
 
 /* out[r, :] = sum_k a[r, k] b[k, :] for r < nr, of nv vectors that lie `apart`; k in its order */
 INLINE void product_block(const int nr, const int nv, const float *a, int64_t lda, const float *b, int64_t ldb,
@@ -69,33 +69,39 @@ INLINE void rank_block(const int nr, const int nv, const float *a, int64_t lda, 
         case 5: call(5, nv); break;                                                                                  \
         default: call(6, nv);                                                                                        \
     }
-#define BY_SHAPE(call)                                                                                               \
-    for (int64_t at = 0; at < columns;) {                                                                            \
-        if (columns - at >= 4 * W) { BY_ROWS(call, 4) at += 4 * W; }                                                 \
-        else if (columns - at >= 2 * W) { BY_ROWS(call, 2) at += 2 * W; }                                            \
-        else { BY_ROWS(call, 1) at += W; }                                                                           \
+#define BY_COLUMNS(columns, body) /* body(vectors) for each block of columns, which begins at `at` */                   \
+    for (int64_t at = 0; at < (columns);) {                                                                          \
+        if ((columns) - at >= NV * W) { body(NV) at += NV * W; }                                                     \
+        else if (NV > 2 && (columns) - at >= 2 * W) { body(2) at += 2 * W; }                                         \
+        else { body(1) at += W; }                                                                                    \
     }
 
 /* out [nr, columns] = a [nr, k] b, where b is columns / W blocks [k, W] that lie `apart`: keys or values, transposed */
-static void product(int nr, const float *a, int64_t lda, const float *b, int64_t k, int64_t apart, int64_t columns,
+static UNUSED void product(int nr, const float *a, int64_t lda, const float *b, int64_t k, int64_t apart, int64_t columns,
                     float *out, int64_t ldo) {
 #define CALL(r, v) product_block(r, v, a, lda, b + at / W * apart, W, apart, k, out + at, ldo)
-    BY_SHAPE(CALL)
+#define BODY(v) BY_ROWS(CALL, v)
+    BY_COLUMNS(columns, BODY)
+#undef BODY
 #undef CALL
 }
 
 /* out [nr, columns] = a [nr, n + more] b, of which n rows [n, columns] are at b and `more` at `rest` */
-static void weighted_sum(int nr, const float *a, int64_t lda, const float *b, int64_t n, const float *rest,
+static UNUSED void weighted_sum(int nr, const float *a, int64_t lda, const float *b, int64_t n, const float *rest,
                          int64_t more, int64_t apart, int64_t columns, float *out, int64_t ldo) {
 #define CALL(r, v) sum_block(r, v, a, lda, b + at, n, rest + at, more, apart, columns, out + at, ldo)
-    BY_SHAPE(CALL)
+#define BODY(v) BY_ROWS(CALL, v)
+    BY_COLUMNS(columns, BODY)
+#undef BODY
 #undef CALL
 }
 
 /* out [n, columns] += a^T b, a [nr, n], b [nr, columns] */
-static void rank_update(int nr, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t n, int64_t columns,
+static UNUSED void rank_update(int nr, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t n, int64_t columns,
                         float *out, int64_t ldo) {
 #define CALL(r, v) rank_block(r, v, a, lda, b + at, ldb, n, out + at, ldo)
-    BY_SHAPE(CALL)
+#define BODY(v) BY_ROWS(CALL, v)
+    BY_COLUMNS(columns, BODY)
+#undef BODY
 #undef CALL
 }

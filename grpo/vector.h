@@ -10,7 +10,8 @@
 #define W 8
 #endif
 #define UP(n, to) (((n) + (to) - 1) / (to) * (to))
-#define INLINE static inline __attribute__((always_inline, unused))
+#define UNUSED __attribute__((unused))
+#define INLINE static inline UNUSED __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(W * 4), aligned(4)));
 typedef int32_t ivec __attribute__((vector_size(W * 4), aligned(4)));
@@ -22,10 +23,24 @@ INLINE void store(float *p, vec x) { *(vec *)p = x; }
 INLINE vec all(float x) { return x - (vec){0}; }
 INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 
+/* Of the numbers in a vector: four sums side by side, as each of a single one's would wait for the one before. */
+typedef float four __attribute__((vector_size(16)));
+typedef int32_t ifour __attribute__((vector_size(16)));
+typedef union { vec whole; four part[W / 4]; } parts;
+INLINE four larger(four a, four b) { return (four)(((a > b) & (ifour)a) | (~(a > b) & (ifour)b)); }
+
 INLINE float total(vec x) {
-    float sum = x[0];
-    for (int i = 1; i < W; i++) sum += x[i];
-    return sum;
+    parts p = {x};
+    four sum = p.part[0];
+    for (int i = 1; i < W / 4; i++) sum += p.part[i];
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+INLINE float largest(vec x) {
+    parts p = {x};
+    four most = p.part[0];
+    for (int i = 1; i < W / 4; i++) most = larger(most, p.part[i]);
+    most = larger(most, (four){most[2], most[3]});
+    return most[0] > most[1] ? most[0] : most[1];
 }
 
 INLINE vec load_half(const uint16_t *p) { return (vec)(__builtin_convertvector(*(const half *)p, uvec) << 16); }

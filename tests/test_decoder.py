@@ -16,8 +16,8 @@ from grpo.decoder import Decoder, is_written_out
 from grpo.linear import Linears, packed_linears
 from grpo.logprobs import completion_logps
 from grpo.lora import LoraConfig, LoraLinear
-from grpo.onednn import use_onednn
 from grpo.policy import ModelConfig, load_policy
+from grpo.products import available, use_onednn
 
 KINDS = ["llama", "qwen2", "mistral", "llama-biased"]
 LENGTHS = (6, 1, 9)
@@ -212,12 +212,12 @@ def test_an_adapter_has_transformers_gradient_and_its_base_has_none(kind, target
     assert len(trained) == 2 * 2 * (len(targets) or 7)
 
 
-def joint(bias=True, adapted=("b",)) -> Linears:
-    """Three layers of an input of 8, some with LoRA."""
+def joint(bias=("a", "b", "c"), adapted=("b",), unit=1) -> Linears:
+    """Three layers of one input, some with LoRA, some with a bias."""
     torch.manual_seed(0)
     module = nn.Module()
     for name, width in (("a", 6), ("b", 3), ("c", 5)):
-        layer = nn.Linear(8, width, bias=bias)
+        layer = nn.Linear(8 * unit, width * unit, bias=name in bias)
         if name in adapted:
             layer = LoraLinear(layer, rank=2, scaling=1.5)
             nn.init.normal_(layer.lora_A)
@@ -227,14 +227,17 @@ def joint(bias=True, adapted=("b",)) -> Linears:
 
 
 @pytest.mark.parametrize("adapted", [(), ("b",), ("a", "b", "c")], ids=str)
-@pytest.mark.parametrize("bias", [True, False])
-def test_joint_layers_have_autograds_gradient(bias, adapted):
-    linears, x = joint(bias, adapted), torch.randn(7, 8, requires_grad=True)
+@pytest.mark.parametrize("bias", [("a", "b", "c"), ("c",), ()], ids=str)
+@pytest.mark.parametrize("unit", [1, 16])  # 16: small products in C
+@pytest.mark.parametrize("rows", [7, 200])
+def test_joint_layers_have_autograds_gradient(rows, unit, bias, adapted):
+    linears, x = joint(bias, adapted, unit), torch.randn(rows, 8 * unit, requires_grad=True)
     outs = [layer(x) for layer in linears.layers]
-    assert linears.whole(x).equal(torch.cat(outs, dim=-1)) and not linears.whole(x).requires_grad
-    assert all(a.equal(b) for a, b in zip(linears.parts(x), outs, strict=True))
+    torch.testing.assert_close(linears(x), torch.cat(outs, dim=-1), **CLOSE)
+    assert not linears(x).requires_grad
+    assert [y.shape for y in linears.split(linears(x))] == [y.shape for y in outs]
     gs = [torch.randn_like(y) for y in outs]
-    dx, of_parameters = linears.backward(gs, x.detach())
+    dx, of_parameters = linears.backward(torch.cat(gs, dim=1), x.detach())
     assert len(of_parameters) == len(linears.parameters()) == 12
     trained = [p is not None and p.requires_grad for p in linears.parameters()]
     assert [g is not None for g in of_parameters] == trained
@@ -243,17 +246,26 @@ def test_joint_layers_have_autograds_gradient(bias, adapted):
     torch.testing.assert_close([dx, *(g for g in of_parameters if g is not None)], list(expected), **CLOSE)
 
 
-def test_packed_joint_layers_compute_the_same_and_are_unpacked_at_the_end():
-    linears, mixed, x = joint(adapted=()), joint(), torch.randn(7, 8)
-    expected = linears.whole(x), mixed.whole(x)
+@pytest.mark.parametrize("unit", [1, 16])
+def test_packed_joint_layers_compute_the_same_and_are_unpacked_at_the_end(unit):
+    linears, mixed, x = joint(adapted=(), unit=unit), joint(unit=unit), torch.randn(7, 8 * unit)
+    expected = linears(x), mixed(x)
     for each in (linears, mixed):
         use_onednn(each.module)
     with pytest.raises(KeyError), packed_linears([linears, mixed]):
-        assert mixed.packed is None  # a packed base would leave its adapter out
-        torch.testing.assert_close((linears.whole(x), mixed.whole(x)), expected, **CLOSE)
-        torch.testing.assert_close(torch.cat(linears.parts(x), dim=-1), expected[0], **CLOSE)
+        torch.testing.assert_close((linears(x), mixed(x)), expected, **CLOSE)
         raise KeyError
-    assert linears.packed is None and linears.whole(x).equal(expected[0])
+    assert linears.packed is None is mixed.packed and linears(x).equal(expected[0])
+
+
+@pytest.mark.parametrize("unit", [1, 32])  # 32: worth a packed copy
+def test_a_packed_weight_is_a_copy_and_the_original_may_go(unit):
+    linears, x = joint(adapted=(), unit=unit), torch.randn(7, 8 * unit)
+    expected = linears(x)
+    linears.pack_for_good()
+    gone = [layer.weight.numel() == 0 for layer in linears.layers]
+    assert gone == [linears.packed is not None] * 3 == [unit == 32 and available()] * 3
+    torch.testing.assert_close(linears(x), expected, **CLOSE)
 
 
 # ---- which models --------------------------------------------------------------------------------------------

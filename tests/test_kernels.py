@@ -85,6 +85,13 @@ def test_another_source_is_another_library(folder, tmp_path, monkeypatch):
 
 
 @compiled
+def test_a_compiler_may_be_several_words(tmp_path, monkeypatch):
+    wrapper = script(tmp_path / "wrapper", 'exec "$@"')
+    monkeypatch.setenv("CC", f"{wrapper} {COMPILER} -DNOTHING")
+    assert kernels.load() is not None
+
+
+@compiled
 def test_a_compiler_without_openmp_computes_the_same(tmp_path, monkeypatch):
     expected = attend(*attention())
     body = f'case "$*" in *-fopenmp*) exit 1;; esac\necho used >> {tmp_path}/log\nexec {COMPILER} "$@"'

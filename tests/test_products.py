@@ -1,4 +1,4 @@
-"""oneDNN's products and packed weights: faster, and otherwise as PyTorch has it."""
+"""Products by C and by oneDNN, and packed weights: faster, and otherwise as PyTorch has it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from grpo import onednn
-from grpo.onednn import Linear, pack_for_good, packed, product, use_onednn
+from grpo import kernels, products
+from grpo.products import Linear, outer, pack_for_good, pack_weight, packed, product, product_packed, use_onednn
 
-here = pytest.mark.skipif(not onednn.available(), reason="this processor does not gain from oneDNN")
+here = pytest.mark.skipif(not products.available(), reason="this processor does not gain from oneDNN")
+by_c = pytest.mark.skipif(not products.X86 or kernels.load() is None, reason="no compiler, or no x86 processor here")
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 
 
@@ -37,7 +38,7 @@ def test_value_and_gradient_are_those_of_the_plain_product(rows, bias, monkeypat
     wanted = [x, *layer.parameters()]
     expected = F.linear(x, layer.weight, layer.bias)
     gradients = torch.autograd.grad(expected, wanted, g)
-    monkeypatch.setattr(onednn, "LEAST_PRODUCT", 0)
+    monkeypatch.setattr(products, "LEAST_PRODUCT", 0)
     ours = layer(x)
     assert type(ours.grad_fn).__name__ == "_ProductBackward"
     torch.testing.assert_close(ours, expected, **CLOSE)
@@ -47,7 +48,7 @@ def test_value_and_gradient_are_those_of_the_plain_product(rows, bias, monkeypat
 @here
 @pytest.mark.parametrize("frozen", ["weight", "bias", "x"])
 def test_what_is_frozen_gets_no_gradient(frozen, monkeypatch):
-    monkeypatch.setattr(onednn, "LEAST_PRODUCT", 0)
+    monkeypatch.setattr(products, "LEAST_PRODUCT", 0)
     layer, x = linears((64, 96))[0], torch.randn(3, 64, requires_grad=True)
     tensors = {"weight": layer.weight, "bias": layer.bias, "x": x}
     tensors[frozen].requires_grad_(False)
@@ -64,7 +65,7 @@ def test_small_products_and_other_types_stay_pytorchs():
 
 
 def test_where_it_does_not_pay_nothing_is_replaced(monkeypatch):
-    monkeypatch.setattr(onednn, "available", lambda: False)
+    monkeypatch.setattr(products, "available", lambda: False)
     model, x = linears((512, 512)), torch.randn(64, 512)
     assert type(model[0]) is nn.Linear
     with packed(model):
@@ -88,6 +89,68 @@ def test_a_product_without_gradient(shape):
     assert not ours.requires_grad
     torch.testing.assert_close(ours, (x.double() @ weight.double().T + bias).float(), atol=1e-3, rtol=1e-4)
     assert product(x, weight, bias).equal(ours)
+
+
+# ---- in C ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[str]:
+    """The functions of the library that are called."""
+    made, call = [], kernels.call
+    monkeypatch.setattr(kernels, "call", lambda name, *arguments: (made.append(name), call(name, *arguments))[1])
+    return made
+
+
+@by_c
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("width, out", [(16, 16), (48, 80), (64, 112), (160, 64), (32, 208)])
+@pytest.mark.parametrize("rows", [0, 1, 5, 6, 97, 700])
+def test_a_small_product_and_its_gradient(rows, width, out, bias, threads, calls):
+    x, weight, g = torch.randn(rows, width), torch.randn(out, width), torch.randn(rows, out)
+    bias, before = torch.randn(out) if bias else None, torch.get_num_threads()
+    exact = x.double() @ weight.double().T + (0 if bias is None else bias.double())
+    torch.set_num_threads(threads)
+    try:
+        y, dx, dw = product(x, weight, bias), product(g, weight.t()), outer(g, x)
+        packed_y = product_packed(x, pack_weight(weight), bias)
+    finally:
+        torch.set_num_threads(before)
+    assert calls == ["multiply", "multiply", "outer", "multiply"] and packed_y.equal(y)
+    torch.testing.assert_close(y, exact.float(), **CLOSE)
+    torch.testing.assert_close(dx, (g.double() @ weight.double()).float(), **CLOSE)
+    torch.testing.assert_close(dw, (g.double().T @ x.double()).float(), **CLOSE)
+
+
+@by_c
+def test_a_row_gets_the_same_bits_in_any_batch():
+    x, weight = torch.randn(200, 160), torch.randn(320, 160)
+    whole = product(x, weight)
+    for rows in (slice(0, 1), slice(7, 8), slice(3, 10), slice(95, 98), slice(100, 200)):
+        assert product(x[rows], weight).equal(whole[rows])
+    assert product(x, weight[64:160]).equal(whole[:, 64:160])
+
+
+@by_c
+def test_what_is_not_contiguous_is_multiplied_as_well():
+    x, weight, g = torch.randn(64, 50).t(), torch.randn(160, 80)[:, :64], torch.randn(50, 400)[:, 80:240]
+    torch.testing.assert_close(product(x, weight), x @ weight.T, **CLOSE)
+    torch.testing.assert_close(product(x.unflatten(0, (5, 10)), weight), (x @ weight.T).unflatten(0, (5, 10)), **CLOSE)
+    torch.testing.assert_close(product(g, weight.t()), g @ weight, **CLOSE)
+    torch.testing.assert_close(outer(g, x), g.T @ x, **CLOSE)
+
+
+def test_large_weights_odd_widths_and_other_types_are_multiplied_otherwise(calls):
+    for out, width, dtype in ((1024, 512, torch.float32), (64, 20, torch.float32), (20, 64, torch.float32),
+                              (64, 64, torch.bfloat16), (64, 64, torch.float64)):  # fmt: skip
+        x, weight, g = (torch.randn(*shape).to(dtype) for shape in ((9, width), (out, width), (9, out)))
+        limits = {"atol": 0.5, "rtol": 0.1} if dtype == torch.bfloat16 else CLOSE
+        torch.testing.assert_close(product(x, weight), F.linear(x, weight), **limits)
+        if out % 16:  # a gradient's columns are the inputs
+            continue
+        torch.testing.assert_close(outer(g, x), g.T @ x, **limits)
+    assert not calls
 
 
 # ---- packed weights -----------------------------------------------------------------------------------------
