@@ -140,7 +140,7 @@ void attend_backward(const float *g, const float *q, const float *k, const float
                 for (int r = 0; r < nr; r++) {
                     float *p = x->s + r * x->width, *ds = x->ds + r * x->width;
                     vec sum = all(0);
-                    for (int64_t j = 0; j < width; j += W) sum += load(p + j) * load(ds + j);
+                    for (int64_t j = 0; j < width; j += W) sum = fused(load(p + j), load(ds + j), sum);
                     float inner = total(sum);
                     for (int64_t j = 0; j < width; j += W) store(ds + j, load(p + j) * (load(ds + j) - inner));
                 }

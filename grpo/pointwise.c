@@ -19,7 +19,7 @@ static float inverse_rms(const void *x, int64_t at, int64_t d, double eps, int64
     vec sum = all(0);
     for (int64_t i = 0; i < d; i += W) {
         vec v = get(x, at + i, is_half);
-        sum += v * v;
+        sum = fused(v, v, sum);
     }
     return 1 / sqrtf(total(sum) / d + (float)eps);
 }

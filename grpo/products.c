@@ -34,7 +34,7 @@ INLINE void outer_block(const int nr, const int nv, const float *g, int64_t ldg,
         vec row[NV];
         for (int v = 0; v < nv; v++) row[v] = load(x + i * ldx + v * W);
         for (int r = 0; r < nr; r++)
-            for (int v = 0; v < nv; v++) sum[r][v] += g[i * ldg + r] * row[v];
+            for (int v = 0; v < nv; v++) sum[r][v] = fused(all(g[i * ldg + r]), row[v], sum[r][v]);
     }
     for (int r = 0; r < nr; r++)
         for (int v = 0; v < nv; v++) store(out + r * ldo + v * W, sum[r][v]);

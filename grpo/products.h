@@ -14,7 +14,7 @@ INLINE void product_block(const int nr, const int nv, const float *a, int64_t ld
         vec row[NV];
         for (int v = 0; v < nv; v++) row[v] = load(b + i * ldb + v * apart);
         for (int r = 0; r < nr; r++)
-            for (int v = 0; v < nv; v++) sum[r][v] += a[r * lda + i] * row[v];
+            for (int v = 0; v < nv; v++) sum[r][v] = fused(all(a[r * lda + i]), row[v], sum[r][v]);
     }
     for (int r = 0; r < nr; r++)
         for (int v = 0; v < nv; v++) store(out + r * ldo + v * W, sum[r][v]);
@@ -36,7 +36,7 @@ INLINE void sum_block(const int nr, const int nv, const float *a, int64_t lda, c
             const float *from = j < 0 ? b + (i + p) * ldb : rest + j / W * apart + j % W * ldb;
             for (int v = 0; v < nv; v++) {
                 vec row = load(from + v * W);
-                for (int r = 0; r < nr; r++) sum[p][r][v] += a[r * lda + i + p] * row;
+                for (int r = 0; r < nr; r++) sum[p][r][v] = fused(all(a[r * lda + i + p]), row, sum[p][r][v]);
             }
         }
     for (int r = 0; r < nr; r++)
@@ -55,7 +55,7 @@ INLINE void rank_block(const int nr, const int nv, const float *a, int64_t lda, 
     for (int64_t c = 0; c < n; c++)
         for (int v = 0; v < nv; v++) {
             vec sum = load(out + c * ldo + v * W);
-            for (int r = 0; r < nr; r++) sum += a[r * lda + c] * row[r][v];
+            for (int r = 0; r < nr; r++) sum = fused(all(a[r * lda + c]), row[r][v], sum);
             store(out + c * ldo + v * W, sum);
         }
 }

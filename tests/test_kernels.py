@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -16,9 +17,10 @@ from grpo.attention import Layout, attend, padded
 from grpo.decoding import Grid, Slots
 from grpo.logprobs import completion_logps
 from grpo.prefix import start_decoding
+from grpo.products import X86
 from grpo.sampling import SamplingConfig, sample_groups
 
-COMPILER = shutil.which(os.environ.get("CC", "cc"))
+COMPILER = shutil.which(shlex.split(os.environ.get("CC", "cc"))[0])
 compiled = pytest.mark.skipif(kernels.load() is None, reason="no compiler here")
 
 
@@ -89,6 +91,20 @@ def test_a_compiler_may_be_several_words(tmp_path, monkeypatch):
     wrapper = script(tmp_path / "wrapper", 'exec "$@"')
     monkeypatch.setenv("CC", f"{wrapper} {COMPILER} -DNOTHING")
     assert kernels.load() is not None
+
+
+@compiled
+@pytest.mark.skipif(not X86, reason="another kind of processor")
+def test_shorter_vectors_compute_the_same_and_a_token_alone_has_the_same_bits(monkeypatch):
+    expected = attend(*attention())
+    monkeypatch.setenv("CC", f"{COMPILER} -mno-avx512f")
+    forget()
+    assert kernels.vector() == 8
+    *tokens, layout = attention()
+    whole = attend(*tokens, layout)
+    torch.testing.assert_close(whole, expected, atol=1e-6, rtol=1e-5)
+    alone = attend(*(x[:6] for x in tokens), Layout(torch.tensor([5]), torch.tensor([1]), torch.tensor([0])))
+    assert alone.equal(whole[:6])
 
 
 @compiled
