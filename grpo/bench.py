@@ -1,8 +1,9 @@
 """`grpo bench`: how fast a training step is here, its memory, and how far both are from this machine's limits.
 
 Every step samples P x G completions, gives them random rewards and learns from them: `sample_groups` and `update` as in
-training, without reward functions or files. The limit is the time that the model's matrix products alone would take, at
-the shapes of the step and the best of the ways to compute them (`limits`).
+training, without reward functions or files. The limit is the time that this machine needs at least, by two measurements
+(`limits`): that of the model's matrix products at the shapes of the step, by the best of the ways to compute them, and
+that of reading memory, for the keys that decoding and the moments that the optimiser go through.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from grpo.experience import Batch, check_lengths
 from grpo.log import progress
 from grpo.optim import Optimizer
 from grpo.policy import Policy, load_policy
-from grpo.products import Linear, packed, product
+from grpo.products import pack_weight, product, product_packed
 from grpo.sampling import sample_groups
 from grpo.trainer import update
-from grpo.types import concat_rollouts
+from grpo.types import Rollouts, concat_rollouts
 
 
 def bench(config: Config, steps: int = 3, warmup: int = 1) -> dict:
@@ -60,7 +61,8 @@ def bench(config: Config, steps: int = 3, warmup: int = 1) -> dict:
             bar.update()
     peak = peak_memory(policy)  # before the products of `limits`, which are larger than any of a step
     typical = int(statistics.median(tokens[warmup:]))
-    sample_limit, update_limit = limits(policy, len(rollouts), config, sum(len(p.ids) for p in prompts), typical)
+    speed = bandwidth(policy.device)
+    sample_limit, update_limit = limits(policy, rollouts, config, typical, speed)
     return {
         "tokens": tokens[warmup:],
         "prompt_tokens": [len(p.ids) for p in prompts],
@@ -69,6 +71,7 @@ def bench(config: Config, steps: int = 3, warmup: int = 1) -> dict:
         "update_seconds": updating[warmup:],
         "sampling_limit_seconds": sample_limit,
         "update_limit_seconds": update_limit,
+        "bandwidth_gb_per_second": speed / 1e9,
         "sampler_gap": max(gaps),
         "peak_gb": peak,
         "threads": torch.get_num_threads(),
@@ -87,7 +90,8 @@ def table(result: dict) -> str:
     lines.append(f"{'step':10} {took:9.2f} {tokens / took:9.1f}")
     low, high = min(result["seconds"]), max(result["seconds"])
     lines.append(f"steps {low:.2f} to {high:.2f} s; peak memory {result['peak_gb']:.2f} GB; ")
-    lines[-1] += f"sampler_gap {result['sampler_gap']:.1e} nats; {result['threads']} threads"
+    lines[-1] += f"sampler_gap {result['sampler_gap']:.1e} nats; {result['threads']} threads; "
+    lines[-1] += f"memory read at {result['bandwidth_gb_per_second']:.0f} GB/s"
     return "\n".join(lines)
 
 
@@ -109,20 +113,42 @@ def _now(policy: Policy) -> float:
 # ---- the machine's limits -----------------------------------------------------------------------------------
 
 
-def limits(policy: Policy, rows: int, config: Config, prompt_tokens: int, tokens: int) -> tuple[float, float]:
-    """Least seconds of sampling and of the update, by matrix products alone.
+def limits(policy: Policy, rollouts: Rollouts, config: Config, tokens: int, speed: float) -> tuple[float, float]:
+    """Least seconds of sampling and of the update, of `tokens` completion tokens in a step. speed: bytes a second.
 
-    Sampling multiplies `rows` rows at a time, once per token. The update forwards the micro-batches (twice with a
-    reference) and multiplies each weight twice more on the way back.
+    Sampling multiplies all rows at a time, once per token, and reads the keys and values of what came before. The
+    update forwards the micro-batches (twice with a reference), multiplies each weight twice more on the way back, and
+    goes through parameter, gradient and AdamW's two moments: four numbers read and three written, of 4 bytes.
     """
-    rows = min(rows, config.sampling.max_rows)
+    rows, prompt_tokens = min(len(rollouts), config.sampling.max_rows), sum(map(len, rollouts.prompts))
     decode = {m: product_seconds(m, rows) for m in policy.model.modules() if isinstance(m, nn.Linear)}
     batch = min(config.tokens_per_micro_batch, tokens + prompt_tokens)
     train = {m: product_seconds(m, batch) for m in decode}
     body, head = sum(s for m, s in train.items() if m is not policy.head), train[policy.head]
     passes = 4 if config.loss.beta else 3
     learning = passes * (body * (tokens + prompt_tokens) + head * tokens) / batch
-    return sum(decode.values()) * tokens / rows, learning
+    moments = 28 * sum(p.numel() for p in policy.trainable().values()) * config.grpo.updates_per_batch
+    return sum(decode.values()) * tokens / rows + key_bytes(policy, rollouts) / speed, learning + moments / speed
+
+
+def key_bytes(policy: Policy, rollouts: Rollouts) -> int:
+    """Keys and values that decoding reads: at each step those of a prompt, once for its group, and of each row."""
+    config, lengths = policy.model.config, rollouts.lengths
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    of_prompts = [
+        len(prompt) * max(lengths[rollouts.prompt_index == number].tolist(), default=0)
+        for number, prompt in enumerate(rollouts.prompts)
+    ]
+    tokens = sum(of_prompts) + int((lengths * (lengths + 1) // 2).sum())
+    number = 4 if policy.device.type == "cpu" else policy.dtype.itemsize  # on a processor attention is fp32
+    return tokens * 2 * config.num_hidden_layers * heads * size * number
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes a second that are read from memory: 256 MiB, added up."""
+    x = torch.ones(64 << 20, device=device)
+    return x.nbytes / _median_seconds(x.sum, x)
 
 
 def product_seconds(linear: nn.Linear, rows: int) -> float:
@@ -131,9 +157,9 @@ def product_seconds(linear: nn.Linear, rows: int) -> float:
     with torch.no_grad():
         ways = [_median_seconds(lambda: F.linear(x, linear.weight), x)]
         ways.append(_median_seconds(lambda: product(x, linear.weight), x))
-        if isinstance(linear, Linear):
-            with packed(nn.Sequential(linear)):
-                ways.append(_median_seconds(lambda: linear(x), x))
+        packed = pack_weight(linear.weight)
+        if packed is not None:
+            ways.append(_median_seconds(lambda: product_packed(x, packed, None), x))
     return min(ways)
 
 
