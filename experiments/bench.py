@@ -16,6 +16,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from data import build_prompt, load_problems
@@ -41,30 +43,43 @@ def main() -> int:
     parser.add_argument("--only", default="", help="run only rows whose name holds this text, such as 'tiny trl'")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "bench.md")
     arguments = parser.parse_args()
-    results = {}
+    results: dict[str, dict] = {}
+    for name, measure in runs(arguments):
+        if arguments.only in name:
+            results[name] = measure()
+            print(row(name, results), file=sys.stderr)
+            write(arguments, results)  # after each: half an hour is long
+    print("\n".join(table(results)))
+    return 0
+
+
+def runs(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict]]]:
+    """The rows of the table, each with what measures it."""
     for model, dtypes in (("tiny", ("float32",)), ("smollm2", ("float32", "bfloat16"))):
         for dtype in dtypes:
             for system in SYSTEMS:
-                name = f"{model} {system} {dtype}"
-                if arguments.only in name:
-                    results[name] = run(arguments, model, system, dtype)
-                    print(row(name, results), file=sys.stderr)
+                yield f"{model} {system} {dtype}", partial(run, arguments, model, system, dtype)
     for label, (key, values) in GROWTH.items():
         for value in values:
-            name = f"growth {label.format(value)}"
-            if arguments.only in name:
-                results[name] = grow(arguments, key, value)
-                print(row(name, results), file=sys.stderr)
+            yield f"growth {label.format(value)}", partial(grow, arguments, key, value)
     for system in ("full", "ours"):
-        name = f"head {system} float32"
-        if arguments.only in name:
-            results[name] = last_line([sys.executable, str(HERE / "peers.py"), f"head-{system}"])
-            print(row(name, results), file=sys.stderr)
-    text = "\n".join([HEADER, "|---" * 7 + "|", *(row(name, results) for name in results)])
-    print(text)
-    arguments.out.write_text(f"`python experiments/bench.py {' '.join(sys.argv[1:])}`\n\n{text}\n", encoding="utf-8")
+        yield f"head {system} float32", partial(last_line, [sys.executable, str(HERE / "peers.py"), f"head-{system}"])
+
+
+def table(results: dict[str, dict]) -> list[str]:
+    return [HEADER, "|---" * 7 + "|", *(row(name, results) for name in results)]
+
+
+def write(arguments: argparse.Namespace, results: dict[str, dict]) -> None:
+    """The table with its command, and every figure as JSON."""
+    command = " ".join(["python experiments/bench.py", *sys.argv[1:]]).replace(arguments.model, "FOLDER")
+    notes = f"One seed; medians over {arguments.steps} steps after one not counted, [lowest, highest]; growth: 1 step."
+    speeds = [r["bandwidth_gb_per_second"] for r in results.values() if "bandwidth_gb_per_second" in r]
+    if speeds:
+        notes += f" Memory was read at {min(speeds):.0f} to {max(speeds):.0f} GB/s."
+    text = "\n".join([f"    {command}", "", notes, "", *table(results), ""])
+    arguments.out.write_text(text, encoding="utf-8")
     arguments.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    return 0
 
 
 def run(arguments: argparse.Namespace, model: str, system: str, dtype: str) -> dict:
