@@ -17,6 +17,7 @@ With one process every function here does nothing.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -61,6 +62,9 @@ def joined(device: str) -> Iterator[None]:
         yield
         dist.barrier()  # none leaves while another still hears from it
     dist.destroy_process_group()
+    # gloo's threads may outlive the group and still hold a tensor, which they can only let go of while Python runs:
+    # at its end it would stop them there, and C++ takes that for a crash
+    time.sleep(0.2)
 
 
 @contextmanager
