@@ -41,9 +41,11 @@ class Linears:
             y = product(x, self._weight(), self._bias())
         else:  # to copy what comes out is less than to copy the weights
             y = torch.cat([product(x, layer.weight, layer.bias) for layer in self.plain], dim=-1)
-        for columns, layer in zip(self.split(y), self.layers, strict=True):
+        first = 0
+        for layer in self.layers:
             if isinstance(layer, LoraLinear):
-                columns += layer.update(x).to(y.dtype)
+                y[:, first : first + layer.out_features] += layer.update(x).to(y.dtype)
+            first += layer.out_features
         return y
 
     def split(self, y: Tensor, dim: int = -1) -> tuple[Tensor, ...]:
