@@ -12,32 +12,12 @@ void multiply(const float *x, const float *b, float *y, int64_t m, int64_t k, in
 #pragma omp parallel for schedule(static) if (m * k * n > LEAST)
     for (int64_t from = 0; from < m; from += CHUNK) {
         int64_t to = m < from + CHUNK ? m : from + CHUNK;
-#define CALL(r, v) product_block(r, v, x + row * k, k, b + at / W * apart, ldb, apart, k, y + row * n + at, n)
-#define BODY(v)                                                                                                      \
-    for (int64_t row = from; row < to; row += NR) {                                                                  \
-        int nr = to - row < NR ? (int)(to - row) : NR;                                                               \
-        BY_ROWS(CALL, v)                                                                                             \
-    }
+#define CALL(r, v) product_block(r, v, 0, x + row * k, k, 1, b + at / W * apart, ldb, apart, k, y + row * n + at, n)
+#define BODY(v) OVER_ROWS(from, to, CALL, v)
         BY_COLUMNS(n, BODY)
 #undef BODY
 #undef CALL
     }
-}
-
-/* out[r, :] += sum_i g[i, r] x[i, :] for i < m, of nv vectors */
-INLINE void outer_block(const int nr, const int nv, const float *g, int64_t ldg, const float *x, int64_t ldx, int64_t m,
-                        float *out, int64_t ldo) {
-    vec sum[NR][NV];
-    for (int r = 0; r < nr; r++)
-        for (int v = 0; v < nv; v++) sum[r][v] = load(out + r * ldo + v * W);
-    for (int64_t i = 0; i < m; i++) {
-        vec row[NV];
-        for (int v = 0; v < nv; v++) row[v] = load(x + i * ldx + v * W);
-        for (int r = 0; r < nr; r++)
-            for (int v = 0; v < nv; v++) sum[r][v] = fused(all(g[i * ldg + r]), row[v], sum[r][v]);
-    }
-    for (int r = 0; r < nr; r++)
-        for (int v = 0; v < nv; v++) store(out + r * ldo + v * W, sum[r][v]);
 }
 
 /* out [k, n] = g^T x, g [m, k], x [m, n]: neither has to be transposed for it */
@@ -47,12 +27,9 @@ void outer(const float *g, const float *x, float *out, int64_t m, int64_t k, int
     for (int64_t first = 0; first < k; first += SHARE)
         for (int64_t from = 0; from < m; from += TOKENS) {
             int64_t some = m - from < TOKENS ? m - from : TOKENS, end = k < first + SHARE ? k : first + SHARE;
-#define CALL(r, v) outer_block(r, v, g + from * k + row, k, x + from * n + at, n, some, out + row * n + at, n)
-#define BODY(v)                                                                                                      \
-    for (int64_t row = first; row < end; row += NR) {                                                                \
-        int nr = end - row < NR ? (int)(end - row) : NR;                                                             \
-        BY_ROWS(CALL, v)                                                                                             \
-    }
+            const float *part = g + from * k, *rows = x + from * n;
+#define CALL(r, v) product_block(r, v, 1, part + row, 1, k, rows + at, n, W, some, out + row * n + at, n)
+#define BODY(v) OVER_ROWS(first, end, CALL, v)
             BY_COLUMNS(n, BODY)
 #undef BODY
 #undef CALL

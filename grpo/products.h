@@ -4,17 +4,18 @@
 #define NV (W / 4) /* vectors side by side */
 #define NR 6 /* rows side by side: NR * NV sums stay in registers, of which AVX512 has twice as many as AVX2 */
 
-/* out[r, :] = sum_k a[r, k] b[k, :] for r < nr, of nv vectors that lie `apart`; k in its order */
-INLINE void product_block(const int nr, const int nv, const float *a, int64_t lda, const float *b, int64_t ldb,
-                          int64_t apart, int64_t k, float *out, int64_t ldo) {
+/* out[r, :] = sum_k a[r, k] b[k, :] (with `more` added to what is there) for r < nr, of nv vectors that lie `apart`; k in
+ * its order. a[r, k] is at r * ar + k * ak, b's rows are ldb apart. */
+INLINE void product_block(const int nr, const int nv, const int more, const float *a, int64_t ar, int64_t ak,
+                          const float *b, int64_t ldb, int64_t apart, int64_t k, float *out, int64_t ldo) {
     vec sum[NR][NV];
     for (int r = 0; r < nr; r++)
-        for (int v = 0; v < nv; v++) sum[r][v] = all(0);
+        for (int v = 0; v < nv; v++) sum[r][v] = more ? load(out + r * ldo + v * W) : all(0);
     for (int64_t i = 0; i < k; i++) {
         vec row[NV];
         for (int v = 0; v < nv; v++) row[v] = load(b + i * ldb + v * apart);
         for (int r = 0; r < nr; r++)
-            for (int v = 0; v < nv; v++) sum[r][v] = fused(all(a[r * lda + i]), row[v], sum[r][v]);
+            for (int v = 0; v < nv; v++) sum[r][v] = fused(all(a[r * ar + i * ak]), row[v], sum[r][v]);
     }
     for (int r = 0; r < nr; r++)
         for (int v = 0; v < nv; v++) store(out + r * ldo + v * W, sum[r][v]);
@@ -69,17 +70,22 @@ INLINE void rank_block(const int nr, const int nv, const float *a, int64_t lda, 
         case 5: call(5, nv); break;                                                                                  \
         default: call(6, nv);                                                                                        \
     }
-#define BY_COLUMNS(columns, body) /* body(vectors) for each block of columns, which begins at `at` */                   \
+#define BY_COLUMNS(columns, body) /* body(vectors) for each block of columns, which begins at `at` */                 \
     for (int64_t at = 0; at < (columns);) {                                                                          \
         if ((columns) - at >= NV * W) { body(NV) at += NV * W; }                                                     \
         else if (NV > 2 && (columns) - at >= 2 * W) { body(2) at += 2 * W; }                                         \
         else { body(1) at += W; }                                                                                    \
     }
+#define OVER_ROWS(from, to, call, nv) /* call(nr, nv) for each block of rows, which begins at `row` */               \
+    for (int64_t row = (from); row < (to); row += NR) {                                                              \
+        int nr = (to) - row < NR ? (int)((to) - row) : NR;                                                           \
+        BY_ROWS(call, nv)                                                                                            \
+    }
 
 /* out [nr, columns] = a [nr, k] b, where b is columns / W blocks [k, W] that lie `apart`: keys or values, transposed */
-static UNUSED void product(int nr, const float *a, int64_t lda, const float *b, int64_t k, int64_t apart, int64_t columns,
-                    float *out, int64_t ldo) {
-#define CALL(r, v) product_block(r, v, a, lda, b + at / W * apart, W, apart, k, out + at, ldo)
+static UNUSED void product(int nr, const float *a, int64_t lda, const float *b, int64_t k, int64_t apart,
+                           int64_t columns, float *out, int64_t ldo) {
+#define CALL(r, v) product_block(r, v, 0, a, lda, 1, b + at / W * apart, W, apart, k, out + at, ldo)
 #define BODY(v) BY_ROWS(CALL, v)
     BY_COLUMNS(columns, BODY)
 #undef BODY
@@ -88,7 +94,7 @@ static UNUSED void product(int nr, const float *a, int64_t lda, const float *b, 
 
 /* out [nr, columns] = a [nr, n + more] b, of which n rows [n, columns] are at b and `more` at `rest` */
 static UNUSED void weighted_sum(int nr, const float *a, int64_t lda, const float *b, int64_t n, const float *rest,
-                         int64_t more, int64_t apart, int64_t columns, float *out, int64_t ldo) {
+                                int64_t more, int64_t apart, int64_t columns, float *out, int64_t ldo) {
 #define CALL(r, v) sum_block(r, v, a, lda, b + at, n, rest + at, more, apart, columns, out + at, ldo)
 #define BODY(v) BY_ROWS(CALL, v)
     BY_COLUMNS(columns, BODY)
@@ -97,8 +103,8 @@ static UNUSED void weighted_sum(int nr, const float *a, int64_t lda, const float
 }
 
 /* out [n, columns] += a^T b, a [nr, n], b [nr, columns] */
-static UNUSED void rank_update(int nr, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t n, int64_t columns,
-                        float *out, int64_t ldo) {
+static UNUSED void rank_update(int nr, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t n,
+                               int64_t columns, float *out, int64_t ldo) {
 #define CALL(r, v) rank_block(r, v, a, lda, b + at, ldb, n, out + at, ldo)
 #define BODY(v) BY_ROWS(CALL, v)
     BY_COLUMNS(columns, BODY)

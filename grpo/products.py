@@ -24,8 +24,7 @@ from grpo import kernels
 
 ROWS = 32  # the batch that oneDNN's packed layout is chosen for; any other works
 LEAST_PRODUCT = 1 << 20  # multiplications from which on oneDNN's faster product outweighs its dearer call
-LEAST_WEIGHT = 1 << 16  # numbers in a weight from which on a packed copy for oneDNN pays
-MOST_WEIGHT = 1 << 16  # numbers in a weight up to which C multiplies
+LEAST_WEIGHT = 1 << 16  # numbers in a weight from which on a packed copy for oneDNN pays; C multiplies by smaller ones
 X86 = platform.machine().lower() in ("x86_64", "amd64")  # measured there; Apple's own products are faster than C
 
 
@@ -40,7 +39,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def outer(g: Tensor, x: Tensor) -> Tensor:
     """g^T x without gradient: a weight's, from that of its outputs. [M, out], [M, in] -> [out, in]"""
     with torch.no_grad():
-        if x.dtype == torch.float32 and kernels.take(x) and g.shape[1] * x.shape[1] <= MOST_WEIGHT and X86:
+        if x.dtype == torch.float32 and kernels.take(x) and g.shape[1] * x.shape[1] < LEAST_WEIGHT and X86:
             out = x.new_empty(g.shape[1], x.shape[1])
             kernels.call("outer", g.contiguous(), x.contiguous(), out, len(x), *out.shape)
             return out
@@ -76,8 +75,8 @@ class _Product(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         rows = g.reshape(-1, g.shape[-1])  # [M, out]
-        dx = _onednn(g, weight.t(), None) if wants_x else None
-        d_weight = _onednn(rows.t(), x.reshape(-1, x.shape[-1]).t(), None) if wants_weight else None
+        dx = product(g, weight.t()) if wants_x else None
+        d_weight = outer(rows, x.reshape(-1, x.shape[-1])) if wants_weight else None
         return dx, d_weight, rows.sum(dim=0) if wants_bias else None
 
 
@@ -115,7 +114,7 @@ def _small(weight: Tensor) -> bool:
     return (
         X86
         and weight.dtype == torch.float32
-        and weight.numel() <= MOST_WEIGHT
+        and weight.numel() < LEAST_WEIGHT
         and kernels.take(weight)
         and len(weight) % kernels.vector() == 0
     )
@@ -169,7 +168,7 @@ def packed(model: nn.Module) -> Iterator[None]:
 
 def pack(layer: Linear) -> None:
     """Let a layer compute with a packed copy of the weight that it has now."""
-    layer.packed_weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS)
+    layer.packed_weight = pack_weight(layer.weight)
 
 
 def pack_for_good(model: nn.Module) -> None:

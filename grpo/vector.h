@@ -1,4 +1,4 @@
-/* Vectors of floats by the compiler's own extension: the same code for every processor. */
+/* Vectors of floats by the compiler's own extension: the same code for every processor, `fused` apart. */
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -21,13 +21,14 @@
 typedef float vec __attribute__((vector_size(W * 4), aligned(4)));
 typedef int32_t ivec __attribute__((vector_size(W * 4), aligned(4)));
 typedef uint32_t uvec __attribute__((vector_size(W * 4), aligned(4)));
+typedef float four __attribute__((vector_size(16)));
+typedef int32_t ifour __attribute__((vector_size(16)));
+typedef union { vec whole; four part[W / 4]; } parts;
 typedef uint16_t half __attribute__((vector_size(W * 2), aligned(2))); /* bfloat16: the upper half of a float */
 
 INLINE vec load(const float *p) { return *(const vec *)p; }
 INLINE void store(float *p, vec x) { *(vec *)p = x; }
 INLINE vec all(float x) { return x - (vec){0}; }
-typedef float four __attribute__((vector_size(16)));
-typedef union { vec whole; four part[W / 4]; } parts;
 
 /* a b + c, rounded once. Said outright: left to itself (-ffp-contract) a compiler fuses in one loop and not in another,
  * and a sum's bits depend on which of them added it up. */
@@ -49,7 +50,6 @@ INLINE vec fused(vec a, vec b, vec c) {
 INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 
 /* Of the numbers in a vector: four sums side by side, as each of a single one's would wait for the one before. */
-typedef int32_t ifour __attribute__((vector_size(16)));
 INLINE four larger(four a, four b) { return (four)(((a > b) & (ifour)a) | (~(a > b) & (ifour)b)); }
 
 INLINE float total(vec x) {
@@ -76,7 +76,8 @@ INLINE void store_half(uint16_t *p, vec x) { /* to the nearest, ties to even */
 INLINE vec exponential(vec x) { /* e^x for x <= 0, to 2 units in the last place; 0 below -87 */
     ivec tiny = x < all(-87.0f);
     x = choose(tiny, all(-87.0f), x);
-    vec n = fused(x, all(1.44269504f), all(12582912.0f)); /* rounded to an integer: 1.5 * 2^23 leaves no bits behind the point */
+    /* rounded to an integer: 1.5 * 2^23 leaves no bits behind the point */
+    vec n = fused(x, all(1.44269504f), all(12582912.0f));
     ivec power = (ivec)n << 23;
     n -= 12582912.0f;
     x = fused(n, all(2.12194440e-4f), fused(n, all(-0.693359375f), x));
