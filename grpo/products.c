@@ -1,8 +1,8 @@
-/* Products with a weight small enough for a processor's own cache, in fp32; see `products.py`. Every sum is in the order
- * of its index, however many rows are multiplied. Columns are in whole vectors. */
+/* Products with a weight small enough for a processor's own cache, in fp32; see `products.py`. Every sum is in the
+ * order of its index, however many rows are multiplied. Columns are in whole vectors. */
 #include "products.h"
 
-#define CHUNK 96 /* rows that are multiplied by one block of columns after another, while both are in the nearest cache */
+#define CHUNK 96 /* rows multiplied by one block of columns after another, while both are in the nearest cache */
 #define SHARE (4 * NR) /* rows of a result that one thread computes, */
 #define TOKENS 288 /* from so many tokens at a time */
 #define LEAST 262144 /* multiplications from which on several threads pay */
