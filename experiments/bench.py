@@ -3,9 +3,10 @@
     python experiments/bench.py --model FOLDER_OR_HUB_ID --steps 3
 
 Each run has its own process, the same checkpoint, prompts, group, lengths, AdamW and KL; the numbers are medians over
---steps steps after one that does not count, with [lowest, highest]. Then ours alone: how the cost grows, and the head
-(a vocabulary of 152k, 1024 tokens, forward and backward) against full logits. The machine should do nothing else. The
-table is printed and written to experiments/results/bench.md; --only picks rows by name.
+--steps steps after one that does not count, with [lowest, highest]; on a GPU ours runs once more with CUDA graphs. Then
+ours alone: how the cost grows, and the head (a vocabulary of 152k, 1024 tokens, forward and backward) against full
+logits. The machine should do nothing else. The table is printed and written to experiments/results/bench.md; --only
+picks rows by name.
 """
 
 from __future__ import annotations
@@ -55,9 +56,10 @@ def main() -> int:
 
 def runs(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict]]]:
     """The rows of the table, each with what measures it."""
+    systems = (*SYSTEMS, "graphs") if arguments.device.startswith("cuda") else SYSTEMS
     for model, dtypes in (("tiny", ("float32",)), ("smollm2", ("float32", "bfloat16"))):
         for dtype in dtypes:
-            for system in SYSTEMS:
+            for system in systems:
                 yield f"{model} {system} {dtype}", partial(run, arguments, model, system, dtype)
     for label, (key, values) in GROWTH.items():
         for value in values:
@@ -87,8 +89,8 @@ def run(arguments: argparse.Namespace, model: str, system: str, dtype: str) -> d
     config = HERE / "bench" / f"{model}.yaml"
     path = "tiny" if model == "tiny" else arguments.model
     settings = [f"model.path={path}", f"model.dtype={dtype}", f"model.device={arguments.device}"]
-    if system == "ours":
-        return ours(config, settings, arguments.steps)
+    if system in ("ours", "graphs"):
+        return ours(config, [*settings, f"model.cuda_graphs={system == 'graphs'}"], arguments.steps)
     chosen = load_config(str(config), settings)
     policy = load_policy(chosen.model)
     problems = load_problems(chosen.data, chosen.seed)[: chosen.grpo.prompts_per_step]

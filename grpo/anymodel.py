@@ -24,6 +24,7 @@ from transformers import Cache, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from grpo.cuda import send
 from grpo.types import Rollouts
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def prefill(policy: Policy, prompts: list[list[int]]) -> tuple[Cache, Tensor]:
         if len(prompt) > 1:
             ids[row, width + 1 - len(prompt) :] = torch.tensor(prompt[:-1])
             mask[row, width + 1 - len(prompt) :] = 1
-    ids, mask = ids.to(policy.device), mask.to(policy.device)
+    ids, mask = send(ids, policy.device), send(mask, policy.device)
     cache = _empty(policy.model.config)
     if width:
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)  # the padding's positions do not matter
@@ -103,7 +104,7 @@ def _forward(forward: Callable, *args: object, **kwargs: object) -> object:
 
 def completion_states(policy: Policy, rollouts: Rollouts, inputs: Tensor) -> Tensor:
     """Hidden states [M, D] that the logits of the sampled tokens are of. inputs: [B, T] the token before each."""
-    index = rollouts.prompt_index.to(policy.device)
+    index = send(rollouts.prompt_index, policy.device)
     cache, mask = prefill(policy, rollouts.prompts)
     mask = mask[index]
     start = mask.sum(dim=1, keepdim=True)
@@ -111,7 +112,7 @@ def completion_states(policy: Policy, rollouts: Rollouts, inputs: Tensor) -> Ten
     # completions are padded on the right, where causal attention already keeps the padding out
     attended = torch.cat([mask, torch.ones_like(inputs)], dim=1)  # [B, L + T]
     hidden = policy.hidden_states(inputs, attended, positions, select(cache, index, Continued))  # [B, T, D]
-    return hidden[rollouts.mask.to(policy.device)]
+    return hidden[send(rollouts.mask, policy.device)]
 
 
 class Decoding:
@@ -134,7 +135,8 @@ class Decoding:
         self.position = self.position + 1
         return hidden[:, -1]
 
-    def keep(self, index: Tensor) -> None:
-        """Let only these of the A rows go on."""
-        self.cache, self.attended = select(self.cache, index), self.attended[index]
-        self.position = self.position[index]
+    def keep(self, going: Tensor) -> Tensor:
+        """Let rows go that have ended. going: [A] bool. Returns those that stay, [A']."""
+        rows = going.nonzero().squeeze(1)
+        self.cache, self.attended, self.position = select(self.cache, rows), self.attended[rows], self.position[rows]
+        return rows

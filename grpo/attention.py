@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from grpo import kernels
+from grpo.cuda import send
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Layout:
         self.longest = int((every + seen[:, 1]).max()) if len(every) else 0
         self.longest_prompt = max(self.prompt_lengths.tolist(), default=0)
         self.positions = torch.arange(int(every.sum())) - (first - seen[:, 1]).repeat_interleave(every)  # [M]
+        self.padded: Padded | None = None  # made when it is first needed, on the device of that
 
     @staticmethod
     def of_prompts(lengths: Tensor) -> Layout:
@@ -87,34 +89,49 @@ class _Attention(torch.autograd.Function):
 # ---- padded, for PyTorch's kernels --------------------------------------------------------------------------
 
 
+class Padding:
+    """Sequences padded on the right, and back. lengths: [N] long, on the CPU."""
+
+    def __init__(self, lengths: Tensor, device: torch.device):
+        self.shape = len(lengths), max(lengths.tolist(), default=0)
+        there = torch.arange(self.shape[1]) < lengths[:, None]  # [N, longest]
+        self.there = send(there, device)
+        self.row, self.column = (send(x, device) for x in there.nonzero(as_tuple=True))  # [m] of each token
+
+    def pad(self, x: Tensor) -> Tensor:
+        """[m, H, D] -> [N, H, longest, D], differentiably."""
+        return x.new_zeros(*self.shape, *x.shape[1:]).index_put((self.row, self.column), x).transpose(1, 2)
+
+    def unpad(self, x: Tensor) -> Tensor:
+        """[N, H, longest, D] -> [m, H, D]"""
+        return x.transpose(1, 2)[self.row, self.column]
+
+
+class Padded:
+    """A layout's prompts and completions, each padded, and what the completions may see; the same for all layers."""
+
+    def __init__(self, layout: Layout, device: torch.device):
+        self.prompts, self.own = Padding(layout.prompt_lengths, device), Padding(layout.lengths, device)
+        self.prompt_of = send(layout.prompt_of, device)
+        rows, width = self.own.shape
+        past = torch.ones(width, width, dtype=torch.bool, device=device).tril()  # [T, T]
+        before = self.prompts.there[self.prompt_of]  # [R, Lp]
+        seen = [before[:, None].expand(-1, width, -1), past.expand(rows, -1, -1)]
+        self.seen = torch.cat(seen, dim=2)[:, None]  # [R, 1, T, Lp + T]
+
+
 def padded(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
     """`attend` by `scaled_dot_product_attention`, of sequences padded on the right."""
-    device = query.device
-    at, index = int(layout.prompt_lengths.sum()), layout.prompt_of.to(device)
-    prompts = [pad(x[:at], layout.prompt_lengths) for x in (query, key, value)]  # [P, H, Lp, D]
-    own = [pad(x[at:], layout.lengths) for x in (query, key, value)]  # [R, H, T, D]
+    if layout.padded is None:
+        layout.padded = Padded(layout, query.device)
+    at, both = int(layout.prompt_lengths.sum()), layout.padded
+    prompts = [both.prompts.pad(x[:at]) for x in (query, key, value)]  # [P, H, Lp, D]
+    own = [both.own.pad(x[at:]) for x in (query, key, value)]  # [R, H, T, D]
     outs, shared = [], {"enable_gqa": query.shape[1] != key.shape[1]}
     if at:
-        out = F.scaled_dot_product_attention(*prompts, is_causal=True, **shared)
-        outs.append(out.transpose(1, 2)[_places(layout.prompt_lengths, device)])
+        outs.append(both.prompts.unpad(F.scaled_dot_product_attention(*prompts, is_causal=True, **shared)))
     if len(query) > at:
-        both = [torch.cat([x[index], y], dim=2) for x, y in zip(prompts[1:], own[1:], strict=True)]
-        width, length = own[0].shape[2], prompts[0].shape[2]
-        there = torch.arange(length, device=device) < layout.prompt_lengths.to(device)[index, None]  # [R, Lp]
-        past = torch.ones(width, width, dtype=torch.bool, device=device).tril()  # [T, T]
-        seen = torch.cat([there[:, None].expand(-1, width, -1), past.expand(len(there), -1, -1)], dim=2)
-        out = F.scaled_dot_product_attention(own[0], *both, attn_mask=seen[:, None], **shared)
-        outs.append(out.transpose(1, 2)[_places(layout.lengths, device)])
+        seen = [torch.cat([x[both.prompt_of], y], dim=2) for x, y in zip(prompts[1:], own[1:], strict=True)]
+        out = F.scaled_dot_product_attention(own[0], *seen, attn_mask=both.seen, **shared)
+        outs.append(both.own.unpad(out))
     return torch.cat(outs)
-
-
-def pad(x: Tensor, lengths: Tensor) -> Tensor:
-    """A list of tokens as sequences padded on the right, [m, H, D] -> [N, H, longest, D], differentiably."""
-    out = x.new_zeros(len(lengths), max(lengths.tolist(), default=0), *x.shape[1:])
-    return out.index_put(_places(lengths, x.device), x).transpose(1, 2)
-
-
-def _places(lengths: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Row and column of each token in a padded batch."""
-    there = torch.arange(max(lengths.tolist(), default=0)) < lengths[:, None]
-    return there.nonzero(as_tuple=True) if device.type == "cpu" else tuple(x.to(device) for x in there.nonzero().T)

@@ -164,11 +164,13 @@ def product_seconds(linear: nn.Linear, rows: int) -> float:
 
 
 def _median_seconds(work: Callable[[], Tensor], x: Tensor, repeats: int = 5) -> float:
-    times = []
+    """Seconds of one call; on a GPU one of many in a row, as to await a small product takes longer than it."""
+    times, calls = [], 20 if x.is_cuda else 1
     for _ in range(repeats + 1):
         started = time.perf_counter()
-        work()
+        for _ in range(calls):
+            work()
         if x.is_cuda:
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
+        times.append((time.perf_counter() - started) / calls)
     return statistics.median(times[1:])

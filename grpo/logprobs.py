@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from grpo.cuda import send
 from grpo.policy import Policy
 from grpo.prefix import completion_states
 from grpo.products import outer, product
@@ -27,9 +28,9 @@ def completion_logps(policy: Policy, rollouts: Rollouts, temperature: float) -> 
     Returns logps [B, T] with gradient (where autograd is on) and entropy [B, T] without, both fp32 in nats, 0 where
     the mask is false.
     """
-    mask = rollouts.mask.to(policy.device)  # [B, T]
+    mask = send(rollouts.mask, policy.device)  # [B, T]
     hidden = completion_states(policy, rollouts)  # [M, D], M = mask.sum()
-    targets = rollouts.completion_ids[rollouts.mask].to(policy.device)  # [M]
+    targets = send(rollouts.completion_ids[rollouts.mask], policy.device)  # [M]
     logps, entropy = token_logps(policy, hidden, targets, temperature)  # [M] each
     empty = torch.zeros(mask.shape, device=policy.device)
     return empty.masked_scatter(mask, logps), empty.masked_scatter(mask, entropy)
@@ -77,13 +78,14 @@ class _TokenLogps(torch.autograd.Function):
         d_hidden = torch.zeros_like(x)
         d_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         d_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
+        every = torch.arange(len(x), device=x.device)
         for some in _slices(len(weight), CHUNK_LOGITS // max(1, len(x))):
             w = weight[some]  # [S, D]
             z = product(x, w, None if bias is None else bias[some])  # [M, S]
             z = z if ctx.temperature == 1 else z.div_(ctx.temperature)
             d_z = z.sub_(lse[:, None]).exp_().mul_(-g[:, None])
-            here = ((targets >= some.start) & (targets < some.start + len(w))).nonzero().squeeze(1)
-            d_z[here, targets[here] - some.start] += g[here]
+            here = (targets - some.start).clamp(0, len(w) - 1)  # [M]
+            d_z[every, here] += g * (here == targets - some.start)
             d_hidden += product(d_z, w.t())
             if d_weight is not None:
                 d_weight[some] = outer(d_z, x)

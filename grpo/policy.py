@@ -46,6 +46,8 @@ class ModelConfig:
     forward pass, and no memory that is free is held on to)."""
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:0, ..."""
+    cuda_graphs: bool = False
+    """Record a step of decoding and replay it (Llama, Mistral and Qwen2 on a GPU). Untested: no GPU was at hand."""
     lora: lora.LoraConfig = field(default_factory=lora.LoraConfig)
     """LoRA settings; rank 0 trains all parameters."""
 
@@ -64,6 +66,8 @@ class Policy:
     """What the layers compute in."""
     recompute: str = "none"
     """What the backward pass computes again, as in `ModelConfig`."""
+    cuda_graphs: bool = False
+    """Whether decoding records its steps."""
     _reference: Policy | None = None
 
     def __post_init__(self) -> None:
@@ -190,6 +194,9 @@ def load_policy(config: ModelConfig, seed: int = 0, sharded: bool = False) -> Po
         _cast(model, policy.dtype)
     _compute_in(model, policy.dtype)
     use_onednn(model)
+    policy.cuda_graphs = config.cuda_graphs
+    if config.cuda_graphs and not policy.decoder:
+        raise ModelError(f"model.cuda_graphs: not possible for {type(model).__name__}; set it to false")
     if config.recompute == "full" and not policy.decoder:
         recompute_layers(model)
     give_back()

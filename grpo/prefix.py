@@ -18,6 +18,7 @@ from torch import Tensor
 
 from grpo import anymodel
 from grpo.attention import Layout, attend
+from grpo.cuda import send
 from grpo.decoding import Decoding
 from grpo.policy import Policy
 from grpo.types import Rollouts
@@ -40,12 +41,12 @@ def completion_states(policy: Policy, rollouts: Rollouts) -> Tensor:
     last = torch.tensor([prompt[-1] for prompt in rollouts.prompts])[rollouts.prompt_index]  # [B]
     inputs = torch.cat([last[:, None], rollouts.completion_ids[:, :-1]], dim=1)  # [B, T]
     if policy.decoder is None:
-        return anymodel.completion_states(policy, rollouts, inputs.to(policy.device))
+        return anymodel.completion_states(policy, rollouts, send(inputs, policy.device))
     lengths = torch.tensor([len(prompt) - 1 for prompt in rollouts.prompts])
     layout = Layout(lengths, rollouts.lengths, rollouts.prompt_index)
     prompt_ids = torch.tensor([i for prompt in rollouts.prompts for i in prompt[:-1]], dtype=torch.long)
-    ids = torch.cat([prompt_ids, inputs[rollouts.mask]]).to(policy.device)
-    positions = layout.positions.to(policy.device)
+    ids = send(torch.cat([prompt_ids, inputs[rollouts.mask]]), policy.device)
+    positions = send(layout.positions, policy.device)
     hidden = policy.decoder(ids, positions, lambda _, q, k, v: attend(q, k, v, layout))
     return hidden[len(prompt_ids) :]
 

@@ -179,6 +179,7 @@ FREE = (
     "tokens_per_micro_batch",
     "sampling.max_rows",
     "model.recompute",
+    "model.cuda_graphs",
     "log.",
     "eval.at_end",
     "sandbox.",

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grpo.cuda import send
 from grpo.policy import Policy
 from grpo.prefix import start_decoding
 from grpo.types import Rollouts, concat_rollouts
@@ -83,27 +84,25 @@ def _sample_chunk(
     completion_ids = torch.zeros(n, limit, dtype=torch.long, device=device)
     mask = torch.zeros(n, limit, dtype=torch.bool, device=device)
     logps = torch.zeros(n, limit, device=device)
-    eos = torch.tensor(policy.eos_ids, device=device)
-    draws = draws.to(device)
+    eos, draws = send(torch.tensor(policy.eos_ids), device), send(draws, device)
 
     alive = torch.arange(n, device=device)  # [A]: the rows in the batch
     going = torch.ones(n, dtype=torch.bool, device=device)  # [A]: those of them that have not ended yet
-    decoding = start_decoding(policy, prompts, group_size, limit)
-    token = torch.tensor([prompt[-1] for prompt in prompts], device=device)[prompt_index]  # [A]
+    decoding, look = start_decoding(policy, prompts, group_size, limit), _look_every(device)
+    token = send(torch.tensor([prompt[-1] for prompt in prompts]), device)[prompt_index]  # [A]
     for t in range(limit):
         hidden = decoding.step(token)  # [A, D]
         token, logp = draw(policy.logits(hidden), config.temperature, draws[alive, t])  # [A], [A]
         completion_ids[alive, t], logps[alive, t], mask[alive, t] = token * going, logp * going, going
         going &= ~torch.isin(token, eos)  # the end-of-sequence token itself was sampled, so it is in the mask
-        if device.type != "cpu" and t % 8:
-            continue  # to look at `going` is to wait for the device
+        if (t + 1) % look:
+            continue
         left = int(going.sum())
         if not left:
             break
         if left < len(alive):
-            keep = going.nonzero().squeeze(1)
-            alive, going, token = alive[keep], going[keep], token[keep]
-            decoding.keep(keep)
+            rows = decoding.keep(going)  # without C, some that have ended may stay
+            alive, going, token = alive[rows], going[rows], token[rows]
     if not logps.isfinite().all():  # once per batch: a check per token would wait for the device each time
         raise ValueError("the model's logits are NaN or infinite: it has diverged; lower optim.lr or start anew")
     truncated = torch.zeros(n, dtype=torch.bool, device=device)
@@ -112,6 +111,11 @@ def _sample_chunk(
     index = prompt_index.cpu()
     cut = [x[:, :width].cpu() for x in (completion_ids, mask, logps)]
     return Rollouts(prompts, index, *cut, truncated.cpu())
+
+
+def _look_every(device: torch.device) -> int:
+    """Tokens from one look at which rows go on to the next; on a GPU to look is to wait for it."""
+    return 1 if device.type == "cpu" else 8
 
 
 def draw(logits: Tensor, temperature: float, u: Tensor) -> tuple[Tensor, Tensor]:

@@ -81,6 +81,8 @@ def _contradictions(config: Config) -> list[Mistake]:
         mistakes.append(("eval.pass_at", what))
     if not all(0 <= beta < 1 for beta in config.optim.betas):
         mistakes.append(("optim.betas", f"{list(config.optim.betas)} must lie in [0, 1)"))
+    if config.model.cuda_graphs and not config.model.device.startswith("cuda"):
+        mistakes.append(("model.cuda_graphs", f"needs a GPU: set model.device=cuda, not {config.model.device}"))
     if not config.run.strip():
         mistakes.append(("run", "must name a folder"))
     return mistakes

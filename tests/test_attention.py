@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from grpo import kernels
-from grpo.attention import Layout, attend, pad, padded
+from grpo.attention import Layout, Padding, attend, padded
 from grpo.decoding import Grid, Slots
 from grpo.policy import ModelConfig, load_policy
 from grpo.sampling import SamplingConfig, sample_groups
@@ -119,9 +119,11 @@ def test_positions_go_on_behind_the_prompt():
 
 def test_padding_is_zero_and_on_the_right():
     x = torch.arange(1.0, 7.0)[:, None, None].expand(6, 2, 3)
-    out = pad(x, torch.tensor([2, 0, 3, 1]))  # [N, H, longest, D]
+    padding = Padding(torch.tensor([2, 0, 3, 1]), x.device)
+    out = padding.pad(x)  # [N, H, longest, D]
     assert out.shape == (4, 2, 3, 3)
     assert out[:, 1, :, 2].tolist() == [[1, 2, 0], [0, 0, 0], [3, 4, 5], [6, 0, 0]]
+    assert padding.unpad(out).equal(x)
 
 
 # ---- the same bits, whatever surrounds a token ---------------------------------------------------------------
@@ -135,21 +137,23 @@ def group_layout() -> Layout:
 
 def decoded(kind, query, key, value, layout, group=4):
     """Attention of the completions' tokens, a step at a time in two layers; rows that have ended leave."""
+    # a row that has ended and stays is given numbers all the same, which must not matter
+    query, key, value = (torch.cat([x, torch.full_like(x[:1], 7.0)]) for x in (query, key, value))
     at, lengths = int(layout.prompt_lengths.sum()), layout.lengths
     first, width = at + lengths.cumsum(0) - lengths, int(lengths.max())
     prompts = [(key[:at], value[:at]), (value[:at], key[:at])]
     memory = kind(prompts, layout.prompt_lengths, group, width, query.shape[1])
     alive, outs = torch.arange(len(lengths)), torch.full((2, *query.shape), torch.nan)
     for step in range(width):
-        keep = (lengths[alive] > step).nonzero().squeeze(1)
-        if len(keep) < len(alive):
-            alive = alive[keep]
-            memory.keep(keep)
-        now = first[alive] + step
+        going = lengths[alive] > step
+        if not going.all():
+            alive = alive[memory.keep(going)]
+        now = torch.where(lengths[alive] > step, first[alive] + step, -1)
+        memory.begin()
         outs[0, now] = memory.attend(0, query[now], key[now], value[now])
         outs[1, now] = memory.attend(1, query[now], value[now], key[now])
         memory.steps += 1
-    return memory, outs[:, at:]
+    return memory, outs[:, at:-1]
 
 
 @compiled
@@ -214,16 +218,31 @@ def test_the_grid_computes_the_same_and_closes_its_ranks(shape):
         torch.testing.assert_close(out, padded(query, k, v, layout)[at:], atol=1e-5, rtol=0)
 
 
-def test_a_row_that_has_ended_leaves_a_gap_until_a_quarter_is_idle():
+def test_rows_that_have_ended_stay_until_they_are_a_quarter_and_then_leave_gaps():
     layout = layout_of([3, 2], [4] * 8, [0] * 4 + [1] * 4)
     _, key, value = tokens_of(layout, (4, 2, 16))
     memory = Grid([(key[:5], value[:5])], layout.prompt_lengths, 4, 4, 4)
-    memory.keep(torch.tensor([0, 2, 3, 4, 5, 6, 7]))
-    assert memory.grid == (2, 4) and memory.slot.tolist() == [0, 2, 3, 4, 5, 6, 7]
-    memory.keep(torch.tensor([0, 2, 4, 5, 6]))
-    assert memory.grid == (2, 3) and memory.slot.tolist() == [0, 1, 3, 4, 5]
-    memory.keep(torch.tensor([2, 3]))
-    assert memory.grid == (1, 2) and memory.slot.tolist() == [0, 1]
+    assert memory.keep(torch.tensor([1, 0, 1, 1, 1, 1, 1, 1]).bool()).tolist() == list(range(8))
+    assert memory.grid == (2, 4) and memory.slot.tolist() == list(range(8))
+    assert memory.keep(torch.tensor([1, 0, 1, 0, 1, 1, 1, 1]).bool()).tolist() == [0, 2, 4, 5, 6, 7]
+    assert memory.grid == (2, 4) and memory.slot.tolist() == [0, 2, 4, 5, 6, 7]
+    assert memory.keep(torch.tensor([1, 1, 1, 0, 0, 1]).bool()).tolist() == [0, 1, 2, 5]
+    assert memory.grid == (2, 2) and memory.slot.tolist() == [0, 1, 2, 3]
+    assert memory.keep(torch.tensor([0, 0, 0, 1]).bool()).tolist() == [3]
+    assert memory.grid == (1, 1) and memory.slot.tolist() == [0]
+
+
+@pytest.mark.parametrize("kind", [pytest.param(Slots, marks=compiled), Grid])
+def test_what_is_not_there_yet_is_not_seen(kind, monkeypatch):
+    """Whatever the memory of a row holds behind its tokens."""
+    layout = layout_of([3, 1], [5] * 4, [0, 0, 1, 1])
+    tokens, outs = tokens_of(layout, (4, 2, 16)), []
+    new_empty = torch.Tensor.new_empty
+    for number in (0.0, 1e3):
+        for name in ("new_zeros", "new_empty"):
+            monkeypatch.setattr(torch.Tensor, name, lambda x, *shape: new_empty(x, *shape).fill_(number))  # noqa: B023
+        outs.append(decoded(kind, *tokens, layout, group=2)[1])
+    assert outs[0].isfinite().all() and outs[0].equal(outs[1])
 
 
 # ---- sampler and trainer -------------------------------------------------------------------------------------

@@ -109,6 +109,20 @@ def test_a_row_compares_medians_with_trls(script):
     assert script.row("growth group 4", results).split("|")[-2].strip() == ""
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_system_has_its_row_and_settings_that_load(device, script, monkeypatch):
+    arguments = script.argparse.Namespace(model="tiny", device=device, steps=1)
+    rows, commands = dict(script.runs(arguments)), []
+    assert ("smollm2 graphs bfloat16" in rows) == (device == "cuda")
+    monkeypatch.setattr(script, "last_line", commands.append)
+    for name in ("tiny ours float32", "smollm2 graphs bfloat16") if device == "cuda" else ("tiny ours float32",):
+        rows[name]()
+        command = commands.pop()
+        config = load_config(command[command.index("--config") + 1], command[command.index("--steps") + 2 :])
+        assert config.model.cuda_graphs == ("graphs" in name)
+        assert config.model.device == device and config.model.dtype == name.split()[-1]
+
+
 def test_a_run_that_fails_is_named_with_what_it_said(script):
     with pytest.raises(SystemExit, match=r"(?s)-c.*failed:.*no such thing"):
         script.last_line([script.sys.executable, "-c", "raise SystemExit('no such thing')"])
