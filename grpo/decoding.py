@@ -39,7 +39,7 @@ class Decoding:
 
         ids = torch.tensor([token for prompt in prompts for token in prompt[:-1]], dtype=torch.long)
         self._run(send(ids, policy.device), send(layout.positions, policy.device), attention)
-        kind = Slots if kernels.take(kept[0][0]) and not policy.cuda_graphs else Grid
+        kind = Slots if kernels.take(kept[0][0]) else Grid
         self.memory = kind(kept, lengths, group_size, room, policy.decoder.layers[0].heads)
         self.position = send(lengths, policy.device).repeat_interleave(group_size)  # [A] of the next token
         self.replay = Replay() if policy.cuda_graphs else None

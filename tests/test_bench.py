@@ -6,6 +6,7 @@ import importlib.util
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -70,6 +71,15 @@ def test_the_limits_are_products_and_what_is_read(beta, passes, make_policy, mak
     assert sampling == pytest.approx(20 * (body + 100.0) + key_bytes(policy, rollouts) / 1e4)
     numbers = sum(p.numel() for p in policy.model.parameters())
     assert update == pytest.approx(passes * (body * (20 + 12) + 100.0 * 20) + 28 * numbers / 1e4)
+
+
+@pytest.mark.parametrize("on_gpu, calls", [(False, 6), (True, 120)])
+def test_a_time_is_that_of_one_call(on_gpu, calls, monkeypatch):
+    done, waits = [], []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(len(done)))
+    seconds = bench._median_seconds(lambda: done.append(time.sleep(0.002)), SimpleNamespace(is_cuda=on_gpu))
+    assert 0.002 <= seconds < 0.02 and len(done) == calls
+    assert waits == (list(range(20, 121, 20)) if on_gpu else [])
 
 
 def test_memory_is_read_at_a_likely_speed():

@@ -17,8 +17,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from grpo import attention, cuda, decoding, kernels, logprobs, prefix, sampling
-from grpo.config import Config
+from grpo import attention, cuda, decoding, kernels, logprobs, prefix, runs, sampling
+from grpo.config import Config, to_dict
 from grpo.cuda import Replay, send
 from grpo.logprobs import completion_logps
 from grpo.policy import ModelConfig, ModelError, load_policy
@@ -169,10 +169,11 @@ def test_a_function_is_run_recorded_and_replayed(recordings):
         total.copy_(y)
         return y + 1
 
-    replay = Replay()
-    for n, x in enumerate(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])):
+    replay, given = Replay(), torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
+    for n, x in enumerate(given):
         assert replay(function, "key", x).tolist() == (2 * x + 1).tolist() and total.tolist() == (2 * x).tolist()
         assert len(runs) == min(n + 1, 2) and len(recordings) == min(n, 1)
+    assert given.flatten().tolist() == list(range(1, 9))
     assert replay(function, "other", torch.ones(1)[0]).item() == 3 and len(runs) == 3
     assert replay(function, "other", torch.ones(1)[0]).item() == 3 and len(recordings) == 2
 
@@ -269,7 +270,7 @@ def test_to_look_at_rows_seldom_changes_no_sample(kind, by, make_policy, monkeyp
         monkeypatch.setattr(sampling, "_look_every", lambda device: every)  # noqa: B023
         samples.append(sample_groups(policy, PROMPTS, IDS, 6, SamplingConfig(max_new_tokens=25), seed=0))
     one, other = samples
-    assert one.token_lists() == other.token_lists() and one.truncated.equal(other.truncated)
+    assert one.completion_ids.equal(other.completion_ids) and one.truncated.equal(other.truncated)
     torch.testing.assert_close(one.sampler_logps, other.sampler_logps, atol=1e-5, rtol=0)
     assert one.lengths.unique().numel() > 4
 
@@ -283,6 +284,15 @@ def test_graphs_without_a_gpu_are_refused_in_one_line():
     ((key, what),) = check(replace(config, model=replace(config.model, cuda_graphs=True)))
     assert key == "model.cuda_graphs" and "model.device=cuda, not cpu" in what
     assert not check(replace(config, model=replace(config.model, cuda_graphs=True, device="cuda:1")))
+
+
+def test_a_run_may_go_on_with_graphs_or_come_from_before_them():
+    before = to_dict(Config())
+    for value in ("absent", True):
+        before["model"] = {k: v for k, v in before["model"].items() if k != "cuda_graphs"}
+        before["model"] |= {} if value == "absent" else {"cuda_graphs": value}
+        assert not runs._differing(Config(), "sft", {"stage": "sft"}, before)
+    assert runs._differing(Config(seed=1), "sft", {"stage": "sft"}, before)
 
 
 def test_graphs_of_another_architecture_are_refused(tmp_path, make_policy):
