@@ -57,8 +57,8 @@ def main() -> int:
 def runs(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict]]]:
     """The rows of the table, each with what measures it."""
     systems = (*SYSTEMS, "graphs") if arguments.device.startswith("cuda") else SYSTEMS
-    for model, dtypes in (("tiny", ("float32",)), ("smollm2", ("float32", "bfloat16"))):
-        for dtype in dtypes:
+    for model in ("tiny", "smollm2"):
+        for dtype in ("float32", "bfloat16"):
             for system in systems:
                 yield f"{model} {system} {dtype}", partial(run, arguments, model, system, dtype)
     for label, (key, values) in GROWTH.items():

@@ -44,7 +44,7 @@ class Layout:
         self.longest = int((every + seen[:, 1]).max()) if len(every) else 0
         self.longest_prompt = max(self.prompt_lengths.tolist(), default=0)
         self.positions = torch.arange(int(every.sum())) - (first - seen[:, 1]).repeat_interleave(every)  # [M]
-        self.padded: Padded | None = None  # made when it is first needed, on the device of that
+        self.padded: PaddedLayout | None = None  # made when it is first needed, on the device of that
 
     @staticmethod
     def of_prompts(lengths: Tensor) -> Layout:
@@ -107,7 +107,7 @@ class Padding:
         return x.transpose(1, 2)[self.row, self.column]
 
 
-class Padded:
+class PaddedLayout:
     """A layout's prompts and completions, each padded, and what the completions may see; the same for all layers."""
 
     def __init__(self, layout: Layout, device: torch.device):
@@ -123,15 +123,15 @@ class Padded:
 def padded(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
     """`attend` by `scaled_dot_product_attention`, of sequences padded on the right."""
     if layout.padded is None:
-        layout.padded = Padded(layout, query.device)
-    at, both = int(layout.prompt_lengths.sum()), layout.padded
-    prompts = [both.prompts.pad(x[:at]) for x in (query, key, value)]  # [P, H, Lp, D]
-    own = [both.own.pad(x[at:]) for x in (query, key, value)]  # [R, H, T, D]
+        layout.padded = PaddedLayout(layout, query.device)
+    at, batch = int(layout.prompt_lengths.sum()), layout.padded
+    prompts = [batch.prompts.pad(x[:at]) for x in (query, key, value)]  # [P, H, Lp, D]
+    own = [batch.own.pad(x[at:]) for x in (query, key, value)]  # [R, H, T, D]
     outs, shared = [], {"enable_gqa": query.shape[1] != key.shape[1]}
     if at:
-        outs.append(both.prompts.unpad(F.scaled_dot_product_attention(*prompts, is_causal=True, **shared)))
+        outs.append(batch.prompts.unpad(F.scaled_dot_product_attention(*prompts, is_causal=True, **shared)))
     if len(query) > at:
-        seen = [torch.cat([x[both.prompt_of], y], dim=2) for x, y in zip(prompts[1:], own[1:], strict=True)]
-        out = F.scaled_dot_product_attention(own[0], *seen, attn_mask=both.seen, **shared)
-        outs.append(both.own.unpad(out))
+        seen = [torch.cat([x[batch.prompt_of], y], dim=2) for x, y in zip(prompts[1:], own[1:], strict=True)]
+        out = F.scaled_dot_product_attention(own[0], *seen, attn_mask=batch.seen, **shared)
+        outs.append(batch.own.unpad(out))
     return torch.cat(outs)

@@ -164,7 +164,7 @@ def product_seconds(linear: nn.Linear, rows: int) -> float:
 
 
 def _median_seconds(work: Callable[[], Tensor], x: Tensor, repeats: int = 5) -> float:
-    """Seconds of one call; on a GPU one of many in a row, as to await a small product takes longer than it."""
+    """Seconds of one call; on a GPU of one among 20 in a row, as waiting takes longer than a small product."""
     times, calls = [], 20 if x.is_cuda else 1
     for _ in range(repeats + 1):
         started = time.perf_counter()

@@ -134,8 +134,12 @@ class Grid:
         """Before each step. Returns what its shapes depend on."""
         self.place.fill_(self.steps)
         self.bias[..., self.prompts[0][0].shape[1] + self.steps] = 0.0
-        self.seen = min(self.room, (self.steps // BLOCK + 1) * BLOCK)  # C
         return len(self.slot), *self.grid, self.seen
+
+    @property
+    def seen(self) -> int:
+        """C: keys of a row that a step reads, in whole blocks; those that are not there yet have no weight."""
+        return min(self.room, (self.steps // BLOCK + 1) * BLOCK)
 
     def attend(self, number: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """[A, H, D], [A, H_kv, D] twice -> [A, H, D]"""

@@ -123,7 +123,9 @@ def test_a_row_compares_medians_with_trls(script):
 def test_every_system_has_its_row_and_settings_that_load(device, script, monkeypatch):
     arguments = script.argparse.Namespace(model="tiny", device=device, steps=1)
     rows, commands = dict(script.runs(arguments)), []
-    assert ("smollm2 graphs bfloat16" in rows) == (device == "cuda")
+    systems = ("trl", "ours", "plain", "graphs") if device == "cuda" else ("trl", "ours", "plain")
+    compared = {f"{m} {s} {d}" for m in ("tiny", "smollm2") for s in systems for d in ("float32", "bfloat16")}
+    assert {name for name in rows if name.split()[0] in ("tiny", "smollm2")} == compared
     monkeypatch.setattr(script, "last_line", commands.append)
     for name in ("tiny ours float32", "smollm2 graphs bfloat16") if device == "cuda" else ("tiny ours float32",):
         rows[name]()
