@@ -22,8 +22,8 @@ from functools import partial
 from pathlib import Path
 
 from data import build_prompt, load_problems
-from grpo.policy import load_policy
-from grpo.settings import load_config
+from grpo.model.policy import load_policy
+from grpo.runs.settings import load_config
 
 HERE = Path(__file__).parent
 SYSTEMS = ("trl", "ours", "plain")  # TRL first: the others are compared with it

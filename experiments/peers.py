@@ -161,7 +161,7 @@ def run_head(arguments: argparse.Namespace, ours: bool) -> dict[str, list[float]
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from grpo.logprobs import token_logps
-    from grpo.policy import Policy
+    from grpo.model.policy import Policy
 
     sizes = {"hidden_size": 896, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 14}
     model = Qwen2ForCausalLM(Qwen2Config(vocab_size=151936, tie_word_embeddings=True, **sizes))

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import build_prompt, load_problems
-from grpo.config import Config
-from grpo.distributed import everyones, gather_weights, is_sharded, shard, share
 from grpo.experience import Batch, check_lengths
-from grpo.log import progress
-from grpo.optim import Optimizer
-from grpo.policy import Policy, load_policy
+from grpo.model.distributed import all_gather, gather_weights, is_sharded, rank_slice, shard
+from grpo.model.optim import Optimizer
+from grpo.model.policy import Policy, load_policy
 from grpo.products import pack_weight, product, product_packed
+from grpo.runs.config import Config
+from grpo.runs.log import progress
 from grpo.sampling import sample_groups
 from grpo.trainer import update
 from grpo.types import Rollouts, concat_rollouts
@@ -47,9 +47,9 @@ def bench(config: Config, steps: int = 3, warmup: int = 1) -> dict:
         for step in range(steps + warmup):
             started = _now(policy)
             gather_weights(policy.model)
-            mine = share(len(prompts))
+            mine = rank_slice(len(prompts))
             own = [p.ids for p in prompts[mine]]
-            parts = everyones(sample_groups(policy, own, ids[mine], size, config.sampling, config.seed, step))
+            parts = all_gather(sample_groups(policy, own, ids[mine], size, config.sampling, config.seed, step))
             rollouts = concat_rollouts(parts)
             sampled = _now(policy)
             scores = torch.rand(len(rollouts), 1, generator=torch.Generator().manual_seed(step))

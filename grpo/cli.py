@@ -25,17 +25,16 @@ from transformers.utils import logging as transformers_logging
 
 import rewards.audit
 from data import load_problems
-from grpo.config import Config, to_yaml
-from grpo.distributed import firsts, joined, rank
 from grpo.evaluate import evaluate, evaluation_table, judge
-from grpo.log import say
-from grpo.memory import keep_freed
-from grpo.policy import Policy, load_policy
+from grpo.model.distributed import from_first, process_group, rank
+from grpo.model.policy import Policy, load_policy
 from grpo.rejection import train_rejection
-from grpo.runs import Run, RunError, open_run, read_json, write_json
-from grpo.settings import ConfigError, load_config
+from grpo.runs.config import Config, to_yaml
+from grpo.runs.folder import Run, RunError, open_run, read_json, write_json
+from grpo.runs.log import say
+from grpo.runs.settings import ConfigError, load_config
+from grpo.runs.signals import Stopped
 from grpo.sft import train_sft
-from grpo.stopping import Stopped
 from grpo.trainer import train_grpo
 
 STAGES: dict[str, Callable[[Config, Run], Policy]] = {
@@ -52,7 +51,6 @@ def main(argv: list[str] | None = None) -> int:
     ):  # the installed script, unlike `python -m`, does not look there for the user's modules
         sys.path.insert(0, os.getcwd())
     arguments = _parser().parse_args(argv)
-    keep_freed()
     transformers_logging.disable_progress_bar()
     warnings.showwarning = _warn
     try:
@@ -148,7 +146,7 @@ def _stage(arguments: argparse.Namespace) -> int:
         raise ConfigError("no reward is configured; name at least one below `rewards:`")
     if arguments.name in ("grpo", "reject") and not config.sampling.temperature:
         raise ConfigError("sampling.temperature is 0: all completions of a problem would be the same; set it to 1")
-    with joined(config.model.device):
+    with process_group(config.model.device):
         return _train(arguments.name, config)
 
 
@@ -183,7 +181,7 @@ def _train(stage: str, config: Config) -> int:
 def _eval(arguments: argparse.Namespace) -> int:
     """Evaluate config.model on config.eval; the result also goes to <run>/eval.json."""
     config = _configure(arguments)
-    with joined(config.model.device):
+    with process_group(config.model.device):
         run = open_run(config, "eval")
         if run.complete:
             run.tidy()
@@ -192,7 +190,7 @@ def _eval(arguments: argparse.Namespace) -> int:
                 result = evaluate(config, load_policy(config.model, config.seed), None, run)
                 write_json(run.folder / "eval.json", result)
                 run.end()
-        _show(evaluation_table({config.model.path: firsts(lambda: read_json(run.folder / "eval.json"))}))
+        _show(evaluation_table({config.model.path: from_first(lambda: read_json(run.folder / "eval.json"))}))
     return 0
 
 
@@ -229,7 +227,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     from grpo.bench import bench, table
 
     config = _configure(arguments)
-    with joined(config.model.device):
+    with process_group(config.model.device):
         result = bench(config, max(1, arguments.steps))
         if rank() == 0:
             print(json.dumps(result) if arguments.json else table(result))
@@ -237,7 +235,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from grpo.keeper import export
+    from grpo.runs.keeper import export
 
     step = export(Path(arguments.run), Path(arguments.folder))
     say(f"{arguments.folder}: the model after step {step} of {arguments.run}")
@@ -250,7 +248,7 @@ def _config(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from grpo.report import write_reports
+    from grpo.report.page import write_reports
 
     print(write_reports(Path(arguments.folder)))
     return 0

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 
 from data import build_prompt, load_problems
-from grpo.config import Config
-from grpo.distributed import everyones, firsts, share
 from grpo.experience import check_lengths
-from grpo.journal import Journal, Judged
-from grpo.log import progress, table
-from grpo.policy import Policy
-from grpo.runs import Run, fingerprint
+from grpo.model.distributed import all_gather, from_first, rank_slice
+from grpo.model.policy import Policy
+from grpo.runs.config import Config
+from grpo.runs.folder import Run, fingerprint
+from grpo.runs.journal import Journal, Judged
+from grpo.runs.log import progress, table
 from grpo.sampling import SamplingConfig, sample_groups
 from grpo.scoring import Scored, decode
 from grpo.types import Problem
@@ -79,13 +79,13 @@ def judge(
     check_lengths(policy, prompts, sampling.max_new_tokens)
     total = len(problems) * samples
     journal = run and Journal(run, name, fingerprint(policy), per_round * samples, total)
-    judged: list[Judged] = firsts(journal.read) if journal else []
+    judged: list[Judged] = from_first(journal.read) if journal else []
     if journal:
         journal.count = len(judged)
     with progress(total=total, initial=len(judged), desc=name, unit="completion") as bar:
         for first in range(len(judged) // samples, len(problems), per_round):
             some, asked = problems[first : first + per_round], prompts[first : first + per_round]
-            mine = share(len(some))
+            mine = rank_slice(len(some))
             own = []
             if some[mine]:
                 token_ids, ids = [p.ids for p in asked[mine]], [p.id for p in some[mine]]
@@ -93,7 +93,7 @@ def judge(
                 scored = decode(policy, rollouts, asked[mine], some[mine])
                 index = (rollouts.prompt_index + first + mine.start).tolist()
                 own = _judge(scored, index, rollouts.truncated.tolist(), config.eval.require_tags)
-            fresh = [one for part in everyones(own) for one in part]
+            fresh = [one for part in all_gather(own) for one in part]
             judged += fresh
             bar.set_postfix(accuracy=f"{sum(j.correct for j in judged) / len(judged):.3f}")
             bar.update(len(fresh))

@@ -9,20 +9,21 @@ their advantage is 0, so they would only shrink the batch.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from data import Prompt, build_prompt
+from data.stream import Stream
 from grpo.advantages import spread, total_reward, zero_spread
-from grpo.config import Config
-from grpo.distributed import everyones, share
-from grpo.log import RunLog
-from grpo.policy import Policy
+from grpo.model.distributed import gather_results, rank_slice
+from grpo.model.policy import Policy
+from grpo.runs.config import Config
+from grpo.runs.log import RunLog
 from grpo.sampling import sample_groups
-from grpo.scoring import RewardFailure, RewardSet, decode
-from grpo.stream import Stream
+from grpo.scoring import RewardSet, decode
 from grpo.types import Problem, Rollouts, concat_rollouts
 from rewards import count_reflections
 
@@ -58,7 +59,7 @@ class Round:
 
 def collect(config: Config, policy: Policy, rewards: RewardSet, stream: Stream, step: int, log: RunLog) -> Batch:
     """Sample and score groups until P of them have a spread of rewards, or the refills are used up."""
-    size = config.grpo.group_size
+    size, started = config.grpo.group_size, time.perf_counter()
     rounds: list[Round] = []
     missing = config.grpo.prompts_per_step
     while missing and len(rounds) <= config.grpo.max_refills:
@@ -69,7 +70,7 @@ def collect(config: Config, policy: Policy, rewards: RewardSet, stream: Stream, 
     return Batch(
         concat_rollouts([r.rollouts.select(r.kept) for r in learned]),
         torch.cat([r.scores[r.kept] for r in learned]),
-        describe(rounds, rewards, size, config.loss.advantage),
+        describe(rounds, rewards, size, config.loss.advantage) | {"sampling_seconds": time.perf_counter() - started},
     )
 
 
@@ -78,12 +79,9 @@ def sample_round(config: Config, policy: Policy, rewards: RewardSet, problems: l
     size = config.grpo.group_size
     prompts = [build_prompt(p, policy.tokenizer, config.prompt) for p in problems]
     check_lengths(policy, prompts, config.sampling.max_new_tokens)
-    mine = share(len(problems))
-    try:
-        own = sample_share(config, policy, rewards, problems[mine], prompts[mine], step) if problems[mine] else None
-    except RewardFailure as error:
-        own = error
-    rollouts, scores, texts, killed = zip(*(part for part in everyones(own) if part), strict=True)
+    mine = rank_slice(len(problems))
+    parts = gather_results(lambda: sample_slice(config, policy, rewards, problems[mine], prompts[mine], step))
+    rollouts, scores, texts, killed = zip(*filter(None, parts), strict=True)
     scores = torch.cat(scores)  # [N, K]
     flat = zero_spread(scores, rewards.weights, size, config.loss.advantage)  # [P]
     keep = ~flat if config.grpo.drop_zero_spread else torch.ones_like(flat)
@@ -93,10 +91,12 @@ def sample_round(config: Config, policy: Policy, rewards: RewardSet, problems: l
     )
 
 
-def sample_share(
+def sample_slice(
     config: Config, policy: Policy, rewards: RewardSet, problems: list[Problem], prompts: list[Prompt], step: int
-) -> tuple[Rollouts, Tensor, list[str], int]:
+) -> tuple[Rollouts, Tensor, list[str], int] | None:
     """Completions of these problems, their scores [N, K] and texts, and how many were killed in scoring."""
+    if not problems:
+        return None
     ids, token_ids = [p.id for p in problems], [p.ids for p in prompts]
     rollouts = sample_groups(policy, token_ids, ids, config.grpo.group_size, config.sampling, config.seed, step)
     scored, killed = decode(policy, rollouts, prompts, problems), rewards.killed

@@ -12,10 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from grpo.cuda import send
-from grpo.policy import Policy
-from grpo.prefix import completion_states
-from grpo.products import outer, product
+from grpo.model.attention import Layout
+from grpo.model.policy import Policy
 from grpo.types import Rollouts
 
 CHUNK_LOGITS = 6 << 20
@@ -25,15 +23,29 @@ CHUNK_LOGITS = 6 << 20
 def completion_logps(policy: Policy, rollouts: Rollouts, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-prob of each sampled token, and the entropy of the distribution that it was drawn from.
 
-    Returns logps [B, T] with gradient (where autograd is on) and entropy [B, T] without, both fp32 in nats, 0 where
-    the mask is false.
+    Returns logps [B, T] with gradient (where autograd is on) and entropy [B, T] without, both fp32 in nats, on the
+    CPU, 0 where the mask is false.
     """
-    mask = send(rollouts.mask, policy.device)  # [B, T]
+    mask = rollouts.mask.to(policy.device)  # [B, T]
     hidden = completion_states(policy, rollouts)  # [M, D], M = mask.sum()
-    targets = send(rollouts.completion_ids[rollouts.mask], policy.device)  # [M]
+    targets = rollouts.completion_ids[rollouts.mask].to(policy.device)  # [M]
     logps, entropy = token_logps(policy, hidden, targets, temperature)  # [M] each
     empty = torch.zeros(mask.shape, device=policy.device)
-    return empty.masked_scatter(mask, logps), empty.masked_scatter(mask, entropy)
+    return empty.masked_scatter(mask, logps).cpu(), empty.masked_scatter(mask, entropy).cpu()
+
+
+def completion_states(policy: Policy, rollouts: Rollouts) -> Tensor:
+    """Hidden states of the positions that predict the sampled tokens, with gradient: [M, D], M = mask.sum().
+
+    The last token of a prompt belongs to the completions' inputs, so that each of these predicts one sampled token.
+    """
+    last = torch.tensor([prompt[-1] for prompt in rollouts.prompts])[rollouts.prompt_index]  # [B]
+    inputs = torch.cat([last[:, None], rollouts.completion_ids[:, :-1]], dim=1)  # [B, T]
+    prompt_ids = torch.tensor([i for prompt in rollouts.prompts for i in prompt[:-1]], dtype=torch.long)
+    lengths = torch.tensor([len(prompt) - 1 for prompt in rollouts.prompts])
+    layout = Layout(lengths, rollouts.lengths, rollouts.prompt_index, policy.device)
+    ids = torch.cat([prompt_ids, inputs[rollouts.mask]]).to(policy.device)
+    return policy(ids, layout.positions, layout)[len(prompt_ids) :]
 
 
 def token_logps(policy: Policy, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -67,28 +79,29 @@ class _TokenLogps(torch.autograd.Function):
             if any(ctx.needs_input_grad):  # a frozen policy's entropy is of no interest
                 entropy[rows] = lse[rows] - p.mul_(z).sum(dim=-1)  # - sum p log p, with log p = z - lse
         ctx.save_for_backward(hidden, weight, bias, targets, lse)
-        ctx.temperature = temperature
+        ctx.policy, ctx.temperature = policy, temperature
         ctx.mark_non_differentiable(entropy)
         return logps, entropy
 
     @staticmethod
     def backward(ctx, grad, _):
-        hidden, weight, bias, targets, lse = ctx.saved_tensors
+        (hidden, weight, bias, targets, lse), policy = ctx.saved_tensors, ctx.policy
         x, g = hidden.float(), grad / ctx.temperature  # [M, D], [M]
         d_hidden = torch.zeros_like(x)
         d_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         d_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
         every = torch.arange(len(x), device=x.device)
         for some in _slices(len(weight), CHUNK_LOGITS // max(1, len(x))):
-            w = weight[some]  # [S, D]
-            z = product(x, w, None if bias is None else bias[some])  # [M, S]
+            z = policy.logits(x, some)  # [M, S]
+            capped = z if policy.logit_cap is None else z.clone()
             z = z if ctx.temperature == 1 else z.div_(ctx.temperature)
             d_z = z.sub_(lse[:, None]).exp_().mul_(-g[:, None])
-            here = (targets - some.start).clamp(0, len(w) - 1)  # [M]
+            here = (targets - some.start).clamp(0, z.shape[1] - 1)  # [M]
             d_z[every, here] += g * (here == targets - some.start)
-            d_hidden += product(d_z, w.t())
+            d_z = policy.through_cap(d_z, capped)
+            d_hidden.addmm_(d_z, weight[some])
             if d_weight is not None:
-                d_weight[some] = outer(d_z, x)
+                torch.mm(d_z.t(), x, out=d_weight[some])
             if d_bias is not None:
                 d_bias[some] = d_z.sum(dim=0)
         return d_hidden.to(hidden.dtype), d_weight, d_bias, None, None, None

@@ -18,13 +18,13 @@ from typing import Any
 
 from data import DataError, load_problems
 from data.jsonl import parse_row
-from grpo.config import Config
-from grpo.distributed import firsts, is_sharded
 from grpo.evaluate import judge
-from grpo.journal import Judged
-from grpo.log import say, table
-from grpo.policy import Policy, load_policy
-from grpo.runs import Run, RunError, data_hash, write_json, write_text
+from grpo.model.distributed import from_first, is_sharded
+from grpo.model.policy import Policy, load_policy
+from grpo.runs.config import Config
+from grpo.runs.folder import Run, RunError, data_hash, write_json, write_text
+from grpo.runs.journal import Judged
+from grpo.runs.log import say, table
 from grpo.sft import fit
 from grpo.types import Problem
 
@@ -40,7 +40,7 @@ def train_rejection(config: Config, run: Run) -> Policy:
     """Run stage 3 in an open run folder: sample once, then fine-tune (and resume there after a stop)."""
     problems = load_problems(config.data, config.seed)
     run.note_input("data_hash", data_hash(problems), "training data")
-    if not firsts((run.folder / "samples.jsonl").exists):
+    if not from_first((run.folder / "samples.jsonl").exists):
         policy = load_policy(config.model, config.seed)
         rows, counts = sample_and_filter(config, policy, problems, run)
         if not rows:
@@ -57,7 +57,7 @@ def train_rejection(config: Config, run: Run) -> Policy:
                 [[k, str(v), f"{v / counts['sampled']:.3f}"] for k, v in counts.items()],
             )
         )
-    responses = firsts(lambda: read_samples(run.folder / "samples.jsonl", problems))
+    responses = from_first(lambda: read_samples(run.folder / "samples.jsonl", problems))
     start = replace(config.model, path=config.reject.sft_from or config.model.path)
     return fit(config, run, load_policy(start, config.seed, is_sharded(config.parallel)), responses)
 

@@ -20,9 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grpo.cuda import send
-from grpo.policy import Policy
-from grpo.prefix import start_decoding
+from grpo.model.cache import Cache, Prompts
+from grpo.model.policy import Policy
 from grpo.types import Rollouts, concat_rollouts
 
 
@@ -67,8 +66,7 @@ def sample_groups(
         some = slice(first, first + per_chunk)
         names = [(p, s) for p in problem_ids[some] for s in range(group_size)]
         draws = np.stack([uniforms(seed, step, p, s, config.max_new_tokens) for p, s in names])  # [N, T]
-        with policy.packed():
-            parts.append(_sample_chunk(policy, prompts[some], group_size, config, torch.from_numpy(draws)))
+        parts.append(_sample_chunk(policy, prompts[some], group_size, config, torch.from_numpy(draws)))
         if on_chunk:
             on_chunk(len(names))
     return concat_rollouts(parts)
@@ -84,24 +82,26 @@ def _sample_chunk(
     completion_ids = torch.zeros(n, limit, dtype=torch.long, device=device)
     mask = torch.zeros(n, limit, dtype=torch.bool, device=device)
     logps = torch.zeros(n, limit, device=device)
-    eos, draws = send(torch.tensor(policy.eos_ids), device), send(draws, device)
+    eos, draws = torch.tensor(policy.eos_ids, device=device), draws.to(device)
 
     alive = torch.arange(n, device=device)  # [A]: the rows in the batch
     going = torch.ones(n, dtype=torch.bool, device=device)  # [A]: those of them that have not ended yet
-    decoding, look = start_decoding(policy, prompts, group_size, limit), _look_every(device)
-    token = send(torch.tensor([prompt[-1] for prompt in prompts]), device)[prompt_index]  # [A]
+    cache = prefill(policy, prompts, group_size, limit)
+    token = torch.tensor([prompt[-1] for prompt in prompts], device=device)[prompt_index]  # [A]
     for t in range(limit):
-        hidden = decoding.step(token)  # [A, D]
+        hidden = policy(token, cache.positions, cache)  # [A, D]
+        cache.next()
         token, logp = draw(policy.logits(hidden), config.temperature, draws[alive, t])  # [A], [A]
         completion_ids[alive, t], logps[alive, t], mask[alive, t] = token * going, logp * going, going
         going &= ~torch.isin(token, eos)  # the end-of-sequence token itself was sampled, so it is in the mask
-        if (t + 1) % look:
+        if (t + 1) % look_every(device):
             continue
         left = int(going.sum())
         if not left:
             break
-        if left < len(alive):
-            rows = decoding.keep(going)  # without C, some that have ended may stay
+        if left <= len(alive) * 3 // 4:  # to let rows leave costs a copy of the cache
+            rows = going.nonzero().squeeze(1)
+            cache.keep(rows)
             alive, going, token = alive[rows], going[rows], token[rows]
     if not logps.isfinite().all():  # once per batch: a check per token would wait for the device each time
         raise ValueError("the model's logits are NaN or infinite: it has diverged; lower optim.lr or start anew")
@@ -113,7 +113,17 @@ def _sample_chunk(
     return Rollouts(prompts, index, *cut, truncated.cpu())
 
 
-def _look_every(device: torch.device) -> int:
+def prefill(policy: Policy, prompts: list[list[int]], group_size: int, room: int) -> Cache:
+    """Compute each prompt once, without its last token, for `room` tokens of `group_size` completions."""
+    if not all(prompts):
+        raise ValueError("a prompt holds no token: it needs at least one to continue from")
+    memory = Prompts(torch.tensor([len(prompt) - 1 for prompt in prompts]), policy.device)
+    ids = torch.tensor([token for prompt in prompts for token in prompt[:-1]], dtype=torch.long, device=policy.device)
+    policy(ids, memory.positions, memory)
+    return Cache(memory, group_size, room)
+
+
+def look_every(device: torch.device) -> int:
     """Tokens from one look at which rows go on to the next; on a GPU to look is to wait for it."""
     return 1 if device.type == "cpu" else 8
 
@@ -123,7 +133,7 @@ def draw(logits: Tensor, temperature: float, u: Tensor) -> tuple[Tensor, Tensor]
 
     logits: [A, V] fp32; u: [A] in [0, 1). Temperature 0 takes the most likely token (log-prob at temperature 1).
     """
-    p = (logits / (temperature or 1.0)).softmax(dim=-1)  # [A, V]
+    p = (logits if temperature in (0, 1) else logits / temperature).softmax(dim=-1)  # [A, V]
     if temperature == 0:
         token = logits.argmax(dim=-1)
     else:

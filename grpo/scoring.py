@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from data import Prompt
-from grpo.config import RewardConfig, SandboxConfig
-from grpo.policy import Policy
+from grpo.model.policy import Policy
+from grpo.runs.config import RewardConfig, SandboxConfig
 from grpo.types import Problem, Rollouts
 from rewards import RewardError, get_reward
 from rewards.worker import Sandbox

@@ -10,22 +10,21 @@ It is the policy's log-probs once more, on given completions in place of sampled
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 
 import torch
 
 from data import Prompt, build_prompt, load_problems, response_text, without_prefill
-from grpo.batching import micro_batches
-from grpo.config import Config
-from grpo.distributed import add_up_gradients, added, deal, gather_weights, is_sharded, shard
-from grpo.keeper import Keeper, step_or_skip
-from grpo.log import progress, say
+from data.stream import Stream
 from grpo.logprobs import completion_logps
-from grpo.optim import Optimizer
-from grpo.policy import Policy, load_policy
-from grpo.runs import Run, data_hash, fingerprint
-from grpo.stream import Stream
+from grpo.model.batching import my_micro_batches
+from grpo.model.distributed import all_reduce, is_sharded
+from grpo.model.optim import Optimizer
+from grpo.model.policy import Policy, load_policy
+from grpo.runs.config import Config
+from grpo.runs.folder import Run, data_hash, fingerprint
+from grpo.runs.keeper import Keeper, step_or_skip
+from grpo.runs.log import say
 from grpo.types import Problem, Rollouts
 
 
@@ -52,22 +51,16 @@ def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem,
     run.note_input("model_hash", fingerprint(policy), "model to start from")
     examples = make_examples(config, policy, responses)
     if is_sharded(config.parallel):
-        shard(policy.model, policy.dtype)
+        policy.shard()
     per_epoch = math.ceil(len(examples) / config.sft.batch_size)
     steps = config.sft.steps or math.ceil(config.sft.epochs * per_epoch)
     optimizer = Optimizer(policy.trainable(), config.optim, steps)
-    keeper = Keeper(config, run, policy, optimizer, steps)
-    first = keeper.state["step"]
-    stream = Stream(examples, config.seed, first * config.sft.batch_size)
-    with progress(total=steps, initial=first, desc="sft", unit="step") as bar:
-        for step in range(first, steps):
-            started = time.perf_counter()
-            batch = stream.take(config.sft.batch_size)
-            metrics = sft_step(policy, optimizer, batch, config.tokens_per_micro_batch, step)
-            metrics["tokens_per_second"] = metrics["tokens"] / (time.perf_counter() - started)
-            bar.set_postfix(loss=f"{metrics['loss']:.3f}", lr=f"{metrics['lr']:.1e}")
-            bar.update()
-            keeper.after_step(step + 1, metrics, lambda batch=batch: (as_rollouts(batch), None))
+    keeper = Keeper.resume(config, run, policy, optimizer, steps)
+    stream = Stream(examples, config.seed, keeper.state["step"] * config.sft.batch_size)
+    for step in keeper.steps_left("sft"):
+        batch = as_rollouts(stream.take(config.sft.batch_size))
+        metrics = sft_step(policy, optimizer, batch, config.tokens_per_micro_batch, step)
+        keeper.after_step(step, metrics, batch)
     return keeper.finish()
 
 
@@ -93,20 +86,17 @@ def end_id(policy: Policy) -> int:
     return policy.eos_ids[0] if eos is None else eos
 
 
-def sft_step(policy: Policy, optimizer: Optimizer, batch: list[Example], tokens: int, step: int) -> dict[str, float]:
+def sft_step(policy: Policy, optimizer: Optimizer, batch: Rollouts, tokens: int, step: int) -> dict[str, float]:
     """One optimiser step on the mean negative log-likelihood of the batch's completion tokens."""
-    given = as_rollouts(batch)
-    num_tokens = int(given.mask.sum())
-    total = 0.0
-    gather_weights(policy.model)
-    for rows, counted in deal(micro_batches(given, tokens)):
-        part = given.select(rows)
+    num_tokens = int(batch.mask.sum())
+    total = torch.zeros((), dtype=torch.float64)
+    for _, part in my_micro_batches(batch, tokens):
         logps, _ = completion_logps(policy, part, temperature=1.0)  # [B, T], 0 outside the mask
-        loss = -counted * logps.sum() / num_tokens
+        loss = -logps.sum() / num_tokens
         loss.backward()
         total += loss.item()
-    add_up_gradients(policy.model, optimizer.masters)
-    total = added(torch.tensor(total, dtype=torch.float64)).item()
+    optimizer.reduce_gradients()
+    total = all_reduce(total).item()
     return {"loss": total, "tokens": num_tokens, **step_or_skip(optimizer, step, total)}
 
 

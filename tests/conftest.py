@@ -12,7 +12,7 @@ from hypothesis import settings
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from grpo.policy import Policy
+from grpo.model.policy import Policy
 from grpo.types import Rollouts
 
 VOCAB = 23

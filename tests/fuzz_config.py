@@ -25,8 +25,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data import DataConfig, DataError, load_problems
-from grpo.config import to_yaml
-from grpo.settings import ConfigError, load_config
+from grpo.runs.config import to_yaml
+from grpo.runs.settings import ConfigError, load_config
 
 REPO = Path(__file__).resolve().parents[1]
 SLOW = 2.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from grpo.report import write_reports
+from grpo.report.page import write_reports
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments" / "demo"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from grpo.glossary import EVALUATION, GROUPS, REJECTION
+from grpo.report.glossary import EVALUATION, GROUPS, REJECTION
 
 REPO = Path(__file__).parent.parent
 LINK = re.compile(r"\[`(\w+)`\]\(([\w/]+\.py)#L(\d+)\)")

@@ -24,8 +24,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from grpo import cli
 from grpo.memory import give_back
+
+from grpo import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {"1-sft": "sft", "2-grpo": "grpo", "3-reject": "reject", "4-final": "final"}

@@ -81,7 +81,7 @@ def test_spread_is_mean_lowest_highest() -> None:
 
 @pytest.mark.parametrize("file", sorted((REPO / "experiments/ablations").glob("*.yaml")), ids=lambda f: f.stem)
 def test_shipped_ablations_are_valid(file: Path) -> None:
-    from grpo.settings import load_config
+    from grpo.runs.settings import load_config
 
     plan = yaml.safe_load(file.read_text())
     for settings in plan["variants"].values():

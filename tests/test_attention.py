@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from grpo import kernels
-from grpo.attention import Layout, Padding, attend, padded
-from grpo.decoding import Grid, Slots
-from grpo.policy import ModelConfig, load_policy
+from grpo.model.attention import Layout, Padding, attend, padded
+from grpo.model.cache import Grid, Slots
+from grpo.model.policy import ModelConfig, load_policy
 from grpo.sampling import SamplingConfig, sample_groups
 from grpo.trainer import frozen_logps
 

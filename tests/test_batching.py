@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo.batching import micro_batches
+from grpo.model.batching import micro_batches
 from grpo.types import concat_rollouts
 
 

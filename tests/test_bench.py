@@ -13,7 +13,7 @@ import torch
 
 from grpo import bench, cli
 from grpo.bench import bandwidth, key_bytes, limits, table
-from grpo.settings import load_config
+from grpo.runs.settings import load_config
 
 TINY = ["model.path=tiny-init", "grpo.prompts_per_step=2", "grpo.group_size=3", "sampling.max_new_tokens=9",
         "data.count=4"]  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo.charts import Line, chart, nice_ticks, number, thin
+from grpo.report.charts import Line, chart, nice_ticks, number, thin
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments" / "demo"
 

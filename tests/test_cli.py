@@ -61,7 +61,7 @@ def test_a_disk_that_fails_is_one_line_and_the_run_goes_on_afterwards(tmp_path, 
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("grpo.keeper.save_checkpoint", fail)
+        patch.setattr("grpo.runs.keeper.save_checkpoint", fail)
         assert grpo("sft", tmp_path / "run") == 2
     said = one_line(capsys)
     assert "No space left on device; free or mend it, then run the same command to go on" in said

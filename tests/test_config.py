@@ -10,9 +10,9 @@ import yaml
 from helpers_runs import PARITY, command, write_module
 
 from grpo import cli
-from grpo.config import Config, RewardConfig, to_dict, to_yaml
 from grpo.loss import PRESETS
-from grpo.settings import known_keys, load_config
+from grpo.runs.config import Config, RewardConfig, to_dict, to_yaml
+from grpo.runs.settings import known_keys, load_config
 
 REPO = Path(__file__).parents[1]
 CONFIGS = [f for f in sorted((REPO / "experiments").rglob("*.yaml")) if "stages" not in yaml.safe_load(f.read_text())]

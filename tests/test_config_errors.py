@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo import cli
-from grpo.settings import ConfigError, load_config
+from grpo.runs.settings import ConfigError, load_config
 
 
 def errors(tmp_path: Path, text: str, *overrides: str) -> list[str]:

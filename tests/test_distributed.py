@@ -141,8 +141,8 @@ LEAVING = """
 import os, sys
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core, and a main thread that does not give way:
 sys.setswitchinterval(10)  # what gloo's threads still hold when it ends, they hold for good
-from grpo.distributed import everyones, gather_weights, joined, shard
-from grpo.policy import ModelConfig, load_policy
+from grpo.model.distributed import everyones, gather_weights, joined, shard
+from grpo.model.policy import ModelConfig, load_policy
 with joined("cpu"):
     policy = load_policy(ModelConfig("tiny-init"), 0, sharded=True)
     shard(policy.model, policy.dtype)

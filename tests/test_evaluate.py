@@ -28,8 +28,8 @@ from grpo.evaluate import (
     per_problem,
     wilson_interval,
 )
-from grpo.policy import load_policy
-from grpo.settings import load_config
+from grpo.model.policy import load_policy
+from grpo.runs.settings import load_config
 from rewards import accuracy_reward, count_reflections, format_reward
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-import grpo.checkpoint
+import grpo.runs.checkpoint
 import grpo.sft
-from grpo.checkpoint import FILES, CheckpointError, load_checkpoint, read_manifest, read_state, save_checkpoint
-from grpo.optim import OptimConfig, Optimizer
+from grpo.model.optim import OptimConfig, Optimizer
+from grpo.runs.checkpoint import FILES, CheckpointError, load_checkpoint, read_manifest, read_state, save_checkpoint
 
 
 def make(seed: int = 0) -> tuple[nn.Module, Optimizer]:
@@ -175,7 +175,7 @@ def test_a_disk_that_fills_while_saving_leaves_the_checkpoint_before(tmp_path, m
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"grpo.checkpoint.{function}", full)
+        patch.setattr(f"grpo.runs.checkpoint.{function}", full)
         with pytest.raises(OSError, match="No space left"):
             save_checkpoint(tmp_path, optimizer, {"step": 3}, keep=2)
     assert names(tmp_path) == before
@@ -213,9 +213,9 @@ def test_a_run_folder_that_vanished_is_not_made_anew(tmp_path):
 
 
 def test_everything_is_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
-    calls, sync, replace = [], grpo.checkpoint.sync, os.replace
-    monkeypatch.setattr(grpo.checkpoint, "sync", lambda path: calls.append(path.name) or sync(path))
-    monkeypatch.setattr(grpo.checkpoint.os, "replace", lambda a, b: calls.append("rename") or replace(a, b))
+    calls, sync, replace = [], grpo.runs.checkpoint.sync, os.replace
+    monkeypatch.setattr(grpo.runs.checkpoint, "sync", lambda path: calls.append(path.name) or sync(path))
+    monkeypatch.setattr(grpo.runs.checkpoint.os, "replace", lambda a, b: calls.append("rename") or replace(a, b))
     _, optimizer = make()
     save_checkpoint(tmp_path, optimizer, {"step": 1}, keep=1)
     assert sorted(calls[:4]) == sorted([*FILES, "manifest.json"])

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from data import DataError, Problem, PromptConfig, build_prompt
 from data.tiny_model import build_tokenizer
-from grpo.config import to_dict
-from grpo.journal import Judged
-from grpo.journal import parse as parse_judged
-from grpo.report import page, read_run
-from grpo.runs import RunError, open_run
-from grpo.settings import ConfigError, known_keys, load_config
+from grpo.report.page import page, read_run
+from grpo.runs.config import to_dict
+from grpo.runs.folder import RunError, open_run
+from grpo.runs.journal import Judged
+from grpo.runs.journal import parse as parse_judged
+from grpo.runs.settings import ConfigError, known_keys, load_config
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),

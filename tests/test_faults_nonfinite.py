@@ -13,8 +13,8 @@ from torch import nn
 import grpo.sft
 import grpo.trainer
 from data.tiny_model import build_tokenizer
-from grpo.keeper import step_or_skip
-from grpo.optim import OptimConfig, Optimizer
+from grpo.model.optim import OptimConfig, Optimizer
+from grpo.runs.keeper import step_or_skip
 
 STEPS = {"sft__steps": 8, "grpo__steps": 8, "log__save_every": 1, "max_skipped": 3}
 

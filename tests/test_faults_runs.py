@@ -14,11 +14,11 @@ from helpers_runs import PARITY, lines, metrics, one_line, weights, write_module
 from helpers_runs import grpo as run_stage
 from safetensors import SafetensorError
 
-import grpo.keeper
 import grpo.runs
+import grpo.runs.keeper
 import grpo.sft
 from data.tiny_model import build_model, build_tokenizer
-from grpo.runs import RunError, read_json
+from grpo.runs.folder import RunError, read_json
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def assert_same(run: Path, whole: Path) -> None:
     [lambda: OSError(errno.ENOSPC, "No space left on device"), lambda: SafetensorError("No space left on device")],
     ids=["OSError", "SafetensorError"],
 )
-@pytest.mark.parametrize("where", ["grpo.checkpoint.save_file", "grpo.policy.Policy.save"])
+@pytest.mark.parametrize("where", ["grpo.runs.checkpoint.save_file", "grpo.model.policy.Policy.save"])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, capsys, error, where):
     assert run_stage("sft", tmp_path / "whole") == 0
     run, calls = tmp_path / "run", []
@@ -51,7 +51,9 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path
         return original(*_)
 
     with pytest.MonkeyPatch.context() as patch:
-        module, name = (grpo.checkpoint, "save_file") if "checkpoint" in where else (grpo.policy.Policy, "save")
+        module, name = (
+            (grpo.runs.checkpoint, "save_file") if "checkpoint" in where else (grpo.model.policy.Policy, "save")
+        )
         original = getattr(module, name)
         patch.setattr(module, name, full)
         capsys.readouterr()
@@ -72,8 +74,8 @@ def test_a_full_disk_under_the_metrics_is_one_line(tmp_path, capsys):
             log.metrics.flush()
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        original = grpo.log.RunLog.step
-        patch.setattr(grpo.log.RunLog, "step", lambda *a: step(*a) if a[1] == 3 else original(*a))
+        original = grpo.runs.log.RunLog.step
+        patch.setattr(grpo.runs.log.RunLog, "step", lambda *a: step(*a) if a[1] == 3 else original(*a))
         assert run_stage("sft", tmp_path / "run") == 2
     assert "No space left on device" in one_line(capsys)
     assert run_stage("sft", tmp_path / "run") == 0  # the half line is gone

@@ -14,8 +14,8 @@ from helpers_runs import grpo as run_stage
 import grpo.sft
 from data.tiny_model import build_model, build_tokenizer
 from grpo import cli
-from grpo.config import Config
-from grpo.keeper import warnings as warnings_of
+from grpo.runs.config import Config
+from grpo.runs.keeper import warnings as warnings_of
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from helpers_runs import grpo as run_stage
 import grpo.evaluate
 import grpo.sft
 import grpo.trainer
-from grpo.journal import Journal, Judged
-from grpo.stopping import Stopped, StopRequest
+from grpo.runs.journal import Journal, Judged
+from grpo.runs.signals import Stopped, StopRequest
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 

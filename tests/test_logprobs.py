@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from grpo.prefix import completion_states, start_decoding
 
 from grpo import logprobs
 from grpo.logprobs import completion_logps, token_logps
-from grpo.prefix import completion_states, start_decoding
 
 KINDS = ["llama", "qwen2", "mistral", "gpt2", "gpt_neox", "gemma", "mistral-window"]
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}

@@ -9,9 +9,9 @@ from helpers_runs import grpo as run_stage
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from grpo import lora
-from grpo.lora import LoraConfig, LoraLinear
-from grpo.policy import ModelConfig, Policy, load_policy
+from grpo.model import lora
+from grpo.model.lora import LoraConfig, LoraLinear
+from grpo.model.policy import ModelConfig, Policy, load_policy
 
 
 def adapted(rank: int = 4, seed: int = 0, **options) -> Policy:

@@ -12,8 +12,8 @@ from helpers_runs import grpo as run_stage
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from grpo.lora import LoraConfig
-from grpo.policy import ModelConfig, ModelError, load_policy
+from grpo.model.lora import LoraConfig
+from grpo.model.policy import ModelConfig, ModelError, load_policy
 
 RANK = 4
 

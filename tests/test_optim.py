@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from grpo.optim import OptimConfig, Optimizer, lr_share
+from grpo.model.optim import OptimConfig, Optimizer, lr_share
 
 
 def parameter(values, dtype=torch.float32):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from grpo.prefix import start_decoding
 from helpers_runs import grpo as run_stage
 from helpers_runs import manifest, one_line
 from torch import Tensor
@@ -24,9 +25,8 @@ from transformers import (
 )
 
 from data.tiny_model import build_tokenizer
-from grpo.lora import LoraConfig
-from grpo.policy import ModelConfig, ModelError, load_policy
-from grpo.prefix import start_decoding
+from grpo.model.lora import LoraConfig
+from grpo.model.policy import ModelConfig, ModelError, load_policy
 
 SIZES = {
     "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from data.tiny_model import BASE_FOLDER
 from grpo import cli
-from grpo.policy import ModelConfig, ModelError, load_policy
+from grpo.model.policy import ModelConfig, ModelError, load_policy
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from readme import LINK, REPO, mended
 
 from grpo.cli import _parser
-from grpo.settings import load_config
+from grpo.runs.settings import load_config
 
 TEXT = (REPO / "README.md").read_text(encoding="utf-8")
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 import grpo.rejection
 from data import load_problems
-from grpo.config import Config, RejectConfig
 from grpo.evaluate import Judged, judge
-from grpo.policy import load_policy
+from grpo.model.policy import load_policy
 from grpo.rejection import filter_samples
-from grpo.settings import load_config
+from grpo.runs.config import Config, RejectConfig
+from grpo.runs.settings import load_config
 from rewards import accuracy_reward, format_reward
 
 

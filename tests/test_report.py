@@ -14,11 +14,11 @@ import pytest
 from helpers_report import evaluation, html_of, write_run
 
 from grpo.cli import main
-from grpo.config import Config, RejectConfig
 from grpo.evaluate import WIDTH, Judged, evaluation_rows, evaluation_table
-from grpo.glossary import EVALUATION, METRICS, REJECTION, explain, in_order
 from grpo.rejection import filter_samples
-from grpo.report import write_reports
+from grpo.report.glossary import EVALUATION, METRICS, REJECTION, explain, in_order
+from grpo.report.page import write_reports
+from grpo.runs.config import Config, RejectConfig
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments" / "demo"
 

@@ -12,7 +12,7 @@ import pytest
 from helpers_report import html_of, write_run
 
 from grpo.cli import main
-from grpo.report import write_reports
+from grpo.report.page import write_reports
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments" / "demo"
 

@@ -13,8 +13,8 @@ import yaml
 from helpers_runs import PARITY, SMALL, grpo, lines, manifest, one_line, write_module
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grpo.runs import open_run
-from grpo.settings import load_config
+from grpo.runs.folder import open_run
+from grpo.runs.settings import load_config
 
 
 def files(folder: Path) -> dict[str, bytes]:

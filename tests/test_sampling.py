@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo.logprobs import completion_logps
-from grpo.policy import Policy
+from grpo.model.policy import Policy
 from grpo.sampling import SamplingConfig, draw, sample_groups, uniforms
 
 KINDS = ["llama", "qwen2", "gpt2", "gpt_neox", "gemma", "mistral-window"]

@@ -8,8 +8,8 @@ from helpers_runs import PARITY, lines, manifest, metrics, one_line, weights, wr
 from helpers_runs import grpo as run_stage
 
 from data import DataConfig, Problem, Prompt, load_problems
-from grpo.config import RewardConfig, SandboxConfig
-from grpo.policy import ModelConfig, load_policy
+from grpo.model.policy import ModelConfig, load_policy
+from grpo.runs.config import RewardConfig, SandboxConfig
 from grpo.scoring import RewardFailure, RewardSet, Scored, decode, load_rewards
 
 PROGRESS = {"global_step": 3, "max_steps": 9}

@@ -12,9 +12,9 @@ from helpers_runs import grpo as run_stage
 
 from data import DataConfig, Problem, Prompt, build_prompt, load_problems, response_text
 from grpo import sft
-from grpo.optim import OptimConfig, Optimizer
-from grpo.policy import ModelConfig, load_policy
-from grpo.settings import load_config
+from grpo.model.optim import OptimConfig, Optimizer
+from grpo.model.policy import ModelConfig, load_policy
+from grpo.runs.settings import load_config
 from grpo.sft import Example, as_rollouts, make_examples, sft_step
 
 LENGTHS = [(5, 7), (5, 3), (9, 1), (2, 6), (5, 4)]  # tokens of prompt and completion

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from grpo.config import Config, GRPOConfig
 from grpo.experience import Batch
 from grpo.loss import PRESETS, LossConfig
-from grpo.optim import OptimConfig, Optimizer
+from grpo.model.optim import OptimConfig, Optimizer
+from grpo.runs.config import Config, GRPOConfig
 from grpo.sampling import SamplingConfig, sample_groups
 from grpo.trainer import batch_advantages, frozen_logps, update
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from data import Problem, PromptConfig
+from data.stream import Stream
 from data.tiny_model import build_model, build_tokenizer
-from grpo.config import Config, GRPOConfig, LogConfig
 from grpo.experience import collect
-from grpo.log import RunLog
-from grpo.policy import Policy
+from grpo.model.policy import Policy
+from grpo.runs.config import Config, GRPOConfig, LogConfig
+from grpo.runs.log import RunLog
 from grpo.sampling import SamplingConfig
 from grpo.scoring import RewardSet
-from grpo.stream import Stream
 
 SIZE = 4
 

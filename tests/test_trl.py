@@ -9,8 +9,8 @@ from helpers_runs import grpo as run_stage
 from helpers_runs import lines, memorised, metrics, write_module
 
 from data import DataConfig, load_problems
-from grpo.policy import ModelConfig, load_policy
-from grpo.settings import load_config
+from grpo.model.policy import ModelConfig, load_policy
+from grpo.runs.settings import load_config
 from rewards import accuracy_reward, format_reward, get_reward, reflection_reward
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"

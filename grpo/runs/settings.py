@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
-from grpo.config import Config, RewardConfig
 from grpo.loss import PRESETS, LossConfig
-from grpo.validate import check
+from grpo.runs.config import Config, RewardConfig
+from grpo.runs.validate import check
 
 
 class ConfigError(ValueError):

@@ -9,7 +9,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from grpo.distributed import everyones
+from grpo.model.distributed import all_gather
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -60,7 +60,7 @@ class StopRequest:
 
         All must call this at the same point.
         """
-        self.agreed = max(everyones(self.signal or 0)) or None
+        self.agreed = max(all_gather(self.signal or 0)) or None
 
     def check(self, done: str) -> None:
         """Raise Stopped if a signal has come; `done` is what was finished and saved last."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grpo.charts import Line, chart, number
 from grpo.evaluate import evaluation_rows, evaluation_table
-from grpo.glossary import EVALUATION, REJECTION, explain, in_order
-from grpo.runs import write_text
+from grpo.report.charts import Line, chart, number
+from grpo.report.glossary import EVALUATION, REJECTION, explain, in_order
+from grpo.runs.folder import write_text
 
 RUN_FILES = ("manifest.json", "config.yaml", "metrics.jsonl", "eval.json")  # any of them makes a folder a run
 COMPARED = ("accuracy, sampled", "accuracy, greedy", "accuracy when reflecting", "accuracy otherwise", "format rate")

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from grpo.distributed import rank
+from grpo.model.distributed import rank
 
 
 class RunLog:

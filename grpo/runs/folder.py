@@ -29,10 +29,10 @@ import transformers
 import yaml
 
 from grpo import __version__
-from grpo.config import Config, to_dict, to_yaml
-from grpo.distributed import firsts, rank
-from grpo.policy import Policy
-from grpo.stopping import StopRequest
+from grpo.model.distributed import from_first, rank
+from grpo.model.policy import Policy
+from grpo.runs.config import Config, to_dict, to_yaml
+from grpo.runs.signals import StopRequest
 from grpo.types import Problem
 
 
@@ -126,7 +126,7 @@ def open_run(config: Config, stage: str) -> Run:
         opened.append(_open_run(config, stage))
         return opened[0].manifest
 
-    manifest = firsts(open_first)
+    manifest = from_first(open_first)
     return opened[0] if opened else Follower(Path(config.run), config, manifest, open(os.devnull, "w"))
 
 
@@ -179,7 +179,6 @@ FREE = (
     "tokens_per_micro_batch",
     "sampling.max_rows",
     "model.recompute",
-    "model.cuda_graphs",
     "log.",
     "eval.at_end",
     "sandbox.",

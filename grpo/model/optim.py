@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from grpo.distributed import whole
+from grpo.model.distributed import full_tensor, reduce_gradients
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,14 @@ class Optimizer:
 
         return hook
 
+    def reduce_gradients(self) -> None:
+        """Sum the gradients of all processes."""
+        reduce_gradients(self.masters)
+
     def step(self, step: int) -> dict[str, float]:
         """Clip, step and clear. Returns `grad_norm` (before clipping) and `lr`; a non-finite gradient moves nothing."""
         masters = list(self.masters.values())
-        norm = whole(nn.utils.clip_grad_norm_(masters, self.config.max_grad_norm)).item()
+        norm = full_tensor(nn.utils.clip_grad_norm_(masters, self.config.max_grad_norm)).item()
         lr = self.config.lr * lr_share(step, self.steps, self.config)
         if math.isfinite(norm):
             for group in self.adamw.param_groups:
@@ -90,6 +94,10 @@ class Optimizer:
             self.copy_to_model()
         self.adamw.zero_grad(set_to_none=True)
         return {"grad_norm": norm, "lr": lr}
+
+    def full_masters(self) -> dict[str, Tensor]:
+        """The fp32 values of all parameters, by name, out of all processes' shards."""
+        return {name: full_tensor(master.detach()) for name, master in self.masters.items()}
 
     @torch.no_grad()
     def copy_to_model(self) -> None:

@@ -14,8 +14,8 @@ import yaml
 
 from data import ColdStartConfig, DataConfig, PromptConfig
 from grpo.loss import LossConfig
-from grpo.optim import OptimConfig
-from grpo.policy import ModelConfig
+from grpo.model.optim import OptimConfig
+from grpo.model.policy import ModelConfig
 from grpo.sampling import SamplingConfig
 
 

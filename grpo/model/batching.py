@@ -8,10 +8,24 @@ gradient. The budget bounds the memory: a micro-batch of B completions of P prom
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from grpo.model.distributed import round_robin
 from grpo.types import Rollouts
+
+
+def my_micro_batches(rollouts: Rollouts, tokens: int) -> Iterator[tuple[Tensor, Rollouts]]:
+    """The micro-batches of this process: rows [B], and those rows of the batch.
+
+    All processes get equally many; where there are too few, some get one whose mask is empty.
+    """
+    for rows, counts in round_robin(micro_batches(rollouts, tokens)):
+        part = rollouts.select(rows)
+        yield rows, part if counts else replace(part, mask=torch.zeros_like(part.mask))
 
 
 def micro_batches(rollouts: Rollouts, tokens: int) -> list[Tensor]:

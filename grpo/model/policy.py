@@ -7,24 +7,30 @@ A model is a hub id, a folder in Hugging Face format, a LoRA adapter folder in P
 from __future__ import annotations
 
 import copy
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
+from torch.utils.checkpoint import checkpoint
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from grpo import lora
-from grpo.anymodel import recompute_layers
-from grpo.attention import Layout, attend
-from grpo.decoder import Decoder, is_written_out
-from grpo.linear import packed_linears
-from grpo.memory import give_back
-from grpo.products import pack_for_good, packed, use_onednn
+from grpo.model import attention, distributed, lora
+from grpo.model.attention import Layout
+from grpo.model.cache import Cache
 
 
 class ModelError(ValueError):
@@ -42,37 +48,32 @@ class ModelConfig:
     dtype: str = "float32"
     """Compute dtype, float32 or bfloat16. The weights that the optimiser moves are fp32 in both cases."""
     recompute: str = "none"
-    """What the backward pass computes again to save memory: none, or full (all but the layers' inputs, for a second
-    forward pass, and no memory that is free is held on to)."""
+    """What the backward pass computes again to save memory: none, or full (all but the layers' inputs)."""
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:0, ..."""
-    cuda_graphs: bool = False
-    """Record a step of decoding and replay it (Llama, Mistral and Qwen2 on a GPU). Untested: no GPU was at hand."""
     lora: lora.LoraConfig = field(default_factory=lora.LoraConfig)
     """LoRA settings; rank 0 trains all parameters."""
 
 
-@dataclass
-class Policy:
-    """A loaded model. The model stays in eval mode: dropout would make the policy differ from its own samples."""
+class Policy(nn.Module):
+    """A loaded model. It stays in eval mode: dropout would make the policy differ from its own samples."""
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    eos_ids: list[int]
-    """Every id that ends a completion; instruct models have several."""
-    source: str
-    """Where the base weights came from, for the manifest and the adapter's configuration."""
-    dtype: torch.dtype = torch.float32
-    """What the layers compute in."""
-    recompute: str = "none"
-    """What the backward pass computes again, as in `ModelConfig`."""
-    cuda_graphs: bool = False
-    """Whether decoding records its steps."""
-    _reference: Policy | None = None
-
-    def __post_init__(self) -> None:
-        self.decoder = Decoder(self.model, self.recompute) if is_written_out(self.model) else None
-        """The model written out, where it is of the family that `grpo.decoder` computes."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        eos_ids: list[int],
+        source: str,
+        dtype: torch.dtype = torch.float32,
+    ):
+        """eos_ids: every id that ends a completion; instruct models have several. source: where the base weights came
+        from. dtype: what the layers compute in."""
+        super().__init__()
+        self.model, self.tokenizer, self.eos_ids, self.source, self.dtype = model, tokenizer, eos_ids, source, dtype
+        self.logit_scale, self.logit_cap = logit_changes(model.config)
+        self._reference: tuple[Policy, ...] = ()  # in a tuple: its parameters are none of ours
+        self.masters: dict[str, Tensor] = {}  # fp32 weights that were trained, where the model has rounded ones
+        model.set_attn_implementation(attention.NAME)
 
     @property
     def device(self) -> torch.device:
@@ -81,38 +82,35 @@ class Policy:
     @property
     def max_positions(self) -> int | None:
         """Longest sequence that the model was built for, in tokens (null: not stated)."""
-        return getattr(self.model.config, "max_position_embeddings", None)
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
     def head(self) -> nn.Module:
         """The linear layer from hidden states to logits."""
         return self.model.get_output_embeddings()
 
-    def hidden_states(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None) -> Tensor:
-        """The model without its head: ids [B, S], mask [B, cached + S], positions [B, S] -> [B, S, D]."""
+    def forward(self, ids: Tensor, positions: Tensor, memory: Layout | Cache) -> Tensor:
+        """Hidden states [M, D] of tokens [M] at positions [M]; `memory` knows which tokens may see which."""
         output = self.model.base_model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
+            input_ids=ids[None], position_ids=positions[None], use_cache=False, memory=memory
         )
-        return output.last_hidden_state
+        return output.last_hidden_state[0]
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """The head, without gradient, always in fp32: bf16 logits cost 0.02 nats a token. [..., D] -> [..., V]."""
+    def logits(self, hidden: Tensor, part: slice = slice(None)) -> Tensor:
+        """The head, without gradient, or a part of its vocabulary: [M, D] -> [M, V].
+
+        Always in fp32: bf16 logits cost 0.02 nats a token.
+        """
+        head = self.head
         with torch.no_grad():
-            return self.head(hidden.float())
+            z = F.linear(hidden.float(), head.weight[part], None if head.bias is None else head.bias[part])
+            z = z if self.logit_scale == 1 else z.mul_(self.logit_scale)
+            return z if self.logit_cap is None else z.div_(self.logit_cap).tanh_().mul_(self.logit_cap)
 
-    @contextmanager
-    def packed(self) -> Iterator[None]:
-        """Inside, weights are packed for the processor where it gains by that; nothing may be trained."""
-        if self.decoder is None:
-            with packed(self.model):
-                yield
-        else:
-            with packed_linears(self.decoder.products), packed(self.head):
-                yield
+    def through_cap(self, gradient: Tensor, z: Tensor) -> Tensor:
+        """From the gradient of logits z to that of the head's output, in place: [M, V]."""
+        gradient = gradient if self.logit_scale == 1 else gradient.mul_(self.logit_scale)
+        return gradient if self.logit_cap is None else gradient.mul_(1 - (z / self.logit_cap).square())
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training moves, by name: all of them, or the adapter's."""
@@ -124,30 +122,62 @@ class Policy:
             lora.freeze_reference(self.model)
         else:
             frozen = copy.deepcopy(self.model).requires_grad_(False)
-            _cast(frozen, self.dtype)
-            self._reference = Policy(frozen, self.tokenizer, self.eos_ids, self.source, self.dtype)
-            for product in self._reference.decoder.products if self.decoder else []:
-                product.pack_for_good()
-            pack_for_good(frozen)
-            give_back()
+            self._reference = (Policy(frozen, self.tokenizer, self.eos_ids, self.source, self.dtype),)
 
     @contextmanager
     def reference(self) -> Iterator[Policy]:
         """The frozen reference: a second model, or under LoRA this one with the reference's adapter."""
-        if self._reference is not None:
-            yield self._reference
+        if self._reference:
+            yield self._reference[0]
         else:
             with lora.reference_weights(self.model):
                 yield self
 
+    # ---- several processes: see `distributed.py` --------------------------------------------------------------
+
+    def shard(self) -> None:
+        """Keep a shard of each weight of the policy and of its reference in each process, from now on."""
+        for some in (self, *self._reference):
+            distributed.shard(some, some.model, self.dtype)
+
+    @contextmanager
+    def unsharded(self) -> Iterator[None]:
+        """Inside, each process has all weights: sampling needs them once a token."""
+        with distributed.unsharded(self, self._one_token):
+            yield
+
+    def _one_token(self) -> Tensor:
+        layout = Layout.of_prompts(torch.tensor([1]), self.device)
+        return self(torch.zeros(1, dtype=torch.long, device=self.device), layout.positions, layout)
+
+    # ---- fp32 weights -----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def take(self, weights: dict[str, Tensor]) -> None:
+        """Compute with these fp32 weights, rounded to the type of the layers; `save` writes them as they are."""
+        for name, p in self.trainable().items():
+            if weights[name] is not p:
+                p.copy_(weights[name])
+        self.masters = weights
+
     def save(self, folder: Path) -> None:
-        """Write a folder that `AutoModelForCausalLM.from_pretrained` (or PEFT, for an adapter) loads."""
+        """Write a folder that `AutoModelForCausalLM.from_pretrained` (or PEFT, for an adapter) loads, in fp32."""
         folder.mkdir(parents=True, exist_ok=True)
         if lora.adapters(self.model):
             lora.save_adapter(self.model, folder, self.source)
         else:
-            self.model.save_pretrained(folder)
+            state = self.model.state_dict()
+            tied = {t.data_ptr(): self.masters[n].detach() for n, t in state.items() if n in self.masters}
+            state = {name: tied.get(t.data_ptr(), t) for name, t in state.items()}
+            self.model.save_pretrained(folder, state_dict=state)
         self.tokenizer.save_pretrained(folder)
+
+
+def logit_changes(config: PreTrainedConfig) -> tuple[float, float | None]:
+    """What a model multiplies its logits by after the head (Cohere, Granite), and their soft cap (Gemma 2)."""
+    config = config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
+    return scale, getattr(config, "final_logit_softcapping", None)
 
 
 def load_policy(config: ModelConfig, seed: int = 0, sharded: bool = False) -> Policy:
@@ -162,10 +192,10 @@ def load_policy(config: ModelConfig, seed: int = 0, sharded: bool = False) -> Po
         model, tokenizer = _load_base(config, source, seed)
         model = model.to(device=config.device, dtype=torch.float32).eval()
         source = str(resolve_path(source))  # PEFT, too, must find the base that an adapter names
-        policy = Policy(model, tokenizer, _eos_ids(model, tokenizer), source, recompute=config.recompute)
+        policy = Policy(model, tokenizer, _eos_ids(model, tokenizer), source, getattr(torch, config.dtype))
         if not policy.eos_ids:
             raise ModelError("no end-of-sequence token; set eos_token in its tokenizer_config.json")
-        _check_head(policy)
+        check_attention(policy)
         if adapter:
             lora.load_adapter(model, path, adapter)
     except SafetensorError as error:
@@ -189,17 +219,11 @@ def load_policy(config: ModelConfig, seed: int = 0, sharded: bool = False) -> Po
         model.requires_grad_(True)
     elif sharded:
         raise ModelError("parallel=fsdp trains all parameters; set parallel=ddp for model.lora.rank > 0")
-    policy.dtype = getattr(torch, config.dtype)
     if not sharded:
         _cast(model, policy.dtype)
     _compute_in(model, policy.dtype)
-    use_onednn(model)
-    policy.cuda_graphs = config.cuda_graphs
-    if config.cuda_graphs and not policy.decoder:
-        raise ModelError(f"model.cuda_graphs: not possible for {type(model).__name__}; set it to false")
-    if config.recompute == "full" and not policy.decoder:
+    if config.recompute == "full":
         recompute_layers(model)
-    give_back()
     return policy
 
 
@@ -263,21 +287,47 @@ def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
     return sorted(found)
 
 
+# ---- what the model computes in, and how -------------------------------------------------------------------
+
+
 @torch.no_grad()
-def _check_head(policy: Policy) -> None:
-    """Refuse models that change their logits after the head (soft caps, scales): we skip that code."""
-    ids = torch.tensor([[policy.eos_ids[0]] * 2], device=policy.device)
-    positions = torch.arange(2, device=policy.device)[None]
-    ours = policy.logits(policy.hidden_states(ids, torch.ones_like(ids), positions, None))
-    theirs = policy.model(ids).logits.float()
-    same = torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3)
-    if policy.decoder:
-        layout = Layout.of_prompts(torch.tensor([2]))
-        written_out = policy.decoder(ids[0], positions[0], lambda _, q, k, v: attend(q, k, v, layout))
-        if not torch.allclose(policy.logits(written_out), theirs[0], atol=1e-3, rtol=1e-3):
-            policy.decoder = None  # a variant that `grpo.decoder` does not know
-    if not same or getattr(policy.model.config, "final_logit_softcapping", None):  # a cap shows on large logits only
-        raise ModelError(f"{type(policy.model).__name__} changes its logits after the head, which is not supported")
+def check_attention(policy: Policy) -> None:
+    """Compare our forward pass with the model's own on a prompt and two completions of it. Raises ModelError."""
+    model, kinds = policy.model, set(getattr(policy.model.config.get_text_config(), "layer_types", None) or ())
+    if other := kinds - {"full_attention", "sliding_attention"}:
+        raise ModelError(f"its layers are of a kind ({', '.join(sorted(other))}) that is not plain attention")
+    prompt, own = torch.arange(3, 8), torch.tensor([[8, 9, 10, 11], [12, 8, 13, 9]])
+    size = model.get_input_embeddings().weight.shape[0]
+    ids = torch.cat([prompt, own.flatten()]).remainder(size).to(policy.device)
+    layout = Layout(torch.tensor([5]), torch.tensor([4, 4]), torch.tensor([0, 0]), policy.device)
+    ours = policy.logits(policy(ids, layout.positions, layout))[5:]
+    rows = torch.stack([ids[:9], torch.cat([ids[:5], ids[9:]])])
+    model.set_attn_implementation("eager")
+    theirs = model(rows, use_cache=False).logits[:, 5:].float().flatten(0, 1)
+    model.set_attn_implementation(attention.NAME)
+    if not (ours - theirs).abs().max() < 1e-3 * theirs.abs().max():
+        raise ModelError(f"{type(model).__name__} computes something else than attention or changes its logits")
+    if _has_windows(model.config.get_text_config()) and not any(layout.masks):
+        raise ModelError(f"{type(model).__name__} keeps its sliding windows to itself")
+
+
+def _has_windows(config: PreTrainedConfig) -> bool:
+    kinds = getattr(config, "layer_types", None)
+    windows = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    return bool(windows) and (not kinds or "sliding_attention" in kinds)
+
+
+def recompute_layers(model: nn.Module) -> None:
+    """From now on, let every layer keep its input alone, and compute the rest again in the backward pass."""
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.forward = functools.partial(_recomputed, layer.forward)
+
+
+def _recomputed(forward: Callable, *args: object, **kwargs: object) -> object:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:

@@ -31,9 +31,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
-from grpo.distributed import everyones, firsts, is_share, like, rank
-from grpo.log import say
-from grpo.optim import Optimizer
+from grpo.model.distributed import all_gather, from_first, is_shard, rank, shard_like
+from grpo.model.optim import Optimizer
+from grpo.runs.log import say
 
 State = dict[str, int]
 
@@ -60,10 +60,12 @@ def save_checkpoint(folder: Path, optimizer: Optimizer, state: State, keep: int)
         folder.mkdir(exist_ok=True)  # not its parents: a run folder that vanished is not made anew
         shutil.rmtree(partial, ignore_errors=True)
     try:
-        if not firsts(lambda: _is_sound(target)):  # if it is, it holds the same: a run is a function of its settings
-            firsts(partial.mkdir)
+        if not from_first(
+            lambda: _is_sound(target)
+        ):  # if it is, it holds the same: a run is a function of its settings
+            from_first(partial.mkdir)
             _write_tensors(partial, optimizer)
-            everyones(None)  # all have written
+            all_gather(None)  # all have written
             if rank() == 0:
                 _complete(partial, state)
                 shutil.rmtree(target, ignore_errors=True)
@@ -85,7 +87,7 @@ def _write_tensors(partial: Path, optimizer: Optimizer) -> None:
     masters = {name: m.detach() for name, m in optimizer.masters.items()}
     states = optimizer.adamw.state
     moments = {f"{key}/{name}": x for name, m in optimizer.masters.items() for key, x in states[m].items()}
-    if any(map(is_share, masters.values())):
+    if any(map(is_shard, masters.values())):
         tensors = {f"weights/{name}": m for name, m in masters.items()} | moments
         dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(partial / SHARDS), save_distributed=True))
     elif rank() == 0:
@@ -174,8 +176,10 @@ def restore(checkpoint: Path, optimizer: Optimizer) -> State:
             raise CheckpointError(f"{name} is missing or has another shape: it is of another model")
     with torch.no_grad():
         for name, master in optimizer.masters.items():
-            master.copy_(like(weights[name], master))
-            optimizer.adamw.state[master] = {k: like(x, master) if x.dim() else x for k, x in states[name].items()}
+            master.copy_(shard_like(weights[name], master))
+            optimizer.adamw.state[master] = {
+                k: shard_like(x, master) if x.dim() else x for k, x in states[name].items()
+            }
     optimizer.copy_to_model()
     return state
 
@@ -191,7 +195,7 @@ def read_tensors(checkpoint: Path, masters: dict[str, Tensor]) -> tuple[dict[str
     tensors = {}
     for key, facts in reader.read_metadata().state_dict_metadata.items():
         master = masters.get(key.partition("/")[2])
-        share = master is not None and is_share(master) and facts.size == master.shape
+        share = master is not None and is_shard(master) and facts.size == master.shape
         tensors[key] = torch.zeros_like(master) if share else torch.zeros(facts.size)
     with warnings.catch_warnings():  # with one process it says that there is one
         warnings.simplefilter("ignore")

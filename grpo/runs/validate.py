@@ -6,8 +6,8 @@ import difflib
 import math
 
 from grpo.advantages import ADVANTAGES
-from grpo.config import Config
 from grpo.loss import AGGREGATIONS, KL_ESTIMATORS, RATIOS, get_surrogate
+from grpo.runs.config import Config
 from rewards import get_reward
 
 Mistake = tuple[str, str]
@@ -81,8 +81,6 @@ def _contradictions(config: Config) -> list[Mistake]:
         mistakes.append(("eval.pass_at", what))
     if not all(0 <= beta < 1 for beta in config.optim.betas):
         mistakes.append(("optim.betas", f"{list(config.optim.betas)} must lie in [0, 1)"))
-    if config.model.cuda_graphs and not config.model.device.startswith("cuda"):
-        mistakes.append(("model.cuda_graphs", f"needs a GPU: set model.device=cuda, not {config.model.device}"))
     if not config.run.strip():
         mistakes.append(("run", "must name a folder"))
     return mistakes

@@ -9,24 +9,36 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from grpo.checkpoint import load_checkpoint, save_checkpoint
-from grpo.config import Config
-from grpo.distributed import is_sharded, rank, whole
-from grpo.log import RunLog, say
-from grpo.optim import Optimizer
-from grpo.policy import Policy, load_policy
-from grpo.runs import Run, write_text
-from grpo.settings import load_config
+from grpo.model.distributed import is_sharded, rank
+from grpo.model.optim import Optimizer
+from grpo.model.policy import Policy, load_policy
+from grpo.runs.checkpoint import load_checkpoint, save_checkpoint
+from grpo.runs.config import Config
+from grpo.runs.folder import Run, write_text
+from grpo.runs.log import RunLog, progress, say
+from grpo.runs.settings import load_config
 from grpo.types import Rollouts
 
 WARN_EVERY = 10
 """Steps between two warnings of one kind."""
+
+SHOWN = {  # figures beside the progress bar: label, metric and format
+    "loss": ("loss", ".3f"),
+    "lr": ("lr", ".1e"),
+    "reward": ("reward", ".2f"),
+    "acc": ("reward_accuracy", ".2f"),
+    "refl": ("reflections", ".2f"),
+    "len": ("length", ".1f"),
+    "kl": ("kl", ".3f"),
+}
 
 
 class NonFiniteError(ValueError):
@@ -46,27 +58,55 @@ def step_or_skip(optimizer: Optimizer, step: int, loss: float) -> dict[str, floa
 
 
 class Keeper:
-    """Keeps the record and the checkpoints of a run in training; made when model and optimiser are ready.
+    """Keeps the record and the checkpoints of a run in training; made by `Keeper.resume`."""
 
-    updates: optimiser steps per training step. Raises CheckpointError if there are checkpoints and all are damaged.
-    """
-
-    def __init__(self, config: Config, run: Run, policy: Policy, optimizer: Optimizer, steps: int, updates: int = 1):
+    def __init__(
+        self,
+        config: Config,
+        run: Run,
+        policy: Policy,
+        optimizer: Optimizer,
+        steps: int,
+        updates: int = 1,
+        state: dict[str, int] | None = None,
+    ):
+        """updates: optimiser steps per step. state: finished steps, data cursor and length of the logs after the last
+        step that moved something."""
         self.config, self.run, self.policy, self.optimizer = config, run, policy, optimizer
-        self.steps, self.updates = steps, updates
-        self.folder = run.folder / "checkpoints"
-        self.state = load_checkpoint(self.folder, optimizer) or {"step": 0}
-        """After the last step that moved something: number of finished steps, data cursor, length of the logs."""
+        self.steps, self.updates, self.state = steps, updates, state or {"step": 0}
         self.log = RunLog(run.folder, self.state, config.log.tensorboard)
         self._saved, self._skipped = self.state["step"], 0
         self._warned: dict[str, int] = {}
 
-    def after_step(self, step: int, metrics: dict[str, float], batch: Callable[[], Batch], **cursor: int) -> None:
-        """Log finished step `step` (from 1), save if it is time to, and raise Stopped if the run was asked to stop.
+    @classmethod
+    def resume(
+        cls, config: Config, run: Run, policy: Policy, optimizer: Optimizer, steps: int, updates: int = 1
+    ) -> Keeper:
+        """Go on from the newest checkpoint, or begin. Raises CheckpointError if there are some, all damaged."""
+        state = load_checkpoint(run.folder / "checkpoints", optimizer)
+        return cls(config, run, policy, optimizer, steps, updates, state)
 
-        batch: makes the rollouts and rewards of the step, for the record of a step that failed.
-        cursor: where in the data the next step begins. Raises NonFiniteError, OSError.
+    def steps_left(self, name: str) -> Iterator[int]:
+        """The numbers of the steps that are left, from 0, with a progress bar and a clock."""
+        first = self.state["step"]
+        with progress(total=self.steps, initial=first, desc=name, unit="step") as self.bar:
+            for step in range(first, self.steps):
+                self._began = time.perf_counter()
+                yield step
+
+    def after_step(
+        self, step: int, metrics: dict[str, float], rollouts: Rollouts, rewards: Tensor | None = None, **cursor: int
+    ) -> None:
+        """Log step `step` (from 0), save if it is time to, and raise Stopped if the run was asked to stop.
+
+        rollouts, rewards: for the record of a step that failed. cursor: where in the data the next step begins.
+        Raises NonFiniteError, OSError.
         """
+        step, seconds = step + 1, time.perf_counter() - self._began
+        tokens = metrics.get("sampled_tokens", metrics.get("tokens", 0.0))
+        metrics |= {"seconds": seconds, "tokens_per_second": tokens / seconds}
+        self.bar.set_postfix({name: f"{metrics[key]:{form}}" for name, (key, form) in SHOWN.items() if key in metrics})
+        self.bar.update()
         self.log.step(step, metrics)
         if metrics.get("skipped") == self.updates:
             self._skipped += 1
@@ -76,24 +116,35 @@ class Keeper:
         self._warn(step, metrics)
         self.run.stop.agree()
         if self._skipped >= self.config.max_skipped:
-            self._give_up(step, *batch())
+            self._give_up(step, rollouts, rewards)
         if step % self.config.log.save_every == 0 or step == self.steps or self.run.stop.asked:
             self.save()
         self.run.stop.check(f"{self.run.folder}: step {self.state['step']} of {self.steps}")
+
+    @contextmanager
+    def saved_on(self, failure: type[Exception]) -> Iterator[None]:
+        """What is trained before such a failure is not lost, and goes on when its cause is mended."""
+        try:
+            yield
+        except failure:
+            self.save()
+            raise
 
     def save(self) -> None:
         """Checkpoint the last state; a run without a step, or without a new one, has nothing to save."""
         if self.state["step"] > self._saved:
             self.run.check_folder()
             self.log.sync()
-            save_checkpoint(self.folder, self.optimizer, self.state, self.config.log.keep_checkpoints)
+            save_checkpoint(
+                self.run.folder / "checkpoints", self.optimizer, self.state, self.config.log.keep_checkpoints
+            )
             self._saved = self.state["step"]
 
     def finish(self) -> Policy:
-        """End of training: the policy with the fp32 masters for weights, all of them, so that what is saved is fp32."""
+        """End of training: the policy, all of it in this process, with the fp32 weights to save."""
         self.log.close()
         policy = load_policy(self.config.model, self.config.seed) if is_sharded(self.config.parallel) else self.policy
-        take_masters(policy, self.optimizer)
+        policy.take(self.optimizer.full_masters())
         return policy
 
     def _give_up(self, step: int, rollouts: Rollouts, rewards: Tensor | None) -> None:
@@ -116,12 +167,6 @@ class Keeper:
                 say(f"WARNING, step {step}: {text}")
 
 
-def take_masters(policy: Policy, optimizer: Optimizer) -> None:
-    """Let a policy have the optimiser's fp32 masters for weights."""
-    for name, p in policy.trainable().items():
-        p.data = whole(optimizer.masters[name].detach())
-
-
 def export(run: Path, folder: Path) -> int:
     """Write the newest checkpoint of a run that is not complete as a model folder, and return its step.
 
@@ -137,12 +182,9 @@ def export(run: Path, folder: Path) -> int:
     state = load_checkpoint(run / "checkpoints", optimizer)
     if state is None:
         raise ValueError(f"{run}: it has no checkpoint yet")
-    take_masters(policy, optimizer)
+    policy.take(optimizer.full_masters())
     policy.save(folder)
     return state["step"]
-
-
-Batch = tuple[Rollouts, Tensor | None]
 
 
 def warnings(config: Config, metrics: dict[str, float]) -> dict[str, str]:

@@ -14,8 +14,8 @@ import os
 from dataclasses import dataclass
 from itertools import takewhile
 
-from grpo.distributed import rank
-from grpo.runs import Run
+from grpo.model.distributed import rank
+from grpo.runs.folder import Run
 
 
 @dataclass(frozen=True)
