@@ -245,6 +245,17 @@ def test_the_samplers_log_probs_are_the_trainers(kind, temperature, make_policy)
     torch.testing.assert_close(logps.detach(), rollouts.sampler_logps, rtol=0, atol=1e-5)
 
 
+def test_a_short_prompt_may_be_the_last_that_is_left(make_policy):
+    # its keys stay padded to the width of the longer prompt, whose completions have all ended before
+    policy, long_ended_first = make_policy(eos_ids=(1, 2, 3)), 0
+    for seed in range(8):
+        rollouts = sample(policy, [PROMPTS[2], PROMPTS[3]], IDS[:2], group_size=2, seed=seed)
+        logps, _ = completion_logps(policy, rollouts, temperature=1.0)
+        torch.testing.assert_close(logps.detach(), rollouts.sampler_logps, rtol=0, atol=1e-5)
+        long_ended_first += bool(rollouts.lengths[:2].max() < rollouts.lengths[2:].max())
+    assert long_ended_first
+
+
 def test_rows_of_a_group_are_adjacent_and_in_the_order_of_the_prompts(whole):
     rollouts = sample(whole[0], config=replace(CONFIG, max_rows=8))
     assert rollouts.prompts == PROMPTS

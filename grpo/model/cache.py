@@ -37,6 +37,7 @@ class Cache:
     def __init__(self, prompts: Prompts, group_size: int, room: int):
         """room: how many tokens may be decoded."""
         self.prompts, self.lengths, self.room, self.steps = prompts.kept, prompts.prompts.lengths, room, 0
+        self.width = prompts.prompts.width  # Lp, to which all prompts are padded
         self.own: dict[int, tuple[Tensor, Tensor]] = {}  # [A, H_kv, room, D] each
         self.prompt_of = torch.arange(len(self.lengths), device=self.lengths.device).repeat_interleave(
             group_size
@@ -54,7 +55,7 @@ class Cache:
         column = torch.arange(len(self.prompt_of), device=used.device) - first[self.prompt_of]
         self.cell = self.prompt_of * self.grid[1] + column  # [A] where in the grid a row stands
         self.full = len(self.cell) == self.grid[0] * self.grid[1]
-        self.padded = len(set(self.lengths.tolist())) > 1
+        self.padded = bool((self.lengths < self.width).any())  # a short prompt may be the last that is left
         self.biases: dict[int | None, Tensor] = {}
 
     @property
