@@ -20,9 +20,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from data.embedded import DemoConfig, make_problems
+from data.embedded import SPLIT_BUCKETS, DemoConfig, make_problems
 from data.errors import DataError
 from data.jsonl import Row, parse_row, read_lines
+from data.split import held_out
 from data.text import has_final_line, last_boxed, number_text, split_final_answer, strip_annotations
 
 # --------------------------------------------------------------------------- the record and how to ask for it
@@ -58,9 +59,14 @@ class Source:
     solution: str | list[str] = "solution"
     marked: bool = False
     """Whether every answer must end in a line `#### N`."""
+    held_out: float = 0.0
+    """Share of a single file that is held out for the split `test`, by story (`data.split`); 0: it is not cut."""
     advice: str = "put it there, or name its folder with data.root=DIR"
     """What to do when a file is missing."""
 
+
+CUT_SPLITS = ("train", "test", "all")
+"""The splits of a single file that is cut by story."""
 
 SOURCES = {
     "gsm8k": Source(
@@ -74,10 +80,11 @@ SOURCES = {
         advice="`python -m data.download math` fetches it, data.root=DIR names another folder",
     ),
     "svamp": Source(
-        files={"test": "svamp_test.jsonl"},
+        files=dict.fromkeys(CUT_SPLITS, "svamp_test.jsonl"),
         question=["Body", "Question"],
         answer="Answer",
         solution="Equation",
+        held_out=0.3,
     ),
 }
 """The data sets known by name. `demo` is made, not read; anything else is the path of a .jsonl file."""
@@ -91,19 +98,24 @@ def _default_root() -> str:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which problems to load. A slice of rows cuts one file into several parts (SVAMP has a single file)."""
+    """Which problems to load."""
 
     source: str = "demo"
     """`demo` (embedded), `gsm8k`, `math`, `svamp`, or the path of a .jsonl file."""
 
     split: str = "train"
-    """Which part of the source; for a path it only names the problems."""
+    """Which part of the source; for a path it only names the problems, unless `held_out` cuts the file."""
 
     root: str = field(default_factory=_default_root)
     """Folder of the downloaded files; the environment variable GRPO_DATA, else `datasets`."""
 
+    held_out: float = 0.0
+    """Cut the one file of a path (or SVAMP's) by story: `split: test` is this share of it, `split: train` the rest,
+    `split: all` the whole; 0: the source's own cut (SVAMP: 0.3), a path is not cut. Use it for both splits alike."""
+
     start: int = 0
-    """First row (or demo problem) to take, from 0. Rows are counted before bad ones are skipped."""
+    """First row (or demo problem) to take, from 0. Rows are counted before bad ones are skipped; in a file that is
+    cut by story, they are the rows of the split."""
 
     count: int = 0
     """How many rows to take, at most; 0 takes all there are. The demo has no end: it needs a count."""
@@ -129,6 +141,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.start < 0 or self.count < 0:
             raise DataError(f"data.start {self.start} and data.count {self.count} must not be negative")
+        if not 0 <= self.held_out < 1:
+            raise DataError(f"data.held_out {self.held_out} is a share, from 0 to less than 1")
 
 
 def load_problems(config: DataConfig, seed: int = 0) -> list[Problem]:
@@ -146,6 +160,8 @@ def load_problems(config: DataConfig, seed: int = 0) -> list[Problem]:
     """
     if config.source != "demo":
         problems = _read_problems(config)
+    elif config.held_out:
+        raise DataError(f"data.held_out: the demo has splits of its own, {', '.join(SPLIT_BUCKETS)}")
     elif config.count:
         problems = make_problems(config.split, config.start + config.count, seed, config.demo)[config.start :]
     else:
@@ -161,19 +177,29 @@ def load_problems(config: DataConfig, seed: int = 0) -> list[Problem]:
 def _read_problems(config: DataConfig) -> list[Problem]:
     path, source = _locate(config)
     name = config.source if config.source in SOURCES else path.stem
+    share = 0.0 if config.split == "all" else config.held_out or source.held_out
+    rows = read_lines(path) if share else read_lines(path, config.start, config.count)
     problems: list[Problem] = []
+    stories: list[str] = []
     bad: list[str] = []
-    for number, line, text in read_lines(path, config.start, config.count):
+    for number, line, text in rows:
         try:
-            problems.append(_to_problem(f"{name}/{config.split}/{number}", parse_row(text), source, config))
+            row = parse_row(text)
+            problems.append(_to_problem(f"{name}/{config.split}/{number}", row, source, config))
+            stories.append(_join(row, _names(config.question_field or source.question)[:1]))
         except DataError as error:
             bad.append(f"{path}:{line}: {error}")
             if not config.skip_bad_rows:
                 raise DataError(bad[0]) from error
     if bad:
         warnings.warn(f"skipped {len(bad)} bad rows; the first: {bad[0]}", stacklevel=3)
+    if share:
+        out = held_out(stories, share)
+        kept = [problem for problem, is_out in zip(problems, out, strict=True) if is_out == (config.split == "test")]
+        problems = kept[config.start : config.start + config.count if config.count else None]
     if not problems:
-        raise DataError(f"{path}: no problem there (data.start={config.start} data.count={config.count})")
+        cut = f" data.split={config.split} data.held_out={share}: whole stories are held out" if share else ""
+        raise DataError(f"{path}: no problem there (data.start={config.start} data.count={config.count}{cut})")
     return problems
 
 
@@ -181,11 +207,15 @@ def _locate(config: DataConfig) -> tuple[Path, Source]:
     """The file to read and its data set; a path is a data set with the plainest field names."""
     if Path(config.source).suffix == ".jsonl":
         path, source, advice = Path(config.source), Source({}), "look at data.source"
+        if config.held_out and config.split not in CUT_SPLITS:
+            raise DataError(f"data.split: with data.held_out it is {', '.join(CUT_SPLITS)}, not {config.split!r}")
     elif config.source in SOURCES:
         source = SOURCES[config.source]
+        known = ", ".join(source.files)
         if config.split not in source.files:
-            known = ", ".join(source.files)
             raise DataError(f"data.split: {config.source} has no split {config.split!r}, only {known}")
+        if config.held_out and not source.held_out:
+            raise DataError(f"data.held_out: {config.source} has splits of its own, {known}")
         path, advice = Path(config.root) / source.files[config.split], source.advice
     else:
         names = ["demo", *SOURCES]

@@ -77,7 +77,7 @@ def test_svamp_fields_join_and_its_float_is_an_integer(write, tmp_path):
         },
         name="svamp_test.jsonl",
     )
-    (problem,) = load_problems(DataConfig(source="svamp", split="test", root=str(tmp_path)))
+    (problem,) = load_problems(DataConfig(source="svamp", split="all", root=str(tmp_path)))
     assert (problem.question, problem.answer) == ("Two apples. How many?", "2")
     assert (problem.solution, problem.columns) == ("( 1.0 + 1.0 )", {"ID": "c-1"})
 

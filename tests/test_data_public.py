@@ -25,7 +25,7 @@ def load(source: str, split: str):
 
 @pytest.mark.parametrize(
     ("source", "split", "rows"),
-    [("gsm8k", "train", 7473), ("gsm8k", "test", 1319), ("math", "test", 500), ("svamp", "test", 1000)],
+    [("gsm8k", "train", 7473), ("gsm8k", "test", 1319), ("math", "test", 500), ("svamp", "all", 1000)],
 )
 def test_every_row_is_a_problem_that_can_be_taught(source, split, rows):
     problems = load(source, split)
@@ -57,7 +57,7 @@ def test_math_box_is_the_answer_field():
 
 
 def test_svamp_rows_that_cannot_be_checked_claim_nothing():
-    texts = [response_text(problem, ColdStartConfig(reflect_share=1.0)) for problem in load("svamp", "test")]
+    texts = [response_text(problem, ColdStartConfig(reflect_share=1.0)) for problem in load("svamp", "all")]
     unchecked = [text for text in texts if "=" not in text]
     assert sum("Wait" in text for text in texts) == 1000 - len(unchecked)
     assert unchecked == [
