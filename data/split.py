@@ -15,10 +15,10 @@ from collections import Counter, defaultdict
 ALIKE, OUT_OF = 7, 10
 """Share of words from which two stories are the same: |A and B| / |A or B| >= 7/10, A and B the sets of their words."""
 
-_NUMBERS = frozenset(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million".split()
-)
+_NUMBER_WORDS = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million"""
+_NUMBERS = frozenset(_NUMBER_WORDS.split())
 
 
 def story_words(text: str) -> frozenset[str]:

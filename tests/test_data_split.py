@@ -18,7 +18,7 @@ from data.split import held_out, same_story, stories, story_words
 
 ROOT = Path(__file__).parents[2] / "shared" / "data"
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-WORDS = [
+WORDS = [first + second for first in ("ba", "de", "fi", "go", "ku", "la", "me") for second in ("lark", "nest", "oak", "pin")]
     first + second for first in "ba de fi go ku la me ni po ru".split() for second in "lark mint nest oak pine".split()
 ]
 
@@ -124,7 +124,7 @@ def test_a_cut_that_cannot_be_made_says_so(tmp_path):
     path = str(write(tmp_path / "sums.jsonl", [{"question": f"{i} + {i}?", "answer": 2 * i} for i in range(9)]))
     with pytest.raises(DataError, match=r"no problem there \(.*data.split=test data.held_out=0.5: whole stories"):
         load_problems(DataConfig(path, "test", held_out=0.5))
-    with pytest.raises(DataError, match="with data.held_out it is train, test, all, not 'dev'"):
+    with pytest.raises(DataError, match=r"with data\.held_out it is train, test, all, not 'dev'"):
         load_problems(DataConfig(path, "dev", held_out=0.5))
     with pytest.raises(DataError, match="gsm8k has splits of its own, train, test"):
         load_problems(DataConfig("gsm8k", "test", held_out=0.5))
