@@ -18,9 +18,8 @@ from data.split import held_out, same_story, stories, story_words
 
 ROOT = Path(__file__).parents[2] / "shared" / "data"
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-WORDS = [first + second for first in ("ba", "de", "fi", "go", "ku", "la", "me") for second in ("lark", "nest", "oak", "pin")]
-    first + second for first in "ba de fi go ku la me ni po ru".split() for second in "lark mint nest oak pine".split()
-]
+SYLLABLES = ("ba", "de", "fi", "go", "ku", "la", "me", "ni", "po", "ru")
+WORDS = [first + second for first in SYLLABLES for second in ("lark", "mint", "nest", "oak", "pine")]
 
 
 def variations(count: int, seed: int = 0) -> list[dict]:
