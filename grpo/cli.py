@@ -119,9 +119,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run", help="a run that is not complete")
     export.add_argument("folder", help="a new folder for the model")
     export.set_defaults(command=_export)
-    timing = commands.add_parser("bench", help="time training steps against this machine's limits")
+    timing = commands.add_parser("bench", help="seconds, tokens a second and peak memory of training steps")
     timing.add_argument("--config", metavar="FILE", help="YAML file")
     timing.add_argument("--steps", type=int, default=3, help="timed steps, after one that is not")
+    timing.add_argument("--warmup-tokens", type=int, default=0, help="length limit in that one; 0: the others'")
     timing.add_argument("--json", action="store_true", help="all figures as one line of JSON")
     timing.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings on top of the file")
     timing.set_defaults(command=_bench)
@@ -228,7 +229,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 
     config = _configure(arguments)
     with process_group(config.model.device):
-        result = bench(config, max(1, arguments.steps))
+        result = bench(config, max(1, arguments.steps), arguments.warmup_tokens)
         if rank() == 0:
             print(json.dumps(result) if arguments.json else table(result))
     return 0

@@ -6,14 +6,18 @@ import importlib.util
 import json
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from grpo import bench, cli
-from grpo.bench import bandwidth, key_bytes, limits, table
+from grpo.experience import Batch
+from grpo.model.optim import Optimizer
+from grpo.model.policy import load_policy
 from grpo.runs.settings import load_config
+from grpo.sampling import sample_groups
+from grpo.trainer import update
 
 TINY = ["model.path=tiny-init", "grpo.prompts_per_step=2", "grpo.group_size=3", "sampling.max_new_tokens=9",
         "data.count=4"]  # fmt: skip
@@ -27,114 +31,218 @@ def result() -> dict:
 
 
 def test_every_step_is_timed_in_its_parts(result):
-    assert {len(result[key]) for key in ("tokens", "seconds", "sampling_seconds", "update_seconds")} == {2}
+    lists = ("tokens", "seconds", "sampling_seconds", "update_seconds", "tflops", "sampler_gap")
+    assert {len(result[key]) for key in lists} == {2}
     for whole, *parts in zip(result["seconds"], result["sampling_seconds"], result["update_seconds"], strict=True):
         assert whole == pytest.approx(sum(parts)) and min(parts) > 0
     assert sum(result["seconds"]) < result["whole"]
-    assert all(6 <= n <= 2 * 3 * 9 for n in result["tokens"]) and len(result["prompt_tokens"]) == 2
-    assert result["sampler_gap"] < 1e-5 and result["peak_gb"] > 0.1
-    assert 0 < result["sampling_limit_seconds"] < 2 * max(result["sampling_seconds"])
-    assert 0 < result["update_limit_seconds"] < 2 * max(result["update_seconds"])
+    assert all(6 <= n <= 2 * 3 * 9 for n in result["tokens"])
+    assert max(result["sampler_gap"]) < 1e-5 and result["peak_gb"] > 0.1 and result["threads"] == 1
 
 
-def test_the_table_holds_medians_and_shares():
+def test_the_first_step_may_be_short_and_never_counts(monkeypatch):
+    limits = []
+
+    def sample(*arguments):
+        limits.append(arguments[4].max_new_tokens)
+        return sample_groups(*arguments)
+
+    monkeypatch.setattr(bench, "sample_groups", sample)
+    figures = bench.bench(load_config(str(CONFIG), TINY), steps=2, warmup_tokens=3)
+    assert limits == [3, 9, 9] and len(figures["tokens"]) == 2 and min(figures["tokens"]) > 2 * 3 * 3
+
+
+# ---- operations ----------------------------------------------------------------------------------------------
+
+
+class MatmulCounter(TorchDispatchMode):
+    """Operations of all matmuls of two matrices inside (attention multiplies batches of them)."""
+
+    flops = 0
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        name = op.overloadpacket.__name__
+        if name in ("mm", "addmm", "addmm_"):
+            a, b = args[-2:]
+            self.flops += 2 * a.shape[0] * a.shape[1] * b.shape[1]
+        return op(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["loss.beta=0"],
+        ["loss.beta=0.04"],
+        ["loss.beta=0.04", "grpo.updates_per_batch=2"],
+        ["loss.beta=0", "model.recompute=full"],
+    ],
+    ids=str,
+)
+def test_operations_are_those_of_the_matmuls_that_run(settings):
+    config = load_config(str(CONFIG), [*TINY, *settings])
+    policy = load_policy(config.model)
+    policy.eos_ids = []  # no row goes on in vain after its end
+    policy.freeze_reference()
+    optimizer = Optimizer(policy.trainable(), config.optim, 1)
+    with MatmulCounter() as counter:
+        rollouts = sample_groups(policy, [[5, 6, 7, 8], [9, 10]], ["a", "b"], 3, config.sampling, seed=0)
+        update(config, policy, optimizer, Batch(rollouts, torch.rand(6, 1), {}), torch.ones(1), 0)
+    recomputed = config.model.recompute == "full"  # all but the last matmul of a layer, which nothing asks for
+    assert bench.matmul_flops(policy, rollouts, config) == pytest.approx(counter.flops, rel=0.05 * recomputed)
+
+
+def test_frozen_weights_have_no_gradient_to_compute_and_an_embedding_is_no_matmul(make_policy, make_rollouts):
+    policy, rollouts = make_policy("qwen2"), make_rollouts([5, 7], [3, 1, 4, 2], group_size=2)
+    config = load_config(str(CONFIG), ["loss.beta=0"])
+    head = policy.head.weight.numel()
+    body = sum(m.weight.numel() for m in policy.model.modules() if isinstance(m, torch.nn.Linear)) - head
+    assert bench.matmul_flops(policy, rollouts, config) == body * 8 * (10 + 10) + head * 10 * 10
+    policy.model.requires_grad_(False)
+    assert bench.matmul_flops(policy, rollouts, config) == body * 6 * (10 + 10) + head * 8 * 10
+
+
+@pytest.mark.parametrize(
+    "card, dtype, peak",
+    [("NVIDIA H200", "float32", 67), ("NVIDIA A100-SXM4-80GB", "bfloat16", 312), ("NVIDIA L40S", "bfloat16", None)],
+)
+def test_the_share_of_a_known_cards_peak(card, dtype, peak, monkeypatch):
+    monkeypatch.setattr(bench, "processor", lambda device: card)
+    figures = bench.bench(load_config(str(CONFIG), [*TINY, f"model.dtype={dtype}"]), steps=1)
+    assert figures["peak_share"] == (peak and pytest.approx(figures["tflops"][0] / peak))
+    assert ("of the card's peak" in bench.table(figures)) == bool(peak)
+
+
+# ---- the machine and the table -------------------------------------------------------------------------------
+
+
+def test_peak_memory_stays_when_memory_is_freed():
+    before = bench.peak_memory(torch.device("cpu"))
+    held = torch.ones(round((before + 0.2) * 1e9 / 4))  # more than all before it
+    del held
+    assert before + 0.2 < bench.peak_memory(torch.device("cpu")) < 3 * before + 0.5
+
+
+def test_the_processor_is_named():
+    assert len(bench.processor(torch.device("cpu"))) > 4
+
+
+def test_the_table_holds_medians():
     figures = {
         "tokens": [90, 100, 400], "seconds": [3.0, 4.0, 9.0], "sampling_seconds": [1.0, 2.0, 5.0],
-        "update_seconds": [2.0, 2.5, 4.0], "sampling_limit_seconds": 0.5, "update_limit_seconds": 1.0, "peak_gb": 1.5,
-        "sampler_gap": 2e-8, "threads": 1, "bandwidth_gb_per_second": 30.0,
+        "update_seconds": [2.0, 2.5, 4.0], "tflops": [0.5, 0.25, 0.1], "sampler_gap": [1e-8, 2e-8, 0.0],
+        "peak_gb": 1.5, "peak_share": 0.125, "threads": 1, "processor": "abacus",
     }  # fmt: skip
-    lines = [line.split() for line in table(figures).splitlines()]
-    assert lines[1] == ["sampling", "2.00", "50.0", "25%"]
-    assert lines[2] == ["update", "2.50", "40.0", "40%"]
+    text = bench.table(figures)
+    lines = [line.split() for line in text.splitlines()]
+    assert lines[1] == ["sampling", "2.00", "50.0"]
+    assert lines[2] == ["update", "2.50", "40.0"]
     assert lines[3] == ["step", "4.00", "25.0"]
-    assert "3.00 to 9.00 s" in table(figures) and "1.50 GB" in table(figures) and "30 GB/s" in table(figures)
-
-
-# ---- the limits ----------------------------------------------------------------------------------------------
-
-
-def test_keys_are_counted_as_decoding_reads_them(make_policy, make_rollouts):
-    policy, rollouts = make_policy(), make_rollouts([5, 7], [3, 1, 4, 2], group_size=2)
-    layers = policy.decoder.layers
-    a_token = 2 * len(layers) * layers[0].key_heads * layers[0].size * 4
-    own = sum(seen for length in (3, 1, 4, 2) for seen in range(1, length + 1))
-    assert key_bytes(policy, rollouts) == (5 * 3 + 7 * 4 + own) * a_token
-
-
-@pytest.mark.parametrize("beta, passes", [(0.0, 3), (0.04, 4)])
-def test_the_limits_are_products_and_what_is_read(beta, passes, make_policy, make_rollouts, monkeypatch):
-    policy, rollouts = make_policy(), make_rollouts([5, 7], [3, 1, 4, 2], group_size=2)
-    monkeypatch.setattr(bench, "product_seconds", lambda linear, rows: rows * (100.0 if linear is policy.head else 1.0))
-    body = sum(isinstance(m, torch.nn.Linear) for m in policy.model.modules()) - 1
-    config = load_config(str(CONFIG), [f"loss.beta={beta}", "tokens_per_micro_batch=8"])
-    sampling, update = limits(policy, rollouts, config, 20, 1e4)
-    assert sampling == pytest.approx(20 * (body + 100.0) + key_bytes(policy, rollouts) / 1e4)
-    numbers = sum(p.numel() for p in policy.model.parameters())
-    assert update == pytest.approx(passes * (body * (20 + 12) + 100.0 * 20) + 28 * numbers / 1e4)
-
-
-@pytest.mark.parametrize("on_gpu, calls", [(False, 6), (True, 120)])
-def test_a_time_is_that_of_one_call(on_gpu, calls, monkeypatch):
-    done, waits = [], []
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(len(done)))
-    seconds = bench._median_seconds(lambda: done.append(time.sleep(0.002)), SimpleNamespace(is_cuda=on_gpu))
-    assert 0.002 <= seconds < 0.02 and len(done) == calls
-    assert waits == (list(range(20, 121, 20)) if on_gpu else [])
-
-
-def test_memory_is_read_at_a_likely_speed():
-    assert 1e8 < bandwidth(torch.device("cpu")) < 1e13
+    for part in ("3.00 to 9.00 s", "0.25 TFLOP/s, 12.5% of the card", "1.50 GB", "2.0e-08 nats", "abacus; 1 threads"):
+        assert part in text
 
 
 # ---- on the command line -------------------------------------------------------------------------------------
 
 
 def test_the_command_prints_one_line_of_json(capsys):
-    assert cli.main(["bench", "--config", str(CONFIG), "--json", "--steps", "1", *TINY]) == 0
+    arguments = ["bench", "--config", str(CONFIG), "--json", "--steps", "1", "--warmup-tokens", "2", *TINY]
+    assert cli.main(arguments) == 0
     figures = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert len(figures["seconds"]) == 1 and figures["threads"] == 1
 
 
 @pytest.fixture
 def script():
-    path = CONFIG.parent.parent / "bench.py"
-    spec = importlib.util.spec_from_file_location("make_bench", path)
+    spec = importlib.util.spec_from_file_location("make_bench", CONFIG.parent.parent / "bench.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_a_row_compares_medians_with_trls(script):
-    parts = {"sampling_seconds": [1.0, 2.0, 5.0], "update_seconds": [0.0, 0.0, 0.0], "tokens": [90, 100, 400]}
+def figures_of(*seconds: float, gb: float = 1.0) -> dict:
+    return {"tokens": [100] * len(seconds), "seconds": list(seconds), "sampling_seconds": [s / 2 for s in seconds],
+            "update_seconds": [s / 2 for s in seconds], "peak_gb": gb, "threads": 1, "processor": "abacus"}  # fmt: skip
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_a_row_is_compared_with_trls_fastest_and_leanest_split(script):
     results = {
-        "tiny trl float32": {**parts, "seconds": [9.0, 10.0, 20.0], "peak_gb": 4.0},
-        "tiny ours float32": {**parts, "seconds": [1.0, 2.0, 3.0], "peak_gb": 1.0, "sampling_limit_seconds": 1.0,
-                              "update_limit_seconds": 0.0},
-        "growth group 4": {**parts, "seconds": [1.0], "peak_gb": 1.0},
-    }  # fmt: skip
-    results["tiny ours float32"]["update_seconds"] = [1.0, 1.0, 1.0]
-    ours = [cell.strip() for cell in script.row("tiny ours float32", results).strip("|").split("|")]
-    assert ours == ["tiny ours float32", "2.00 [1.00, 3.00]", "50", "100", "50%, 0%", "1.00", "5.00"]
-    assert script.row("tiny trl float32", results).count("1.00") == 1  # compared with itself
-    assert script.row("growth group 4", results).split("|")[-2].strip() == ""
+        "tiny float32 trl/4": figures_of(20.0, gb=2.0),
+        "tiny float32 trl/8": figures_of(9.0, 10.0, 20.0, gb=4.0),
+        "tiny float32 trl/32": {"failed": "killed by signal 9"},
+        "tiny bfloat16 trl/8": figures_of(1.0, gb=0.1),
+        "tiny float32 ours": figures_of(1.0, 4.0, 5.0) | {"tflops": [0.5, 0.25, 0.125], "peak_share": None},
+        "growth group 4": figures_of(1.0),
+    }
+    expected = ["4.00 [1.00, 5.00]", "50", "50", "0.25", "1.00", "2.50", "0.25", "0.50"]
+    assert cells(script.row("tiny float32 ours", results))[1:] == expected
+    assert cells(script.row("tiny float32 trl/4", results))[1:] == [
+        "20.00",
+        "10",
+        "10",
+        "",
+        "2.00",
+        "0.50",
+        "0.50",
+        "1.00",
+    ]
+    assert cells(script.row("growth group 4", results))[6:] == ["", "", ""]
+    assert {len(cells(line)) for line in script.table(results)} == {9}
+    assert "killed by signal 9" in script.row("tiny float32 trl/32", results)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_every_system_has_its_row_and_settings_that_load(device, script, monkeypatch):
-    arguments = script.argparse.Namespace(model="tiny", device=device, steps=1)
-    rows, commands = dict(script.runs(arguments)), []
-    systems = ("trl", "ours", "plain", "graphs") if device == "cuda" else ("trl", "ours", "plain")
-    compared = {f"{m} {s} {d}" for m in ("tiny", "smollm2") for s in systems for d in ("float32", "bfloat16")}
-    assert {name for name in rows if name.split()[0] in ("tiny", "smollm2")} == compared
-    monkeypatch.setattr(script, "last_line", commands.append)
-    for name in ("tiny ours float32", "smollm2 graphs bfloat16") if device == "cuda" else ("tiny ours float32",):
-        rows[name]()
-        command = commands.pop()
-        config = load_config(command[command.index("--config") + 1], command[command.index("--steps") + 2 :])
-        assert config.model.cuda_graphs == ("graphs" in name)
-        assert config.model.device == device and config.model.dtype == name.split()[-1]
+@pytest.fixture
+def recorded(script, monkeypatch, tmp_path):
+    """recorded(*flags): run the script with canned figures; its commands and the table that it wrote."""
+    seconds = {"32": 3.0, "64": 2.0, "128": 4.0, "256": 5.0, "4": 9.0, "8": 8.0}
+
+    def run(*flags):
+        commands = []
+
+        def last_line(command, limit=0):
+            commands.append(command)
+            text = " ".join(map(str, command))
+            micro = command[command.index("--micro") + 1] if " trl " in text else ""
+            return figures_of(seconds.get(micro, 1.0) + (" --recompute" in text))
+
+        monkeypatch.setattr(script, "last_line", last_line)
+        monkeypatch.setattr(script.sys, "argv", ["bench.py", "--out", str(tmp_path / "bench.md"), *flags])
+        assert script.main() == 0
+        return commands, (tmp_path / "bench.md").read_text()
+
+    return run
 
 
-def test_a_run_that_fails_is_named_with_what_it_said(script):
-    with pytest.raises(SystemExit, match=r"(?s)-c.*failed:.*no such thing"):
-        script.last_line([script.sys.executable, "-c", "raise SystemExit('no such thing')"])
+def test_the_fastest_split_is_timed_again_with_all_steps(recorded):
+    commands, text = recorded("--only", "tiny", "--steps", "3")
+    runs = [
+        ("ours" if "bench" in c else "plain" if "plain" in c else c[c.index("--micro") + 1],
+         c[c.index("--steps") + 1], c[c.index("--warmup-tokens") + 1]) for c in commands
+    ]  # fmt: skip
+    once = [(micro, "1", "16") for micro in ("32", "64", "128", "256")]
+    assert runs == 2 * [*once, ("64", "3", "0"), ("ours", "3", "0"), ("plain", "1", "16")]
+    assert "abacus, 1 threads" in text and text.count("| tiny float32 trl/64 |") == 1
+
+
+def test_rows_are_chosen_by_name_and_their_settings_load(recorded):
+    commands, text = recorded("--only", "tiny bfloat16 ours", "growth prompt", "--growth", "--model", "tiny")
+    assert [line.split(" |")[0] for line in text.splitlines() if line.startswith("| ")][1:] == [
+        "| tiny bfloat16 ours", *(f"| growth prompt {n}" for n in (32, 128, 512))
+    ]  # fmt: skip
+    for command in commands:
+        config = load_config(command[command.index("--config") + 1], command[command.index("--warmup-tokens") + 2 :])
+        assert config.model.path == "tiny" and config.model.device == "cpu"
+    assert "model.dtype=bfloat16" in commands[0]
+
+
+def test_a_run_that_fails_is_a_row_that_says_why(script):
+    python = [script.sys.executable, "-c"]
+    assert script.last_line([*python, "print('noise'); print('{\"a\": 1}')"]) == {"a": 1}
+    assert script.last_line([*python, "raise SystemExit('no such thing')"]) == {"failed": "no such thing"}
+    assert "killed by signal 9, perhaps" in script.last_line([*python, "import os; os.kill(os.getpid(), 9)"])["failed"]
+    started = time.perf_counter()
+    assert "not done after 1 s" in script.last_line([*python, "import time; time.sleep(60)"], 1)["failed"]
+    assert time.perf_counter() - started < 20
