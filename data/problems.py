@@ -253,7 +253,8 @@ def _to_problem(id: str, row: Row, source: Source, config: DataConfig) -> Proble
     return Problem(id, question, answer, plain, columns)
 
 
-RESERVED_COLUMNS = {"prompts", "completions", "question", "answer", "solution"}
+_PASSED_ANYWAY = "prompts completions completion_ids question answer solution trainer_state log_extra log_metric"
+RESERVED_COLUMNS = frozenset(_PASSED_ANYWAY.split())
 """What a reward is called with anyway: a column of that name would shadow it, and is left out."""
 
 

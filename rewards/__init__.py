@@ -6,6 +6,7 @@ reward(completions, **columns) -> list[float | None]
 from __future__ import annotations
 
 from rewards.accuracy import accuracy_reward
+from rewards.call import UnusableReward, call_reward
 from rewards.compare import GradingConfig
 from rewards.format import format_reward
 from rewards.length import length_reward
@@ -16,7 +17,9 @@ from rewards.repetition import repetition_reward
 __all__ = [
     "GradingConfig",
     "RewardError",
+    "UnusableReward",
     "accuracy_reward",
+    "call_reward",
     "count_reflections",
     "format_reward",
     "get_reward",

@@ -72,11 +72,38 @@ def bind_settings(reward: Reward, settings: dict[str, Any]) -> Reward:
     known = _setting_names(reward)
     for key in settings:
         if key not in known:
-            label = getattr(reward, "__name__", type(reward).__name__)
-            raise RewardError(f"{label} has no setting {key!r}{nearest(key, known)}")
-    bound = functools.partial(reward, **settings)
+            raise RewardError(f"{reward_label(reward)} has no setting {key!r}{nearest(key, known)}")
+    bound = _Configured(reward, **settings)
     functools.update_wrapper(bound, reward)
     return bound
+
+
+class _Configured(functools.partial):
+    """A reward with settings. Unlike any `partial`'s, they win over an argument of the same name: a data column."""
+
+    def __call__(self, /, *args: Any, **columns: Any) -> Any:
+        return super().__call__(*args, **{name: c for name, c in columns.items() if name not in self.keywords})
+
+
+def settings_of(reward: Reward) -> set[str]:
+    """The names that are the configuration's and that no data column may take.
+
+    They are the settings that were given, and, of a reward that is registered here, those left at their defaults
+    too: its keyword-only parameters. A parameter of anybody else's reward may be a column that it reads.
+    """
+    given: set[str] = set()
+    while isinstance(reward, functools.partial):
+        given |= reward.keywords.keys()
+        reward = reward.func
+    if reward not in _REWARDS.values():
+        return given
+    parameters = inspect.signature(reward).parameters.values()
+    return given | {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - COLUMNS - TRL_COLUMNS
+
+
+def reward_label(reward: Reward) -> str:
+    """The name that messages and logs show."""
+    return getattr(reward, "__name__", type(reward).__name__)
 
 
 def _lookup(name: str) -> Reward:

@@ -11,9 +11,7 @@ nothing is unpickled; the worker imports `rewards` and the reward's module, and 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import inspect
 import json
 import os
 import signal
@@ -28,7 +26,8 @@ from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any
 
-from rewards.registry import TRL_COLUMNS, RewardError, get_reward
+from rewards.call import UnusableReward, call_reward, usable_columns
+from rewards.registry import TRL_COLUMNS, RewardError, get_reward, reward_label
 
 START_SECONDS = 120.0
 """How long a worker may take to start, with the imports of a custom reward."""
@@ -66,15 +65,16 @@ class Sandbox:
     """
 
     def __init__(self, name: str, settings: dict | None = None, *, seconds: float = 5.0, megabytes: int = 1024):
-        reward = get_reward(name, **(settings or {}))
-        self.__name__ = getattr(reward, "__name__", type(reward).__name__)
+        self._reward = get_reward(name, **(settings or {}))
+        self.__name__ = reward_label(self._reward)
         self.seconds, self.killed = seconds, Kills()
         self._arguments = json.dumps([name, settings or {}, megabytes])
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
 
-    def __call__(self, completions: list, **columns: Any) -> list[float | None]:
+    def __call__(self, /, completions: list, **columns: Any) -> list[float | None]:
+        columns = usable_columns(self._reward, columns)
         state = vars(columns.get("trainer_state") or SimpleNamespace())
         plain = {key: value for key, value in state.items() if isinstance(value, int | float | str)}
         columns |= {name: plain for name in TRL_COLUMNS & columns.keys()}
@@ -113,6 +113,8 @@ class Sandbox:
         except (EOFError, OSError):
             self._kill()
             return [], "crash"
+        if kind == "unusable":
+            raise UnusableReward(result)
         if kind == "error":
             raise RewardError(f"{self.__name__} raised in its worker:\n{result}")
         if kind == "memory":
@@ -183,10 +185,10 @@ def main(argv: list[str]) -> None:
         for name in TRL_COLUMNS & columns.keys():
             columns[name] = SimpleNamespace(**columns[name]) if name == "trainer_state" else _ignore
         try:
-            scores = reward(completions=completions, **columns)
-            if inspect.iscoroutine(scores):
-                scores = asyncio.run(scores)
+            scores = call_reward(reward, {**columns, "completions": completions})
             answer = ["scores", [_score(score) for score in scores]]
+        except UnusableReward as error:
+            answer = ["unusable", str(error)]
         except MemoryError:
             answer = ["memory", []]
         except Exception:

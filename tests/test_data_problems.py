@@ -83,7 +83,7 @@ def test_svamp_fields_join_and_its_float_is_an_integer(write, tmp_path):
 
 
 def test_field_names_are_configurable(write):
-    path = write({"a": "A", "b": "B", "gold": 7, "how": "1 + 6", "question": "shadow", "keep": [1]})
+    path = write({"a": "A", "b": "B", "gold": 7, "how": "1 + 6", "question": "shadow", "keep": [1], "trainer_state": 1})
     fields = {"question_field": ["a", "b"], "answer_field": "gold", "solution_field": ["how"]}
     (problem,) = load_problems(DataConfig(source=path, **fields))
     assert (problem.question, problem.answer, problem.solution) == ("A B", "7", "1 + 6")
