@@ -5,8 +5,6 @@ Every reward keeps its own column of the [N, K] matrix; the total is only ever f
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import math
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -19,8 +17,8 @@ from data import Prompt
 from grpo.model.policy import Policy
 from grpo.runs.config import RewardConfig, SandboxConfig
 from grpo.types import Problem, Rollouts
-from rewards import RewardError, get_reward
-from rewards.worker import Sandbox
+from rewards import RewardError, UnusableReward, call_reward, get_reward
+from rewards.sandbox import Sandbox, Scores
 
 
 class RewardFailure(ValueError):
@@ -38,17 +36,22 @@ class RewardSet:
     def __call__(self, batch: Scored, progress: dict[str, int]) -> Tensor:
         """Score every completion with every function. Returns [N, K] fp32; NaN where one does not apply.
 
+        A completion that was killed in scoring is NaN throughout: it has no reward, and may have no advantage.
+
         progress: `global_step` and `max_steps`, which reach the functions as TRL's `trainer_state`.
         """
         # TRL's hooks for figures of the function's own; what they are told is not kept
         hooks = {"log_extra": lambda *_: None, "log_metric": lambda *_: None}
         columns = {**batch.columns(), "trainer_state": SimpleNamespace(**progress), **hooks}
-        scores = [_call(name, function, columns, batch) for name, function in self.functions.items()]
-        return torch.tensor(scores, dtype=torch.float32).T  # [N, K]
+        calls = [_call(name, function, columns, batch) for name, function in self.functions.items()]
+        scores = torch.tensor([values for values, _ in calls], dtype=torch.float32).T  # [N, K]
+        for _, killed in calls:
+            scores[killed] = math.nan
+        return scores
 
     @property
     def killed(self) -> int:
-        """Completions whose scoring was killed so far, for its time or its memory; each scored 0."""
+        """Completions whose scoring was killed so far, for its time or its memory; none has a score."""
         return sum(f.killed.total for f in self.functions.values() if isinstance(f, Sandbox))
 
 
@@ -107,18 +110,18 @@ def decode(policy: Policy, rollouts: Rollouts, prompts: list[Prompt], problems: 
     )
 
 
-def _call(name: str, function: Any, columns: dict[str, list], batch: Scored) -> list[float]:
-    """One function's scores; None becomes NaN, everything else must be a finite number."""
+def _call(name: str, function: Any, columns: dict[str, list], batch: Scored) -> tuple[list[float], list[int]]:
+    """One function's scores, and the rows that were killed; None becomes NaN, all else must be a finite number."""
     try:
         scores = _scores(function, columns)
+    except UnusableReward as error:
+        raise RewardFailure(f"reward {name!r} cannot be used: {error}") from error
     except Exception as error:
         row = _culprit(function, columns, len(batch.texts))
         reason = str(error).strip().splitlines()[-1] if isinstance(error, RewardError) else repr(error)
         raise RewardFailure(f"reward {name!r} raised {reason} on {_describe(batch, row)}") from error
-    if len(scores) != len(batch.texts):
-        raise RewardFailure(f"reward {name!r} returned {len(scores)} scores for {len(batch.texts)} completions")
     values = []
-    for row, score in enumerate(scores):
+    for row, score in enumerate(scores.values):
         try:
             value = math.nan if score is None else float(score)
         except (TypeError, ValueError):
@@ -127,15 +130,12 @@ def _call(name: str, function: Any, columns: dict[str, list], batch: Scored) -> 
         if value is None or (score is not None and not math.isfinite(value)):
             raise RewardFailure(f"reward {name!r} returned {score!r}, not a finite number, on {_describe(batch, row)}")
         values.append(value)
-    return values
+    return values, scores.killed
 
 
-def _scores(function: Any, columns: dict[str, Any]) -> list:
-    """Call the function; one that is `async` is run to its end, as TRL does."""
-    scores = function(**columns)
-    if inspect.iscoroutine(scores):
-        scores = asyncio.run(scores)
-    return list(scores)
+def _scores(function: Any, columns: dict[str, Any]) -> Scores:
+    """Call the function; columns go by name in a mapping, for a dataset's may be called anything."""
+    return function.score(columns) if isinstance(function, Sandbox) else Scores(call_reward(function, columns))
 
 
 def _culprit(function: Any, columns: dict[str, Any], count: int) -> int | None:

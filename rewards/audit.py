@@ -25,7 +25,7 @@ from typing import Any
 from rewards import audit_cases as cases
 from rewards.audit_cases import Case
 from rewards.registry import RewardError
-from rewards.worker import Sandbox
+from rewards.sandbox import Sandbox
 
 STYLES: dict[str, Callable[[str, str], Any]] = {
     "tags": lambda think, answer: f"<think>{think}</think>\n<answer>{answer}</answer>",

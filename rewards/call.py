@@ -24,14 +24,17 @@ def call_reward(reward: Reward, columns: Mapping[str, Any]) -> list[Any]:
         columns: all arguments by name, `completions` among them. A data column may have any name at all.
 
     Raises:
-        UnusableReward: it returns something else than a list.
+        UnusableReward: it returns something else than a list of one score for each completion.
         Exception: whatever the reward raises.
     """
     columns = usable_columns(reward, columns)
     scores = reward(**columns)
     if inspect.iscoroutine(scores):
         scores = asyncio.run(scores)
-    return score_list(scores, reward_label(reward))
+    scores = score_list(scores, reward_label(reward))
+    if len(scores) != (count := len(columns["completions"])):
+        raise UnusableReward(f"{reward_label(reward)} returned {len(scores)} scores for {count} completions")
+    return scores
 
 
 def usable_columns(reward: Reward, columns: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,11 @@
-"""Scoring in a process that can be killed: a backstop for rewards that hang, swell or crash.
+"""A process that scores, and that can be killed; `rewards.sandbox` decides when.
 
-The grader here bounds its own work, but a custom reward may not, and `signal.alarm` stops neither a thread
-nor a call into C. So a reward runs in a worker process of its own. If a completion takes it over the
-wall-clock or the memory limit, the worker is killed, that completion scores 0 and is counted, and the batch
-goes on.
+The two processes talk in JSON, so that nothing of the parent (CUDA, threads, locks) is inherited and nothing is
+unpickled; the worker imports `rewards` and the reward's module, and nothing else.
 
-The two processes talk in JSON, so that nothing of the parent (CUDA, threads, locks) is inherited and
-nothing is unpickled; the worker imports `rewards` and the reward's module, and nothing else.
+    parent                          worker (this module, run with -m)
+    Worker.ask  -- columns -->      call_reward
+                <-- scores ---
 """
 
 from __future__ import annotations
@@ -17,134 +16,117 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+import time
 import traceback
 import weakref
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any
 
-from rewards.call import UnusableReward, call_reward, usable_columns
-from rewards.registry import TRL_COLUMNS, RewardError, get_reward, reward_label
+from rewards.call import UnusableReward, call_reward
+from rewards.registry import RewardError, get_reward
 
 START_SECONDS = 120.0
 """How long a worker may take to start, with the imports of a custom reward."""
+HOOKS = ("log_metric", "log_extra")
+"""TRL's functions by which a reward tells figures of its own."""
+
+Call = tuple[str, list, dict[str, Any]]  # a hook that the reward called: its name, its arguments
 
 
-@dataclass
-class Kills:
-    """Completions that a sandboxed reward had to give up on, since it was made; each scored 0."""
+@dataclass(frozen=True)
+class Answer:
+    """What came of one call."""
 
-    time: int = 0
-    """It took too long."""
-    memory: int = 0
-    """It took too much memory."""
-    crash: int = 0
-    """It ended the worker: a segmentation fault, an exit."""
-
-    @property
-    def total(self) -> int:
-        return self.time + self.memory + self.crash
+    values: list[float | None] = field(default_factory=list)
+    failure: str = ""
+    """Why there are no values: "time", "memory" or "crash"; the worker is gone then."""
+    told: list[Call] = field(default_factory=list)
+    seconds: float = 0.0
+    """How long it took."""
+    first: bool = False
+    """Whether it was the worker's first call, which may have had more to do (imports, models)."""
 
 
-class Sandbox:
-    """The reward called `name`, run in a worker process. It is a reward itself, safe to call from any thread.
+class Worker:
+    """The parent's end: starts the process when it is needed, asks it, kills it.
 
-    The worker starts with the first call, and again after each kill. A batch is sent whole, as the reward
-    would get it; only if that fails is it scored one completion at a time, so that the culprit alone pays.
-
-    Args:
-        name, settings: as for `get_reward`. A reward is known by its name here, so it can't be a closure.
-        seconds: the wall-clock limit of one completion; a batch may take a tenth of it for each one more.
-        megabytes: how much memory may be taken beyond what the imports take (where the system can tell).
-
-    Raises:
-        RewardError: when made, as `get_reward`; when called, if the reward raises, with its traceback.
+    label: the reward's name, for messages; arguments: the reward's name, settings and megabytes.
     """
 
-    def __init__(self, name: str, settings: dict | None = None, *, seconds: float = 5.0, megabytes: int = 1024):
-        self._reward = get_reward(name, **(settings or {}))
-        self.__name__ = reward_label(self._reward)
-        self.seconds, self.killed = seconds, Kills()
-        self._arguments = json.dumps([name, settings or {}, megabytes])
-        self._lock = threading.Lock()
+    def __init__(self, label: str, arguments: list[Any]):
+        self.label, self.arguments = label, json.dumps(arguments)
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
 
-    def __call__(self, /, completions: list, **columns: Any) -> list[float | None]:
-        columns = usable_columns(self._reward, columns)
-        state = vars(columns.get("trainer_state") or SimpleNamespace())
-        plain = {key: value for key, value in state.items() if isinstance(value, int | float | str)}
-        columns |= {name: plain for name in TRL_COLUMNS & columns.keys()}
-        count = len(completions)
-        with self._lock:
-            scores, failure = self._score(completions, columns, self.seconds * (1 + 0.1 * count))
-            if not failure:
-                return scores
-            scores = []
-            for at in range(count):
-                row = {name: _row(column, at, count) for name, column in columns.items()}
-                score, failure = self._score(completions[at : at + 1], row, self.seconds)
-                scores += [0.0] if failure else score
-                if failure:
-                    setattr(self.killed, failure, getattr(self.killed, failure) + 1)
-            return scores
+    def ask(self, columns: Mapping[str, Any], seconds: float) -> Answer:
+        """One call of the reward, which may take so many seconds (the start of the process not counted).
 
-    def close(self) -> None:
-        """End the worker; a later call starts a new one."""
-        with self._lock:
-            self._kill()
-
-    def _score(self, completions: list, columns: dict, seconds: float) -> tuple[list[float | None], str]:
-        """The scores, or why there are none: "time", "memory" or "crash"."""
+        Raises:
+            RewardError: the reward raised, or a column cannot be sent.
+            UnusableReward: the process does not start, or what the reward returns is no list.
+        """
         try:
-            request = json.dumps([completions, columns], default=_plain).encode()
+            request = json.dumps(columns, default=_plain).encode()
         except TypeError as error:
-            raise RewardError(f"{self.__name__}: a column can't be sent to the worker ({error})") from None
+            raise RewardError(f"{self.label}: a column can't be sent to the worker ({error})") from None
+        first = self._pipe is None
+        pipe = self._pipe or self._start()
+        began = time.monotonic()
         try:
-            pipe = self._start()
             pipe.send_bytes(request)
-            if not pipe.poll(seconds):
-                self._kill()
-                return [], "time"
-            kind, result = json.loads(pipe.recv_bytes())
+            kind, result = json.loads(pipe.recv_bytes()) if pipe.poll(seconds) else ("time", None)
         except (EOFError, OSError):
-            self._kill()
-            return [], "crash"
+            kind, result = "crash", None
+        took = time.monotonic() - began
         if kind == "unusable":
             raise UnusableReward(result)
         if kind == "error":
-            raise RewardError(f"{self.__name__} raised in its worker:\n{result}")
-        if kind == "memory":
-            self._kill()  # what is left of it may be in pieces
-        return result, "memory" if kind == "memory" else ""
+            raise RewardError(f"{self.label} raised in its worker:\n{result}")
+        if kind != "scores":
+            self.kill()  # after a MemoryError too: what is left of it may be in pieces
+            return Answer(failure=kind, seconds=took)
+        values, told = result
+        return Answer(values, told=[tuple(call) for call in told], seconds=took, first=first)
 
-    def _start(self) -> Connection:
-        if self._pipe is not None:
-            return self._pipe
-        self._pipe, theirs = Pipe()
-        command = [sys.executable, "-m", "rewards.worker", str(theirs.fileno()), self._arguments]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self._process = subprocess.Popen(
-            command,
-            env=environment,
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        theirs.close()
-        weakref.finalize(self, _end, self._process)  # at exit too: a worker that hangs outlives nobody
-        if not self._pipe.poll(START_SECONDS) or json.loads(self._pipe.recv_bytes()) != "ready":
-            raise RewardError(f"{self.__name__}: its worker process doesn't start")
-        return self._pipe
-
-    def _kill(self) -> None:
-        if self._process is not None and self._pipe is not None:
+    def kill(self) -> None:
+        """End the process; a later call starts a new one."""
+        if self._process is not None:
             _end(self._process)
+        if self._pipe is not None:
             self._pipe.close()
         self._process = self._pipe = None
+
+    def _start(self) -> Connection:
+        self._pipe, theirs = Pipe()
+        command = [sys.executable, "-m", "rewards.worker", str(theirs.fileno()), self.arguments]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        said = ""
+        try:
+            self._process = subprocess.Popen(
+                command,
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            theirs.close()
+            weakref.finalize(self, _end, self._process)  # at exit too: a worker that hangs outlives nobody
+            said = f"it was not ready after {START_SECONDS:.0f} s"
+            if self._pipe.poll(START_SECONDS):
+                said = json.loads(self._pipe.recv_bytes())
+        except EOFError:
+            said = f"it ended with exit code {self._process.wait()}"
+        except OSError as error:
+            said = str(error)
+        if said != "ready":
+            theirs.close()
+            self.kill()
+            raise UnusableReward(f"{self.label}: its worker process does not start: {' '.join(said.split())}")
+        return self._pipe
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -152,10 +134,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # with whatever processes the reward started
         process.wait()
-
-
-def _row(column: Any, at: int, count: int) -> Any:
-    return column[at : at + 1] if isinstance(column, list) and len(column) == count else column
 
 
 def _plain(value: Any) -> Any:
@@ -174,35 +152,47 @@ def main(argv: list[str]) -> None:
     pipe = Connection(int(argv[0]))
     name, settings, megabytes = json.loads(argv[1])
     os.dup2(2, 1)  # what a reward prints is not lost
-    reward = get_reward(name, **settings)
+    try:
+        reward = get_reward(name, **settings)
+    except Exception as error:
+        pipe.send_bytes(json.dumps(str(error) or repr(error)).encode())
+        return
     _limit_memory(megabytes)
     pipe.send_bytes(b'"ready"')
     while True:
         try:
-            completions, columns = json.loads(pipe.recv_bytes())
+            columns = json.loads(pipe.recv_bytes())
         except EOFError:
             return
-        for name in TRL_COLUMNS & columns.keys():
-            columns[name] = SimpleNamespace(**columns[name]) if name == "trainer_state" else _ignore
-        try:
-            scores = call_reward(reward, {**columns, "completions": completions})
-            answer = ["scores", [_score(score) for score in scores]]
-        except UnusableReward as error:
-            answer = ["unusable", str(error)]
-        except MemoryError:
-            answer = ["memory", []]
-        except Exception:
-            answer = ["error", traceback.format_exc(limit=-5)]
-        pipe.send_bytes(json.dumps(answer).encode())
+        pipe.send_bytes(json.dumps(_answer(reward, columns), default=_any).encode())
 
 
-def _ignore(*_: Any) -> None:
-    """TRL's hooks for a reward's own figures; what they are told is not kept."""
+def _answer(reward: Any, columns: dict[str, Any]) -> tuple[str, Any]:
+    """One call: what kind of end it had, and the scores or the reason."""
+    told: list[Call] = []
+    for hook in HOOKS:
+        if hook in columns:
+            columns[hook] = lambda *args, hook=hook, **named: told.append((hook, list(args), named))
+    if "trainer_state" in columns:
+        columns["trainer_state"] = SimpleNamespace(**columns["trainer_state"])
+    try:
+        return "scores", ([_score(score) for score in call_reward(reward, columns)], told)
+    except UnusableReward as error:
+        return "unusable", str(error)
+    except MemoryError:
+        return "memory", None
+    except Exception:
+        return "error", traceback.format_exc(limit=-5)
 
 
 def _score(score: Any) -> Any:
     """A score as JSON can hold it; text is the caller's to refuse."""
     return score if score is None or isinstance(score, str) else float(score)
+
+
+def _any(value: Any) -> Any:
+    """What a hook was told, as JSON can hold it."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _limit_memory(megabytes: int) -> None:

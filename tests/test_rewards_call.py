@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rewards import RewardError, UnusableReward, call_reward, get_reward, reflection_reward
-from rewards.worker import Sandbox
+from rewards.sandbox import Sandbox
 
 REWARDS = '''
 import functools

@@ -98,9 +98,10 @@ def raise_on_b(completions, **columns):
         (lambda completions, **_: [1.0, "1.0", 1.0], "returned '1.0', not a finite number, on problem p/1"),
         (lambda completions, **_: [1.0, [1.0], 1.0], "returned [1.0], not a finite number, on problem p/1"),
         (lambda completions, **_: [1.0], "returned 1 scores for 3 completions"),
-        (lambda completions, **_: None, "raised TypeError"),
+        (lambda completions, **_: None, "returned a NoneType, not a list with a score for each completion"),
+        (lambda completions, **_: dict.fromkeys(range(3), 0.5), "returned a dict, not a list"),
         (lambda completions: [1.0] * 3, "raised TypeError"),
-        (lambda completions, **_: [1.0] * 3 if len(completions) == 1 else 1 / 0, "on no completion alone"),
+        (lambda completions, **_: [1.0] if len(completions) == 1 else 1 / 0, "on no completion alone"),
     ],
 )
 def test_a_failure_names_the_function_and_the_completion(function, said):
@@ -124,9 +125,29 @@ def test_a_reward_that_hangs_is_killed_and_the_batch_goes_on(tmp_path, monkeypat
         "def f(completions, **columns):\n    while 'bad' in completions: pass\n    return [1.0] * len(completions)\n"
     )
     name = write_module(tmp_path, monkeypatch, source)
-    rewards = load_rewards({"slow": RewardConfig(1.0, f"{name}:f")}, SandboxConfig(seconds=0.5))
-    assert rewards(scored(["good", "bad", "good"]), PROGRESS).tolist() == [[1.0], [0.0], [1.0]]
+    configs = {"slow": RewardConfig(1.0, f"{name}:f"), "length": RewardConfig(-1.0, args={"max_length": 9, "cache": 4})}
+    rewards = load_rewards(configs, SandboxConfig(seconds=0.5))
+    scores = rewards(scored(["good", "bad", "good"]), PROGRESS)
+    assert scores[[0, 2]].tolist() == [[1.0, 0.0], [1.0, 0.0]]
+    assert scores[1].isnan().all(), "what the other reward gave it counts as little: nobody gains by ending a grader"
     assert rewards.killed == 1
+
+
+def test_a_worker_that_cannot_start_stops_the_run_in_one_line(tmp_path, monkeypatch):
+    source = "import os, sys\nif sys.argv[0].endswith('worker.py'): os._exit(7)\ndef f(completions, **columns): pass\n"
+    name = write_module(tmp_path, monkeypatch, source)
+    rewards = load_rewards({"r": RewardConfig(1.0, f"{name}:f")}, SandboxConfig())
+    with pytest.raises(RewardFailure, match=r"^reward 'r' cannot be used: f: .* it ended with exit code 7$"):
+        rewards(scored(["good", "bad"]), PROGRESS)
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_a_column_of_any_name_reaches_the_reward(tmp_path, monkeypatch, enabled):
+    source = "def f(completions, function, **columns): return [a + b for a, b in zip(function, columns['self'])]\n"
+    name = write_module(tmp_path, monkeypatch, source)
+    rewards = load_rewards({"r": RewardConfig(1.0, f"{name}:f")}, SandboxConfig(enabled))
+    odd = dict.fromkeys(("self", "function", "columns", "name", "batch", "progress"), 2)
+    assert rewards(scored(["a", "b"], columns=[odd, odd]), PROGRESS).tolist() == [[4.0], [4.0]]
 
 
 def test_a_failure_in_the_worker_is_one_line_too(tmp_path, monkeypatch):
