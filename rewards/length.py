@@ -28,9 +28,10 @@ def soft_overlong(length: int, max_length: int, cache: int) -> float:
 def length_reward(
     completions: list,
     completion_ids: list | None = None,
+    trainer_state: Any = None,
     *,
-    max_length: int = 1024,
-    cache: int = 256,
+    max_length: int | None = None,
+    cache: int | None = None,
     **columns: Any,
 ) -> list[float]:
     """`soft_overlong` of each completion.
@@ -38,13 +39,20 @@ def length_reward(
     Args:
         completions: texts or messages; their words are counted where there are no token ids.
         completion_ids: token ids per completion (a column that TRL and our trainer pass).
-        max_length: L_max in tokens; set it to the sampler's limit.
-        cache: L_cache in tokens: how long before the limit the punishment sets in.
+        trainer_state: of our trainer it holds the sampler's limit, `max_new_tokens`; TRL's does not.
+        max_length: L_max in tokens; None: the sampler's limit. Longer ones there are not, so with a larger L_max the
+            punishment never sets in.
+        cache: L_cache in tokens: how long before the limit the punishment sets in; None: a quarter of L_max.
         columns: not read.
 
     Raises:
-        RewardError: unless 0 <= cache <= max_length.
+        RewardError: unless 0 <= cache <= max_length, or if nothing says what the limit is.
     """
+    if max_length is None:
+        max_length = getattr(trainer_state, "max_new_tokens", None)
+    if max_length is None:
+        raise RewardError("length_reward: set max_length to the limit of the sampler, in tokens")
+    cache = max_length // 4 if cache is None else cache
     if not 0 <= cache <= max_length:
         raise RewardError(f"length_reward: cache must be between 0 and max_length={max_length}, not {cache}")
     units = completion_ids

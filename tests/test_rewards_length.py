@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from rewards import RewardError, length_reward, repetition_reward
 from rewards.length import soft_overlong
 from rewards.repetition import repeated_share
+from rewards.sandbox import Sandbox
 
 
 def test_soft_overlong_is_dapo_equation_13():
@@ -30,6 +32,19 @@ def test_length_is_in_tokens_where_there_are_any():
     assert length_reward(["a b c"], max_length=8, cache=4) == [0.0]
     with pytest.raises(RewardError, match="cache"):
         length_reward(["a"], max_length=4, cache=5)
+
+
+def test_length_knows_the_samplers_limit_or_asks_for_it():
+    state, ids = SimpleNamespace(max_new_tokens=40), [[1] * n for n in (30, 35, 40)]
+    assert length_reward(["a"] * 3, completion_ids=ids, trainer_state=state) == [0.0, -0.5, -1.0]
+    assert length_reward(["a"] * 3, completion_ids=ids, trainer_state=state, cache=20) == [-0.5, -0.75, -1.0]
+    assert length_reward(["a"] * 3, completion_ids=ids, trainer_state=state, max_length=80) == [0.0] * 3
+    for unknown in (None, SimpleNamespace(global_step=1)):
+        with pytest.raises(RewardError, match="set max_length to the limit of the sampler"):
+            length_reward(["a"], completion_ids=[[1]], trainer_state=unknown)
+    sandbox = Sandbox("length", seconds=20.0)
+    assert sandbox(["a"] * 3, completion_ids=ids, trainer_state=state) == [0.0, -0.5, -1.0]
+    sandbox.close()
 
 
 def test_repeated_share_counts_ngrams():

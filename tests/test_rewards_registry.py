@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,8 @@ def test_every_shipped_reward_answers_to_both_of_its_names():
     assert {"accuracy", "format", "length", "reflection", "repetition"} <= set(reward_names())
     for name in reward_names():
         assert get_reward(name) is get_reward(f"{name}_reward")
-        assert len(get_reward(name)([RIGHT], answer=["42"], prompts=["6 x 7?"])) == 1
+        state = SimpleNamespace(max_new_tokens=9)
+        assert len(get_reward(name)([RIGHT], answer=["42"], prompts=["6 x 7?"], trainer_state=state)) == 1
 
 
 def test_settings_are_bound_and_the_name_is_kept():
