@@ -70,8 +70,11 @@ chaos: $(VENV)/.ready-dev ## kill all stages at random moments; compare what the
 soak: $(VENV)/.ready-dev ## an hour of the demo's stages in one process, which must not grow
 	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/soak.py --minutes 60 $(ARGS)
 
-bench: $(VENV)/.ready-dev ## a training step of ours, TRL's and a plain loop, side by side (40 minutes, an idle machine)
+bench: $(VENV)/.ready-dev ## a training step of ours, TRL's and a plain loop, side by side (35 minutes, an idle machine)
 	PYTHONPATH=. $(VENV)/bin/python experiments/bench.py --model $(MODEL) --device $(DEVICE) $(ARGS)
+
+docs: $(VENV)/.ready ## write docs/glossary.md from the code
+	PYTHONPATH=. $(VENV)/bin/python tests/readme.py
 
 lint: $(VENV)/.ready-dev ## check style
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
@@ -82,4 +85,4 @@ clean: ## remove .venv and caches; runs/ stays
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup demo sft grpo reject final eval audit bench fuzz chaos soak report base data test lint clean help
+.PHONY: setup demo sft grpo reject final eval audit bench fuzz chaos soak report base data test docs lint clean help

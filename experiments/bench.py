@@ -169,20 +169,31 @@ def grow(arguments: argparse.Namespace, key: str, value: int) -> dict:
 
 def last_line(command: list[str], seconds: float = 0) -> dict:
     """The JSON that a command prints last; {"failed": why} where it fails or takes longer than `seconds` (0: any)."""
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    out, failure = run_process(command, seconds)
+    return {"failed": failure} if failure else json.loads(out.strip().splitlines()[-1])
+
+
+def run_process(command: list[str], seconds: float = 0, environment: dict[str, str] | None = None) -> tuple[str, str]:
+    """What a command printed, and why it failed ("" where it did not)."""
+    run = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | (environment or {}),
+    )
     try:
         out, error = run.communicate(timeout=seconds or None)
     except subprocess.TimeoutExpired:
-        return {"failed": f"not done after {seconds:.0f} s"}
+        return "", f"not done after {seconds:.0f} s"
     finally:
         if run.poll() is None:
             os.killpg(run.pid, signal.SIGKILL)  # with what it started
             run.communicate()
     if run.returncode < 0:
-        return {"failed": f"killed by signal {-run.returncode}" + ", perhaps for its memory" * (run.returncode == -9)}
-    if run.returncode:
-        return {"failed": (error.strip().splitlines() or ["no reason given"])[-1][:200]}
-    return json.loads(out.strip().splitlines()[-1])
+        return out, f"killed by signal {-run.returncode}" + ", perhaps for its memory" * (run.returncode == -9)
+    return out, (error.strip().splitlines() or ["no reason given"])[-1][:200] if run.returncode else ""
 
 
 # ---- the table ----------------------------------------------------------------------------------------------

@@ -68,11 +68,15 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, policy, targets, temperature):
         logps, entropy, lse = torch.zeros(3, len(hidden), device=hidden.device)  # [M] each
-        for rows in _slices(len(hidden), CHUNK_LOGITS // len(weight)):
-            z = policy.logits(hidden[rows])  # [C, V]
+        chunks = _slices(len(hidden), CHUNK_LOGITS // len(weight))
+        # room for a chunk, used again: to get as much memory anew each time takes longer than to fill it
+        room = hidden.new_empty(2, len(hidden[chunks[0]]) if chunks else 0, len(weight), dtype=torch.float32)
+        for rows in chunks:
+            z, p = room[:, : len(hidden[rows])]  # [C, V] each
+            z = policy.logits(hidden[rows], out=z)
             z = z if temperature == 1 else z.div_(temperature)
             z_target = z.gather(-1, targets[rows, None]).squeeze(-1)
-            p = z.softmax(dim=-1)  # [C, V]
+            torch.softmax(z, dim=-1, out=p)
             top, log_top = z.amax(dim=-1), p.amax(dim=-1).log()
             lse[rows] = top - log_top
             logps[rows] = z_target - top + log_top  # in this order: the difference is small, lse is not

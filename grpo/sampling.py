@@ -14,27 +14,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from grpo.model.cache import Cache, Prompts
 from grpo.model.policy import Policy
-from grpo.types import Rollouts, concat_rollouts
+from grpo.types import Rollouts, SamplingConfig, concat_rollouts
 
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How completions are drawn."""
-
-    temperature: float = 1.0
-    """Softmax temperature; log-probs are of the tempered distribution. 0 is greedy decoding."""
-    max_new_tokens: int = 512
-    """Length limit of a completion in tokens; one that reaches it is marked truncated."""
-    max_rows: int = 256
-    """Completions decoded at a time, in whole groups (at least one); bounds the memory of the key-value cache."""
+BLOCK = 256  # tokens of the vocabulary that are summed before one of them is looked for
 
 
 def uniforms(seed: int, step: int, problem: str, sample: int, count: int) -> np.ndarray:
@@ -119,7 +109,8 @@ def prefill(policy: Policy, prompts: list[list[int]], group_size: int, room: int
         raise ValueError("a prompt holds no token: it needs at least one to continue from")
     memory = Prompts(torch.tensor([len(prompt) - 1 for prompt in prompts]), policy.device)
     ids = torch.tensor([token for prompt in prompts for token in prompt[:-1]], dtype=torch.long, device=policy.device)
-    policy(ids, memory.positions, memory)
+    if len(ids):  # not all prompts are of one token
+        policy(ids, memory.positions, memory)
     return Cache(memory, group_size, room)
 
 
@@ -134,10 +125,23 @@ def draw(logits: Tensor, temperature: float, u: Tensor) -> tuple[Tensor, Tensor]
     logits: [A, V] fp32; u: [A] in [0, 1). Temperature 0 takes the most likely token (log-prob at temperature 1).
     """
     p = (logits if temperature in (0, 1) else logits / temperature).softmax(dim=-1)  # [A, V]
-    if temperature == 0:
-        token = logits.argmax(dim=-1)
-    else:
-        cdf = p.cumsum(dim=-1, dtype=torch.float64)  # [A, V]; in fp32 the tail of a large vocabulary would be lost
-        token = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True).squeeze(1)
-        token = token.clamp(max=logits.shape[-1] - 1)  # NaN logits end here; the caller finds them in logp
+    token = logits.argmax(dim=-1) if temperature == 0 else inverse_cdf(p, u)
     return token, p.gather(-1, token[:, None]).squeeze(-1).log()
+
+
+def inverse_cdf(p: Tensor, u: Tensor) -> Tensor:
+    """The smallest k with sum_{j <= k} p_j > u sum_j p_j, for each row of p [A, V] and u [A]; [A].
+
+    First the block of the vocabulary that holds it, then its place there. The sums that decide are fp64, in which no
+    tail is lost, but no [A, V] tensor is: that would take longer than the rest of the step.
+    """
+    size = min(BLOCK, p.shape[1])
+    blocks = F.pad(p, (0, -p.shape[1] % size)).view(len(p), -1, size)  # [A, V / size, size]
+    sums = blocks.sum(dim=-1).double()
+    ends = sums.cumsum(dim=-1)  # [A, V / size]
+    target = u[:, None] * ends[:, -1:]  # [A, 1]
+    block = torch.searchsorted(ends, target, right=True).clamp_(max=ends.shape[1] - 1)  # NaN would be beyond the end
+    inside = blocks.take_along_dim(block[..., None], dim=1)[:, 0].double().cumsum(dim=-1)  # [A, size]
+    share = (target - (ends - sums).gather(1, block)) / sums.gather(1, block)
+    place = torch.searchsorted(inside, share * inside[:, -1:], right=True)
+    return (block * size + place).squeeze(1).clamp_(max=p.shape[1] - 1)

@@ -9,7 +9,19 @@ from torch import Tensor
 
 from data.problems import Problem
 
-__all__ = ["Problem", "Rollouts", "concat_rollouts"]
+__all__ = ["Problem", "Rollouts", "SamplingConfig", "concat_rollouts"]
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How completions are drawn."""
+
+    temperature: float = 1.0
+    """Softmax temperature; log-probs are of the tempered distribution. 0 is greedy decoding."""
+    max_new_tokens: int = 512
+    """Length limit of a completion in tokens; one that reaches it is marked truncated."""
+    max_rows: int = 256
+    """Completions decoded at a time, in whole groups (at least one); bounds the memory of the key-value cache."""
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,39 @@
 """What does a reward wrongly pay? Try it: a battery of hacks, equivalences and attacks against any reward.
 
     python -m rewards.audit accuracy
-    python -m rewards.audit my_module:my_reward --set threshold=0.5 --column ground_truth
+    python -m rewards.audit my_module:my_reward --set threshold=0.5 --column ground_truth --column level=3
 
 The reward has TRL's signature and is called one completion at a time, in a worker process that is killed if
-it hangs. First it is probed with honest completions, to find what it pays for (answers, form, reflection)
-and in which style it reads them (tags or a box, text or messages); then it gets the cases for that.
+it hangs. It gets the columns that a trainer passes (prompts, answer, solution, ...). A column of the data that it
+needs besides is given with --column NAME, which holds the gold answer then, or with --column NAME=VALUE.
 
-Exit code: 0 if nothing is wrongly paid, raises, hangs or runs code; 1 if something does; 2 for a mistake in
-the command. Right answers that it refuses are shown, and count with `--strict`.
+First it is probed with honest completions, to find what it pays for (answers, form, reflection) and in which
+style it reads them (tags or a box, text or messages); then it gets the cases for that. A reward that pays
+everything alike teaches nothing, and says so here; so does one that pays all messages alike, which is what a chat
+model's completions are.
+
+Exit code: 0 if nothing is wrongly paid, raises, hangs or runs code, and the reward tells completions apart; 1 if
+not; 2 for a mistake in the command. Right answers that it refuses are shown, and count with `--strict`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import inspect
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from rewards import audit_cases as cases
 from rewards.audit_cases import Case
-from rewards.registry import RewardError
+from rewards.audit_report import FORMS, Finding, Probe, Report
+from rewards.registry import COLUMNS, TRL_COLUMNS, RewardError, get_reward
 from rewards.sandbox import Sandbox
 
 STYLES: dict[str, Callable[[str, str], Any]] = {
@@ -32,76 +41,63 @@ STYLES: dict[str, Callable[[str, str], Any]] = {
     "box": lambda think, answer: f"{think}\n\n\\boxed{{{answer}}}",
 }
 PROMPT = "What is 6 times 7?"
-
-
-@dataclass
-class Probe:
-    """What a reward pays honest completions, and so what it is."""
-
-    style: str
-    chat: bool
-    aspects: tuple[str, ...]
-    right: float
-    wrong: float
-    unformed: float
-    reflective: float
-
-
-@dataclass
-class Finding:
-    """What went wrong with one case."""
-
-    case: Case
-    problem: str
-    """"paid", "refused", "raised", "slow", "killed" or "executed"."""
-    score: float | None
-
-
-@dataclass
-class Report:
-    """The outcome of an audit."""
-
-    name: str
-    probe: Probe
-    counts: dict[tuple[str, str], int] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
-    slowest: dict[tuple[str, str], float] = field(default_factory=dict)
-
-    def passed(self, strict: bool = False) -> bool:
-        return all(finding.problem == "refused" and not strict for finding in self.findings)
-
-    def text(self, shown: int = 40) -> str:
-        """The table, one line a family, and the cases behind it."""
-        probe = self.probe
-        style = f"{probe.style}, {'messages' if probe.chat else 'text'}"
-        lines = [f"{self.name} pays for {', '.join(probe.aspects) or 'nothing that was tried'} ({style})", ""]
-        lines.append(f"{'':11}{'family':22}{'cases':>6}{'paid':>6}{'refused':>9}{'failed':>8}{'slowest':>11}")
-        for (aspect, family), count in self.counts.items():
-            mine = [f.problem for f in self.findings if (f.case.aspect, f.case.family) == (aspect, family)]
-            paid, refused = mine.count("paid"), mine.count("refused")
-            failed, slowest = len(mine) - paid - refused, self.slowest[aspect, family] * 1000
-            lines.append(f"{aspect:11}{family:22}{count:6}{paid:6}{refused:9}{failed:8}{slowest:8.1f} ms")
-        for finding in sorted(self.findings, key=lambda found: found.problem == "refused")[:shown]:
-            text, gold = _shown(finding.case.completion), _shown(finding.case.gold)
-            lines.append(f"{finding.problem:>9} {finding.score!s:>6}  gold {gold}  {text}")
-        if len(self.findings) > shown:
-            lines.append(f"... and {len(self.findings) - shown} more")
-        wrong = sum(finding.problem != "refused" for finding in self.findings)
-        lines += ["", f"{wrong} wrongly paid or failed, {len(self.findings) - wrong} right ones refused"]
-        return "\n".join(lines)
+GOLD = object()
+"""In place of a column's value: the gold answer of the case."""
+VARIED = (
+    *(render(cases.NEUTRAL, answer) for render in STYLES.values() for answer in ("42", "43")),
+    STYLES["tags"](cases.REFLECTIONS[0][1], "42"),
+    *("", "42", "It must be 43", "7 + 7 = 14. " * 50),
+)
+"""Completions that any reward should tell apart in some place."""
 
 
 class Audit:
     """A reward under audit, in its sandbox."""
 
-    def __init__(self, name: str, settings: dict[str, Any], columns: tuple[str, ...] = (), seconds: float = 2.0):
+    def __init__(
+        self, name: str, settings: dict[str, Any], columns: dict[str, Any] | None = None, seconds: float = 2.0
+    ):
+        """columns: what the reward reads of the data besides, by name; GOLD stands for the gold answer."""
         self.reward = Sandbox(name, settings, seconds=seconds)
-        self.columns, self.seconds = {"answer", "solution", *columns}, seconds
+        self.columns, self.seconds = {"answer": GOLD, "solution": GOLD, **(columns or {})}, seconds
+        parameters = inspect.signature(get_reward(name, **settings)).parameters.values()
+        needed = [
+            p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        ]
+        if missing := [name for name in needed if name not in {*self.columns, *COLUMNS, *TRL_COLUMNS}]:
+            some = " and ".join(f"--column {name}" for name in missing)
+            raise RewardError(
+                f"{self.reward.__name__} needs the column {', '.join(missing)}: give it with {some} (it holds the gold "
+                f"answer) or --column {missing[0]}=VALUE"
+            )
 
     def score(self, completion: str, gold: str, chat: bool) -> float:
-        made: Any = [{"role": "assistant", "content": completion}] if chat else completion
-        score = self.reward([made], prompts=[PROMPT], **{column: [gold] for column in self.columns})[0]
-        return score or 0.0
+        return self._raw(completion, gold, chat) or 0.0
+
+    def _raw(self, completion: str, gold: str, chat: bool) -> float | None:
+        """What the reward returns, called as a trainer calls it."""
+        columns = {name: [gold if value is GOLD else value] for name, value in self.columns.items()}
+        words = [zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in completion.split()]
+        passed = {
+            "completions": [[{"role": "assistant", "content": completion}] if chat else completion],
+            "completion_ids": [words],
+            "prompts": [[{"role": "user", "content": PROMPT}] if chat else PROMPT],
+            "trainer_state": SimpleNamespace(global_step=0, max_steps=1),
+            **dict.fromkeys(("log_metric", "log_extra"), lambda *_, **__: None),
+        }
+        return self.reward.score({**columns, **passed}).values[0]
+
+    def constant(self) -> dict[str, float | None]:
+        """The forms of a completion in which completions that have little in common are paid alike."""
+        found = {}
+        for chat, form in FORMS.items():
+            paid = set()
+            for completion in VARIED:
+                with contextlib.suppress(RewardError):
+                    paid.add(self._raw(completion, "42", chat))
+            if len(paid) == 1:
+                found[form] = paid.pop()
+        return found
 
     def probe(self) -> Probe:
         """Find the style in which the reward tells a right answer from a wrong one, if it does in any."""
@@ -136,7 +132,7 @@ class Audit:
     def run(self) -> Report:
         """Every case that this reward is concerned with."""
         probe = self.probe()
-        report = Report(self.reward.__name__, probe)
+        report = Report(self.reward.__name__, probe, constant=self.constant())
         with tempfile.TemporaryDirectory() as folder:
             canary = Path(folder) / "executed"
             for case in _cases(probe, str(canary)):
@@ -199,11 +195,6 @@ def _cases(probe: Probe, canary: str) -> Iterator[Case]:
             yield Case("honest" if pay else "stuffed", "reflection", "42", render(thought, "42"), pay)
 
 
-def _shown(text: str, length: int = 70) -> str:
-    shown = ascii(text)
-    return shown if len(shown) <= length else f"{shown[: length // 2]} ... {shown[-length // 3 :]}"
-
-
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -211,13 +202,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("reward", help="a registered name, or my_module:my_reward")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the reward")
-    parser.add_argument("--column", action="append", default=[], help="another column that the gold is passed under")
+    parser.add_argument(
+        "--column", action="append", default=[], metavar="NAME[=VALUE]", help="a column of the data; the gold, or VALUE"
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="the limit for one completion")
     parser.add_argument("--strict", action="store_true", help="a right answer refused is a failure too")
     options = parser.parse_args(argv)
     try:
         settings = dict(_setting(text) for text in options.set)
-        report = Audit(options.reward, settings, tuple(options.column), options.seconds).run()
+        columns = dict(_setting(text) if "=" in text else (text, GOLD) for text in options.column)
+        report = Audit(options.reward, settings, columns, options.seconds).run()
     except RewardError as error:
         print(f"audit: {error}", file=sys.stderr)
         return 2
@@ -230,7 +224,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
     name, equals, value = text.partition("=")
     if not equals:
-        raise RewardError(f"--set {text}: write NAME=VALUE")
+        raise RewardError(f"{text}: write NAME=VALUE")
     return name, yaml.safe_load(value)
 
 

@@ -81,6 +81,11 @@ def manifest(run: Path) -> dict:
     return json.loads((run / "manifest.json").read_text(encoding="utf-8"))
 
 
+def saved_steps(run: Path) -> list[int]:
+    """After how many steps each checkpoint of a run was written; raises ValueError if there is any other file."""
+    return sorted(int(path.stem.removeprefix("step-")) for path in (run / "checkpoints").iterdir())
+
+
 def weights(run: Path) -> dict[str, Tensor]:
     """The final weights of a run, adapter or model."""
     return load_file(next((run / "model").glob("*.safetensors")))

@@ -24,8 +24,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from grpo.memory import give_back
-
 from grpo import cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +45,6 @@ class Held:
 
 def held(begun: float) -> Held:
     gc.collect()
-    give_back()
     status = Path("/proc/self/status").read_text()
     memory = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()

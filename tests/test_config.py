@@ -11,7 +11,7 @@ from helpers_runs import PARITY, command, write_module
 
 from grpo import cli
 from grpo.loss import PRESETS
-from grpo.runs.config import Config, RewardConfig, to_dict, to_yaml
+from grpo.runs.config import Config, RewardConfig, to_yaml
 from grpo.runs.settings import known_keys, load_config
 
 REPO = Path(__file__).parents[1]
@@ -65,7 +65,7 @@ def test_every_preset_and_every_key_survive_the_way_into_a_file_and_back(tmp_pat
     config = load_config(
         None, [f"loss.preset={preset}", "loss.tau_neg=1.5", "eval.pass_at=[2]", "optim.betas=[0.5, 0.6]"]
     )
-    written = to_dict(config)
+    written = dataclasses.asdict(config)
     for key in set(known_keys()) - {"loss.preset"}:
         value = written
         for name in key.split("."):
@@ -127,7 +127,7 @@ def test_every_key_can_be_set_and_every_field_is_documented(tmp_path):
             continue
         for name in key.split("."):
             value = getattr(value, name)
-        text = yaml.safe_dump(to_dict(value), default_flow_style=True).removesuffix("...\n").strip()
+        text = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
         assert load_config(None, [f"{key}={text}"]) == flat, key
 
 

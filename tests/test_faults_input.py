@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 
@@ -13,7 +14,6 @@ from hypothesis import strategies as st
 from data import DataError, Problem, PromptConfig, build_prompt
 from data.tiny_model import build_tokenizer
 from grpo.report.page import page, read_run
-from grpo.runs.config import to_dict
 from grpo.runs.folder import RunError, open_run
 from grpo.runs.journal import Judged
 from grpo.runs.journal import parse as parse_judged
@@ -59,10 +59,7 @@ def test_an_override_is_taken_as_it_stands_or_refused_with_its_key(key, value):
             assert line.startswith("command line: ") and len(line) < 600
         return
     if key != "loss.preset" and isinstance(value, int | str) and not isinstance(value, bool):
-        there = to_dict(config)
-        for name in key.split("."):
-            there = there[name]
-        assert there == value
+        assert functools.reduce(getattr, key.split("."), config) == value
 
 
 @given(FILE, FILE)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from grpo.prefix import completion_states, start_decoding
+from helpers_models import plain
 
 from grpo import logprobs
 from grpo.logprobs import completion_logps, token_logps
@@ -21,7 +21,8 @@ def plain_logps(policy, rollouts, temperature):
     width = rollouts.mask.shape[1]
     for row, completion in enumerate(rollouts.token_lists()):
         prompt = rollouts.prompts[int(rollouts.prompt_index[row])]
-        logits = policy.model(input_ids=torch.tensor([prompt + completion]), use_cache=False).logits[0]
+        with plain(policy.model) as model:
+            logits = model(input_ids=torch.tensor([prompt + completion]), use_cache=False).logits[0]
         logp = (logits[len(prompt) - 1 : -1] / temperature).log_softmax(dim=-1)  # [T_i, V]
         padding = logp.new_zeros(width - len(completion))
         logps.append(torch.cat([logp[range(len(completion)), completion], padding]))
@@ -86,15 +87,6 @@ def test_the_prompt_gets_its_gradient(kind, make_policy, make_rollouts):
     assert policy.model.get_input_embeddings().weight.grad[22].abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_an_empty_prompt_is_refused(kind, make_policy, make_rollouts):
-    policy, rollouts = make_policy(kind), make_rollouts([2, 0], [3, 3])
-    with pytest.raises(ValueError, match="a prompt holds no token"):
-        start_decoding(policy, rollouts.prompts, 1, 3)
-    with pytest.raises(ValueError, match="a prompt holds no token"):
-        completion_states(policy, rollouts)
-
-
 # ---- the mask ------------------------------------------------------------------------------------------------
 
 
@@ -134,33 +126,40 @@ def test_chunked_is_full(rows, make_policy, make_rollouts, monkeypatch):
     torch.testing.assert_close(gradients(policy, chunked), expected, rtol=1e-4, atol=1e-5)
 
 
+def watch_head(policy, monkeypatch) -> list[tuple[int, int]]:
+    """The calls of the head that follow, each by how many tokens it saw and how many numbers it made of them."""
+    calls, head = [], policy.logits
+
+    def logits(hidden, *part, **options):
+        z = head(hidden, *part, **options)
+        calls.append((len(hidden), z.numel()))
+        return z
+
+    monkeypatch.setattr(policy, "logits", logits)
+    return calls
+
+
 @pytest.mark.parametrize("rows", [1, 4])
 def test_no_more_logits_than_a_chunk_are_made_at_a_time(rows, make_policy, monkeypatch):
-    policy, forward, backward = make_policy(), [], []
-    vocab = policy.model.config.vocab_size
-    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", rows * vocab)
-    head, product = policy.logits, logprobs.product
-
-    def counted(x, weight, bias=None):
-        if x.shape == hidden.shape:  # the logits of a slice of the vocabulary
-            backward.append(len(x) * len(weight))
-        return product(x, weight, bias)
-
-    monkeypatch.setattr(policy, "logits", lambda hidden: forward.append(len(hidden)) or head(hidden), raising=False)
-    monkeypatch.setattr(logprobs, "product", counted)
-    hidden = torch.randn(10, 16, requires_grad=True)
-    token_logps(policy, hidden, torch.arange(10), 1.0)[0].sum().backward()
-    assert max(forward) == rows and sum(forward) == 10
-    assert max(backward) <= rows * vocab and sum(backward) == 10 * vocab  # once again in the backward pass
+    policy, tokens = make_policy(), 10
+    chunk = rows * policy.model.config.vocab_size
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", chunk)
+    calls = watch_head(policy, monkeypatch)
+    hidden = torch.randn(tokens, 16, requires_grad=True)
+    logps, _ = token_logps(policy, hidden, torch.arange(tokens), 1.0)
+    forward, calls[:] = list(calls), []
+    logps.sum().backward()
+    for made in (forward, calls):  # all of them forward, a chunk of tokens at a time, and once again backward
+        assert len(made) > 1 and max(numbers for _, numbers in made) <= chunk
+        assert sum(numbers for _, numbers in made) == tokens * policy.model.config.vocab_size
 
 
 def test_the_head_sees_completion_tokens_only(make_policy, make_rollouts, monkeypatch):
-    policy, sizes = make_policy(), []
-    head = policy.logits
-    monkeypatch.setattr(policy, "logits", lambda hidden: sizes.append(len(hidden)) or head(hidden), raising=False)
+    policy = make_policy()
+    calls = watch_head(policy, monkeypatch)
     with torch.no_grad():
         completion_logps(policy, make_rollouts([9, 3], [5, 2, 1, 7], group_size=2), 1.0)
-    assert sum(sizes) == 5 + 2 + 1 + 7
+    assert sum(seen for seen, _ in calls) == 5 + 2 + 1 + 7
 
 
 def test_the_log_softmax_is_fp32_even_where_the_model_is_not(make_policy, make_rollouts):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers_models import plain
 from helpers_runs import PARITY, lines, manifest, memorised, metrics, one_line, weights, write_module
 from helpers_runs import grpo as run_stage
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from grpo.model import lora
+from grpo.model.attention import Layout
 from grpo.model.lora import LoraConfig, LoraLinear
 from grpo.model.policy import ModelConfig, Policy, load_policy
 
@@ -19,7 +21,7 @@ def adapted(rank: int = 4, seed: int = 0, **options) -> Policy:
 
 
 def logits(model: nn.Module) -> Tensor:
-    with torch.no_grad():
+    with torch.no_grad(), plain(model):
         return model(torch.tensor([[5, 9, 7, 3]])).logits
 
 
@@ -46,9 +48,9 @@ def test_a_layer_computes_its_equation():
 
 
 def test_a_fresh_adapter_changes_nothing_and_is_a_function_of_the_seed():
-    plain = load_policy(ModelConfig("tiny-init"))
+    base = load_policy(ModelConfig("tiny-init"))
     fresh, again = adapted(), adapted()
-    assert torch.equal(logits(fresh.model), logits(plain.model))
+    assert torch.equal(logits(fresh.model), logits(base.model))
     for name, layer in lora.adapters(fresh.model).items():
         assert layer.lora_B.count_nonzero() == 0
         assert torch.equal(layer.lora_A, lora.adapters(again.model)[name].lora_A)
@@ -60,8 +62,8 @@ def test_a_fresh_adapter_changes_nothing_and_is_a_function_of_the_seed():
 def test_merged_equals_adapted(alpha):
     policy = adapted(alpha=alpha)
     stir(policy)
-    before, plain = logits(policy.model), logits(load_policy(ModelConfig("tiny-init")).model)
-    assert not torch.allclose(before, plain, atol=1e-2)
+    before, base = logits(policy.model), logits(load_policy(ModelConfig("tiny-init")).model)
+    assert not torch.allclose(before, base, atol=1e-2)
     lora.merge(policy.model)
     assert not lora.adapters(policy.model)
     assert torch.allclose(logits(policy.model), before, atol=1e-5)
@@ -91,8 +93,8 @@ def test_only_the_adapter_is_trainable_and_in_fp32(dtype):
     assert {p.dtype for p in policy.trainable().values()} == {torch.float32}
     others = [p for n, p in policy.model.named_parameters() if ".lora_" not in n]
     assert {p.dtype for n, p in policy.model.named_parameters() if ".base." in n} == {getattr(torch, dtype)}
-    hidden = policy.model(torch.tensor([[5, 9]])).logits
-    hidden.float().sum().backward()
+    layout = Layout.of_prompts(torch.tensor([2]), policy.device)
+    policy(torch.tensor([5, 9]), layout.positions, layout).float().sum().backward()
     assert all(p.grad is None for p in others)
     assert all(p.grad is not None for p in policy.trainable().values())
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers_models import plain
 from helpers_runs import grpo as run_stage
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ RANK = 4
 
 
 def logits(model: nn.Module) -> Tensor:
-    with torch.no_grad():
+    with torch.no_grad(), plain(model):
         return model(torch.tensor([[5, 9, 7, 3]])).logits
 
 

@@ -8,23 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from grpo.prefix import start_decoding
+from helpers_models import plain
 from helpers_runs import grpo as run_stage
 from helpers_runs import manifest, one_line
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GraniteConfig,
-    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
 )
 
 from data.tiny_model import build_tokenizer
+from grpo.model.attention import Layout
 from grpo.model.lora import LoraConfig
 from grpo.model.policy import ModelConfig, ModelError, load_policy
 
@@ -35,7 +32,8 @@ SIZES = {
 
 
 def logits(model, ids: tuple[int, ...] = (5, 9, 7, 3)) -> Tensor:
-    with torch.no_grad():
+    """transformers' own, whichever model."""
+    with torch.no_grad(), plain(model):
         return model(torch.tensor([ids])).logits
 
 
@@ -154,8 +152,11 @@ def test_bf16_computes_in_bf16_with_an_fp32_head(tmp_path):
     fp32 = {n for n, p in half.model.named_parameters() if p.dtype == torch.float32}
     assert fp32 == {"model.embed_tokens.weight", "lm_head.weight"}
     assert half.model.model.norm.weight.dtype == torch.bfloat16
-    steps = [start_decoding(p, [[5, 9, 7]], 1, 1).step(torch.tensor([7])) for p in (half, full)]
-    ours, theirs = (p.logits(hidden) for p, hidden in zip((half, full), steps, strict=True))
+    layout = Layout.of_prompts(torch.tensor([4]), half.device)
+    with torch.no_grad():
+        states = [p(torch.tensor([5, 9, 7, 7]), layout.positions, layout) for p in (half, full)]
+    assert [x.dtype for x in states] == [torch.bfloat16, torch.float32]
+    ours, theirs = (p.logits(hidden) for p, hidden in zip((half, full), states, strict=True))
     assert ours.dtype == torch.float32
     assert torch.allclose(ours, theirs, atol=0.02) and not torch.equal(ours, theirs)
     hidden = torch.randn(4, 16)
@@ -181,8 +182,7 @@ def test_a_real_gguf_file_loads(tmp_path):
         pytest.skip("no .gguf file; set GRPO_GGUF")
     policy = load_policy(ModelConfig(str(file)))
     text = policy.tokenizer("The capital of France is", return_tensors="pt")
-    with torch.no_grad():
-        token = policy.model(**text).logits[0, -1].argmax()
+    token = logits(policy.model, text["input_ids"][0].tolist())[0, -1].argmax()
     assert "Paris" in policy.tokenizer.decode(token)
 
 
@@ -259,22 +259,6 @@ def test_an_empty_folder_and_an_unfinished_run_are_refused(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "manifest.json").write_text("{}")
     assert "this run has no model yet" in refused(tmp_path / "run")
-
-
-def test_soft_capped_logits_are_refused(tmp_path):
-    config = Gemma2Config(
-        vocab_size=len(build_tokenizer()), head_dim=8, eos_token_id=1, final_logit_softcapping=30.0, **SIZES
-    )
-    Gemma2ForCausalLM(config).save_pretrained(tmp_path / "m")
-    build_tokenizer().save_pretrained(tmp_path / "m")
-    assert "Gemma2ForCausalLM changes its logits after the head" in refused(tmp_path / "m")
-
-
-def test_scaled_logits_are_refused(tmp_path):
-    config = GraniteConfig(vocab_size=len(build_tokenizer()), eos_token_id=1, logits_scaling=8.0, **SIZES)
-    GraniteForCausalLM(config).save_pretrained(tmp_path / "m")
-    build_tokenizer().save_pretrained(tmp_path / "m")
-    assert "GraniteForCausalLM changes its logits after the head" in refused(tmp_path / "m")
 
 
 def test_a_device_that_is_not_there_is_one_line():

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from rewards.audit import Audit, main
+from rewards.audit import GOLD, Audit, main
 
 REWARDS = '''
 import re
@@ -93,7 +93,7 @@ def test_each_weakness_is_found():
 
 
 def test_messages_boxes_and_other_columns_are_found_by_probing():
-    report, paid = findings("peers:last_number", "paid", columns=("ground_truth",))
+    report, paid = findings("peers:last_number", "paid", columns={"ground_truth": GOLD})
     assert report.probe.chat and report.probe.aspects == ("answer",)
     assert "several answers" in paid
 

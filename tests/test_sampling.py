@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers_models import plain
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo.logprobs import completion_logps
-from grpo.model.policy import Policy
+from grpo.model.policy import ModelConfig, Policy, load_policy
 from grpo.sampling import SamplingConfig, draw, sample_groups, uniforms
 
 KINDS = ["llama", "qwen2", "gpt2", "gpt_neox", "gemma", "mistral-window"]
@@ -45,10 +46,11 @@ def same_samples(one, other):
 
 
 def transformers_greedy(policy, prompt, limit):
-    output = policy.model.generate(
-        torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
-        max_new_tokens=limit, eos_token_id=policy.eos_ids, pad_token_id=policy.eos_ids[0],
-    )  # fmt: skip
+    with plain(policy.model) as model:
+        output = model.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
+            max_new_tokens=limit, eos_token_id=policy.eos_ids, pad_token_id=policy.eos_ids[0],
+        )  # fmt: skip
     return output[0, len(prompt) :].tolist()
 
 
@@ -131,7 +133,7 @@ def test_a_longer_limit_only_continues(whole):
 
 def test_when_the_others_finish_does_not_matter(make_policy, whole):
     # without an end-of-sequence token no row ever leaves; up to its own end, each is the same
-    never = replace(whole[0], eos_ids=[])
+    never = Policy(whole[0].model, None, [], "never")
     unending = by_name(sample(never), IDS, 4)
     assert all(len(tokens) == 12 and truncated for tokens, _, truncated in unending.values())
     for name, (tokens, logps, _) in whole[1].items():
@@ -192,8 +194,8 @@ def test_samples_have_the_frequencies_of_the_model(temperature, make_policy):
     config = SamplingConfig(temperature=temperature, max_new_tokens=1, max_rows=n)
     rollouts = sample(policy, [PROMPTS[2]], IDS[:1], group_size=n, config=config)
     counts = rollouts.completion_ids[:, 0].bincount(minlength=23)
-    with torch.no_grad():
-        logits = policy.model(torch.tensor([PROMPTS[2]])).logits[0, -1]
+    with torch.no_grad(), plain(policy.model) as model:
+        logits = model(torch.tensor([PROMPTS[2]])).logits[0, -1]
     expected = n * (logits / temperature).double().softmax(dim=0)
     chi_square = ((counts - expected) ** 2 / expected)[expected > 5].sum()
     assert chi_square < 48.3  # 22 degrees of freedom: exceeded once in a thousand
@@ -256,6 +258,17 @@ def test_a_short_prompt_may_be_the_last_that_is_left(make_policy):
     assert long_ended_first
 
 
+@pytest.mark.parametrize("dtype, limit", [("float32", 1e-4), ("bfloat16", 0.1)])
+def test_the_samplers_log_probs_are_the_trainers_with_thirty_layers(dtype, limit, smollm2_folder):
+    """In bfloat16 to some hundredths of a nat: matmuls of other shapes round otherwise."""
+    policy = load_policy(ModelConfig(str(smollm2_folder), dtype=dtype))
+    prompts = [[1, 504, 1343, 314, 253], list(range(300, 340))]
+    rollouts = sample(policy, prompts, IDS[:2], group_size=2, config=SamplingConfig(max_new_tokens=16))
+    with torch.no_grad():
+        gap = (completion_logps(policy, rollouts, 1.0)[0] - rollouts.sampler_logps).abs()
+    assert gap[rollouts.mask].mean() < limit
+
+
 def test_rows_of_a_group_are_adjacent_and_in_the_order_of_the_prompts(whole):
     rollouts = sample(whole[0], config=replace(CONFIG, max_rows=8))
     assert rollouts.prompts == PROMPTS
@@ -281,3 +294,8 @@ def test_a_model_that_has_diverged_is_not_sampled_from(make_policy):
         policy.model.get_output_embeddings().weight.fill_(float("nan"))
     with pytest.raises(ValueError, match="diverged"):
         sample(policy, [[9]], IDS[:1], 8)
+
+
+def test_an_empty_prompt_is_refused(whole):
+    with pytest.raises(ValueError, match="a prompt holds no token"):
+        sample(whole[0], [[2, 3], []], IDS[:2])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers_models import plain
 from helpers_runs import SMALL, metrics, one_line
 from helpers_runs import grpo as run_stage
 
@@ -16,6 +15,7 @@ from grpo.model.optim import OptimConfig, Optimizer
 from grpo.model.policy import ModelConfig, load_policy
 from grpo.runs.settings import load_config
 from grpo.sft import Example, as_rollouts, make_examples, sft_step
+from grpo.types import Rollouts
 
 LENGTHS = [(5, 7), (5, 3), (9, 1), (2, 6), (5, 4)]  # tokens of prompt and completion
 
@@ -31,7 +31,7 @@ def config():
 
 
 @pytest.fixture
-def batch() -> list[Example]:
+def examples() -> list[Example]:
     generator = torch.Generator().manual_seed(0)
     shared = torch.randint(3, 70, (5,), generator=generator).tolist()
     return [
@@ -41,17 +41,22 @@ def batch() -> list[Example]:
     ]  # fmt: skip
 
 
+@pytest.fixture
+def batch(examples) -> Rollouts:
+    return as_rollouts(examples)
+
+
 def optimizer(policy) -> Optimizer:
     return Optimizer(policy.trainable(), OptimConfig(lr=1e-3, max_grad_norm=1e9), steps=1)
 
 
-def test_the_loss_is_the_mean_over_completion_tokens(policy, batch):
+def test_the_loss_is_the_mean_over_completion_tokens(policy, examples, batch):
     """Against transformers' plain forward, one unpadded sequence at a time."""
     total, count = 0.0, 0
-    for e in batch:
+    for e in examples:
         ids = torch.tensor([e.prompt + e.completion])
-        with torch.no_grad():
-            logits = policy.model(ids).logits[0].float()
+        with torch.no_grad(), plain(policy.model) as model:
+            logits = model(ids).logits[0].float()
         first = len(e.prompt)
         total += F.cross_entropy(logits[first - 1 : -1], ids[0, first:], reduction="sum").item()
         count += len(e.completion)
@@ -60,15 +65,16 @@ def test_the_loss_is_the_mean_over_completion_tokens(policy, batch):
     assert out["loss"] == pytest.approx(total / count, rel=1e-5)
 
 
-def test_the_gradient_is_that_of_the_plain_loss(policy, batch, monkeypatch):
+def test_the_gradient_is_that_of_the_plain_loss(policy, examples, batch, monkeypatch):
     monkeypatch.setattr(Optimizer, "step", lambda self, step: {"grad_norm": 0.0})
     sft_step(policy, optimizer(policy), batch, 10_000, 0)
     ours = {n: p.grad.clone() for n, p in policy.model.named_parameters()}
     policy.model.zero_grad()
-    for e in batch:
+    for e in examples:
         ids = torch.tensor([e.prompt + e.completion])
         labels = torch.tensor([[-100] * len(e.prompt) + e.completion])
-        logits = policy.model(ids).logits
+        with plain(policy.model) as model:
+            logits = model(ids).logits
         (F.cross_entropy(logits[0, :-1], labels[0, 1:], reduction="sum") / 21).backward()
     for name, p in policy.model.named_parameters():
         assert torch.allclose(ours[name], p.grad, atol=1e-6), name
@@ -83,11 +89,11 @@ def test_micro_batches_change_nothing(policy, batch, tokens):
     assert cut["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-4)
 
 
-def test_equal_prompts_are_forwarded_once_and_the_mask_covers_the_completions(batch):
-    rollouts = as_rollouts(batch)
+def test_equal_prompts_are_forwarded_once_and_the_mask_covers_the_completions(examples):
+    rollouts = as_rollouts(examples)
     assert len(rollouts.prompts) == 3 and rollouts.prompt_index.tolist() == [0, 0, 1, 2, 0]
     assert rollouts.lengths.tolist() == [c for _, c in LENGTHS]
-    assert rollouts.token_lists() == [e.completion for e in batch]
+    assert rollouts.token_lists() == [e.completion for e in examples]
 
 
 def test_an_example_is_prompt_and_response_and_one_end_token(policy, config):
@@ -117,9 +123,10 @@ def test_examples_longer_than_the_context_are_left_out_and_counted(policy, confi
 
 
 def test_an_end_token_of_the_model_serves_where_the_tokenizer_has_none(policy, config):
-    assert sft.end_id(replace(policy, eos_ids=[0, 1])) == policy.tokenizer.eos_token_id == 1
-    policy.tokenizer.eos_token = None
-    assert sft.end_id(replace(policy, eos_ids=[4, 9])) == 4
+    policy.eos_ids = [0, 1]
+    assert sft.end_id(policy) == policy.tokenizer.eos_token_id == 1
+    policy.tokenizer.eos_token, policy.eos_ids = None, [4, 9]
+    assert sft.end_id(policy) == 4
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers_models import plain
 
 from grpo.experience import Batch
 from grpo.loss import PRESETS, LossConfig
@@ -25,6 +26,9 @@ class Recorder:
     def __init__(self, policy):
         self.policy, self.steps, self.gradients = policy, [], []
         self.masters = {}
+
+    def reduce_gradients(self):
+        pass
 
     def step(self, step):
         self.steps.append(step)
@@ -74,7 +78,8 @@ def sequence_logps(policy, rollouts, row, temperature):
     """Log-probs [T_i] of one completion, from the plain forward pass of prompt + completion."""
     prompt = rollouts.prompts[int(rollouts.prompt_index[row])]
     completion = rollouts.token_lists()[row]
-    logits = policy.model(input_ids=torch.tensor([prompt + completion]), use_cache=False).logits[0]
+    with plain(policy.model) as model:
+        logits = model(input_ids=torch.tensor([prompt + completion]), use_cache=False).logits[0]
     logp = (logits[len(prompt) - 1 : -1] / temperature).log_softmax(dim=-1)
     return logp[range(len(completion)), completion]
 
@@ -87,7 +92,7 @@ def grpo_objective(policy, batch, temperature, beta=0.04):
     for row in range(len(batch.rollouts)):
         logps = sequence_logps(policy, batch.rollouts, row, temperature)
         with torch.no_grad():
-            ref = sequence_logps(policy._reference, batch.rollouts, row, temperature)
+            ref = sequence_logps(policy._reference[0], batch.rollouts, row, temperature)
         kl = (ref - logps).exp() - (ref - logps) - 1
         terms.append(((logps - logps.detach()).exp() * advantages[row] - beta * kl).mean())
     return torch.stack(terms).mean()
@@ -162,7 +167,7 @@ def test_inner_iterations_move_the_ratio_but_not_old_logps(setup, monkeypatch):
     real = Optimizer.step
     monkeypatch.setattr(Optimizer, "step", lambda self, step: seen.append(step) or real(self, step))
     config = make_config(updates_per_batch=3, tokens=30)
-    before = frozen_logps(policy, batch.rollouts, [torch.arange(12)], 1.0)
+    before = frozen_logps(config, policy, batch.rollouts)
     optimizer = Optimizer(policy.trainable(), OptimConfig(lr=1e-2), steps=100)
     metrics = update(config, policy, optimizer, batch, WEIGHTS, step=4)
     assert seen == [12, 13, 14]  # the schedule counts optimiser steps
@@ -172,7 +177,7 @@ def test_inner_iterations_move_the_ratio_but_not_old_logps(setup, monkeypatch):
     policy, batch = setup()
     optimizer = Optimizer(policy.trainable(), OptimConfig(lr=1e-2), steps=100)
     update(replace(config, grpo=replace(config.grpo, updates_per_batch=2)), policy, optimizer, batch, WEIGHTS, step=6)
-    now = frozen_logps(policy, batch.rollouts, [torch.arange(12)], 1.0)
+    now = frozen_logps(config, policy, batch.rollouts)
     ratio = (now - before).exp()[batch.rollouts.mask]
     assert metrics["ratio"] == pytest.approx(ratio.mean().item(), rel=1e-4)
     assert metrics["ratio_max"] == pytest.approx(ratio.max().item(), rel=1e-4)
@@ -182,11 +187,11 @@ def test_an_update_makes_good_completions_likelier(setup):
     policy, batch = setup()
     rewards = torch.zeros(12, 2)
     rewards[[1, 6, 8], 0] = 1.0
-    batch = replace(batch, rewards=rewards)
-    before = frozen_logps(policy, batch.rollouts, [torch.arange(12)], 1.0).sum(dim=1)
+    batch, config = replace(batch, rewards=rewards), make_config(PRESETS["dr_grpo"])
+    before = frozen_logps(config, policy, batch.rollouts).sum(dim=1)
     optimizer = Optimizer(policy.trainable(), OptimConfig(lr=1e-3), steps=1)
-    update(make_config(PRESETS["dr_grpo"]), policy, optimizer, batch, WEIGHTS, step=0)
-    change = frozen_logps(policy, batch.rollouts, [torch.arange(12)], 1.0).sum(dim=1) - before
+    update(config, policy, optimizer, batch, WEIGHTS, step=0)
+    change = frozen_logps(config, policy, batch.rollouts).sum(dim=1) - before
     good = rewards[:, 0].bool()
     assert (change[good] > 0).all()
     assert change[good].mean() > 0 > change[~good].mean()
@@ -227,16 +232,15 @@ def test_masked_tokens_are_not_counted_either(setup):
 def test_kl_in_the_reward_is_taken_from_the_reward(estimator, setup):
     policy, batch = setup()
     config = make_config(LossConfig(advantage="none", kl=estimator, kl_in="reward", beta=0.3))
-    rows = [torch.arange(12)]
     with policy.reference() as reference:
-        ref_logps = frozen_logps(reference, batch.rollouts, rows, 1.0)
+        ref_logps = frozen_logps(config, reference, batch.rollouts)
     rewards_before = batch.rewards.clone()
-    advantages = batch_advantages(config, policy, batch, WEIGHTS, ref_logps, rows)
+    advantages = batch_advantages(config, policy, batch, WEIGHTS, ref_logps)
     totals = []
     with torch.no_grad():
         for row in range(12):
             logps = sequence_logps(policy, batch.rollouts, row, 1.0)
-            ref = sequence_logps(policy._reference, batch.rollouts, row, 1.0)
+            ref = sequence_logps(policy._reference[0], batch.rollouts, row, 1.0)
             gap = ref - logps
             kl = {"k1": -gap, "k2": gap.square() / 2, "k3": gap.exp() - gap - 1}[estimator]
             totals.append((batch.rewards[row] * WEIGHTS).sum() - 0.3 * kl.sum())
@@ -248,7 +252,7 @@ def test_kl_in_the_reward_is_taken_from_the_reward(estimator, setup):
 
 def test_without_beta_no_reference_is_needed(setup):
     policy, batch = setup()
-    policy._reference = None
+    policy._reference = ()
     _, metrics = step(policy, batch, make_config(LossConfig(beta=0.0)))
     assert "kl" not in metrics
     with pytest.raises(RuntimeError, match="freeze_reference"):
@@ -270,6 +274,7 @@ def test_metrics_are_per_token_of_the_batch(setup):
     with torch.no_grad():
         for row, completion in enumerate(rollouts.token_lists()):
             prompt = rollouts.prompts[int(rollouts.prompt_index[row])]
-            logits = policy.model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+            with plain(policy.model) as model:
+                logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
             entropies += torch.distributions.Categorical(logits=logits).entropy().tolist()
     assert metrics["entropy"] == pytest.approx(sum(entropies) / len(entropies), rel=1e-4)

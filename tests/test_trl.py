@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers_models import plain
 from helpers_runs import grpo as run_stage
 from helpers_runs import lines, memorised, metrics, write_module
 
@@ -189,7 +190,8 @@ def train_with_trl(folder: Path, model: Path, rows: list[dict], length: int) -> 
         policy.model, OURS, args=options, train_dataset=datasets.Dataset.from_list(rows),
         processing_class=policy.tokenizer,
     )  # fmt: skip
-    trainer.train()
+    with plain(policy.model):
+        trainer.train()
     return [row for row in trainer.state.log_history if "reward" in row]
 
 

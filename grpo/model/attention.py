@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 NAME = "shared_prefix"
-UNSUPPORTED = ("s_aux", "position_bias", "alibi", "cross_attn")
+UNSUPPORTED = {
+    "s_aux": "sinks",  # GPT-OSS
+    "sinks": "sinks",
+    "position_bias": "a bias for each distance",  # T5
+    "indices": "a choice of keys",  # DeepSeek 3.2
+    "block_indices": "a choice of keys",
+}
+"""Keyword arguments of transformers' attention functions that change the result, and that nothing here computes."""
 
 
 def attention(
@@ -37,8 +44,10 @@ def attention(
 
     Raises ValueError where a layer asks for something that `memory` does not compute.
     """
-    asked = [name for name in UNSUPPORTED if others.get(name) is not None]
-    if memory is None or asked:
+    if memory is None:
+        raise ValueError(f"{type(module).__name__} is not handed the keyword arguments of the model's call")
+    asked = {UNSUPPORTED[name] for name in UNSUPPORTED.keys() & others.keys() if others[name] is not None}
+    if asked or attention_mask is not None:
         raise ValueError(f"{type(module).__name__} asks for attention with {', '.join(asked) or 'a mask of its own'}")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     return memory.attend(module.layer_idx, query[0], key[0], value[0], scaling, sliding_window, softcap)[None], None
@@ -128,7 +137,7 @@ class Padding:
     def pad(self, x: Tensor) -> Tensor:
         """[H, m, D] -> [N, H, width, D]"""
         if self.full:
-            return x.unflatten(1, (-1, self.width)).transpose(0, 1)
+            return x.unflatten(1, self.there.shape).transpose(0, 1)
         padded = x.new_zeros(*self.there.shape, x.shape[0], x.shape[2])
         return padded.index_put((self.row, self.column), x.transpose(0, 1)).transpose(1, 2)
 

@@ -83,6 +83,8 @@ class Cache:
         (heads, rows, size), key_heads = q.shape, len(k)
         if layer not in self.own:
             self.own[layer] = tuple(x.new_empty(rows, key_heads, self.room, x.shape[-1]) for x in (k, v))
+            if layer not in self.prompts:  # all prompts are of one token, so nothing was computed of them
+                self.prompts[layer] = tuple(x.new_empty(len(self.lengths), key_heads, 0, x.shape[-1]) for x in (k, v))
         for kept, new in zip(self.own[layer], (k, v), strict=True):
             kept[:, :, self.steps] = new.transpose(0, 1)
         seen = slice(max(0, self.steps + 1 - window) if window else 0, self.steps + 1)

@@ -84,9 +84,11 @@ def _linear_names(model: nn.Module, targets: tuple[str, ...] | list[str]) -> lis
 def add_adapter(model: nn.Module, config: LoraConfig, seed: int) -> None:
     """Add a fresh adapter: A ~ kaiming-uniform(sqrt 5) as in PEFT, B = 0. Raises ValueError if nothing matches."""
     names = _linear_names(model, config.targets)
+    if not _linear_names(model, ()):  # GPT-2's are of a kind of their own, Conv1D
+        raise ValueError(f"model.lora: {type(model).__name__} has no nn.Linear layer to adapt; set model.lora.rank=0")
     unknown = [t for t in config.targets if not _linear_names(model, [t])]
     if unknown or not names:
-        there = ", ".join(sorted({n.rpartition(".")[2] for n in _linear_names(model, ())})) or "none"
+        there = ", ".join(sorted({n.rpartition(".")[2] for n in _linear_names(model, ())}))
         raise ValueError(f"model.lora.targets: no linear layer is called {', '.join(unknown)}; there are {there}")
     _wrap(model, names, config.rank, config.alpha / config.rank)
     generator = torch.Generator().manual_seed(seed)

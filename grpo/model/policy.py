@@ -7,9 +7,8 @@ A model is a hub id, a folder in Hugging Face format, a LoRA adapter folder in P
 from __future__ import annotations
 
 import copy
-import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,23 +17,17 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.modeling_layers import GradientCheckpointingLayer
 
-from grpo.model import attention, distributed, lora
+from grpo.model import attention, checks, compute, distributed, lora
 from grpo.model.attention import Layout
 from grpo.model.cache import Cache
-
-
-class ModelError(ValueError):
-    """A model or tokenizer that cannot be used, in one line: what, where, what to do."""
+from grpo.model.checks import ModelError
 
 
 @dataclass(frozen=True)
@@ -70,7 +63,7 @@ class Policy(nn.Module):
         from. dtype: what the layers compute in."""
         super().__init__()
         self.model, self.tokenizer, self.eos_ids, self.source, self.dtype = model, tokenizer, eos_ids, source, dtype
-        self.logit_scale, self.logit_cap = logit_changes(model.config)
+        self.logit_scale, self.logit_cap = checks.logit_changes(model.config)
         self._reference: tuple[Policy, ...] = ()  # in a tuple: its parameters are none of ours
         self.masters: dict[str, Tensor] = {}  # fp32 weights that were trained, where the model has rounded ones
         model.set_attn_implementation(attention.NAME)
@@ -81,8 +74,8 @@ class Policy(nn.Module):
 
     @property
     def max_positions(self) -> int | None:
-        """Longest sequence that the model was built for, in tokens (null: not stated)."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        """Longest sequence that the model was built for, in tokens (None: not stated)."""
+        return checks.longest_sequence(self.model.config)
 
     @property
     def head(self) -> nn.Module:
@@ -96,16 +89,18 @@ class Policy(nn.Module):
         )
         return output.last_hidden_state[0]
 
-    def logits(self, hidden: Tensor, part: slice = slice(None)) -> Tensor:
-        """The head, without gradient, or a part of its vocabulary: [M, D] -> [M, V].
+    @torch.no_grad()
+    def logits(self, hidden: Tensor, part: slice = slice(None), out: Tensor | None = None) -> Tensor:
+        """The head, without gradient, or a part of its vocabulary, written to `out` where given: [M, D] -> [M, V].
 
         Always in fp32: bf16 logits cost 0.02 nats a token.
         """
-        head = self.head
-        with torch.no_grad():
-            z = F.linear(hidden.float(), head.weight[part], None if head.bias is None else head.bias[part])
-            z = z if self.logit_scale == 1 else z.mul_(self.logit_scale)
-            return z if self.logit_cap is None else z.div_(self.logit_cap).tanh_().mul_(self.logit_cap)
+        z = torch.mm(hidden.float(), self.head.weight[part].t(), out=out)
+        if self.head.bias is not None:
+            z += self.head.bias[part]
+        if self.logit_scale != 1:
+            z *= self.logit_scale
+        return z if self.logit_cap is None else z.div_(self.logit_cap).tanh_().mul_(self.logit_cap)
 
     def through_cap(self, gradient: Tensor, z: Tensor) -> Tensor:
         """From the gradient of logits z to that of the head's output, in place: [M, V]."""
@@ -173,13 +168,6 @@ class Policy(nn.Module):
         self.tokenizer.save_pretrained(folder)
 
 
-def logit_changes(config: PreTrainedConfig) -> tuple[float, float | None]:
-    """What a model multiplies its logits by after the head (Cohere, Granite), and their soft cap (Gemma 2)."""
-    config = config.get_text_config()
-    scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-    return scale, getattr(config, "final_logit_softcapping", None)
-
-
 def load_policy(config: ModelConfig, seed: int = 0, sharded: bool = False) -> Policy:
     """Load model and tokenizer, add or merge LoRA, and check that our head is the model's.
 
@@ -195,7 +183,7 @@ def load_policy(config: ModelConfig, seed: int = 0, sharded: bool = False) -> Po
         policy = Policy(model, tokenizer, _eos_ids(model, tokenizer), source, getattr(torch, config.dtype))
         if not policy.eos_ids:
             raise ModelError("no end-of-sequence token; set eos_token in its tokenizer_config.json")
-        check_attention(policy)
+        checks.check_model(model, policy, policy.logits)
         if adapter:
             lora.load_adapter(model, path, adapter)
     except SafetensorError as error:
@@ -216,14 +204,14 @@ def load_policy(config: ModelConfig, seed: int = 0, sharded: bool = False) -> Po
     elif config.lora.rank:
         lora.add_adapter(model, config.lora, seed)
     if not config.lora.rank:
-        model.requires_grad_(True)
+        compute.train_text(model)
     elif sharded:
         raise ModelError("parallel=fsdp trains all parameters; set parallel=ddp for model.lora.rank > 0")
     if not sharded:
-        _cast(model, policy.dtype)
-    _compute_in(model, policy.dtype)
+        compute.cast(model, policy.dtype)
+    compute.compute_in(model, policy.dtype)
     if config.recompute == "full":
-        recompute_layers(model)
+        compute.recompute_layers(model)
     return policy
 
 
@@ -285,62 +273,3 @@ def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
     ):
         found.update(ids if isinstance(ids, (list, tuple)) else [] if ids is None else [ids])
     return sorted(found)
-
-
-# ---- what the model computes in, and how -------------------------------------------------------------------
-
-
-@torch.no_grad()
-def check_attention(policy: Policy) -> None:
-    """Compare our forward pass with the model's own on a prompt and two completions of it. Raises ModelError."""
-    model, kinds = policy.model, set(getattr(policy.model.config.get_text_config(), "layer_types", None) or ())
-    if other := kinds - {"full_attention", "sliding_attention"}:
-        raise ModelError(f"its layers are of a kind ({', '.join(sorted(other))}) that is not plain attention")
-    prompt, own = torch.arange(3, 8), torch.tensor([[8, 9, 10, 11], [12, 8, 13, 9]])
-    size = model.get_input_embeddings().weight.shape[0]
-    ids = torch.cat([prompt, own.flatten()]).remainder(size).to(policy.device)
-    layout = Layout(torch.tensor([5]), torch.tensor([4, 4]), torch.tensor([0, 0]), policy.device)
-    ours = policy.logits(policy(ids, layout.positions, layout))[5:]
-    rows = torch.stack([ids[:9], torch.cat([ids[:5], ids[9:]])])
-    model.set_attn_implementation("eager")
-    theirs = model(rows, use_cache=False).logits[:, 5:].float().flatten(0, 1)
-    model.set_attn_implementation(attention.NAME)
-    if not (ours - theirs).abs().max() < 1e-3 * theirs.abs().max():
-        raise ModelError(f"{type(model).__name__} computes something else than attention or changes its logits")
-    if _has_windows(model.config.get_text_config()) and not any(layout.masks):
-        raise ModelError(f"{type(model).__name__} keeps its sliding windows to itself")
-
-
-def _has_windows(config: PreTrainedConfig) -> bool:
-    kinds = getattr(config, "layer_types", None)
-    windows = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    return bool(windows) and (not kinds or "sliding_attention" in kinds)
-
-
-def recompute_layers(model: nn.Module) -> None:
-    """From now on, let every layer keep its input alone, and compute the rest again in the backward pass."""
-    for layer in model.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
-            layer.forward = functools.partial(_recomputed, layer.forward)
-
-
-def _recomputed(forward: Callable, *args: object, **kwargs: object) -> object:
-    if not torch.is_grad_enabled():
-        return forward(*args, **kwargs)
-    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-
-
-def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Parameters to `dtype`, adapters (their own masters), embeddings and head excepted; buffers too stay in fp32."""
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    kept = {id(p) for module in (embedding, head) for p in module.parameters()}
-    for name, p in model.named_parameters():
-        if ".lora_" not in name and dtype != p.dtype:
-            p.data = p.data.clone() if id(p) in kept else p.data.to(dtype)  # a clone, to let go of the file it is in
-
-
-def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """From the embedding to the head, activations are of type `dtype`."""
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    embedding.register_forward_hook(lambda module, inputs, output: output.to(dtype))
-    head.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))

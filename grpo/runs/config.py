@@ -16,7 +16,7 @@ from data import ColdStartConfig, DataConfig, PromptConfig
 from grpo.loss import LossConfig
 from grpo.model.optim import OptimConfig
 from grpo.model.policy import ModelConfig
-from grpo.sampling import SamplingConfig
+from grpo.types import SamplingConfig
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class LogConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a stage needs; each part is documented where it is used."""
+    """Everything that a stage needs; each group is documented at its class."""
 
     run: str = "runs/default"
     """Run folder: metrics, completions, checkpoints, model and report go there."""
@@ -134,48 +134,28 @@ class Config:
     tokens_per_micro_batch: int = 16384
     """Tokens computed at a time in training, padding included: trades memory for time, never changes the result."""
     parallel: str = "ddp"
-    """How the processes that torchrun starts share the weights: ddp (each has all) or fsdp (each has a share)."""
+    """How the processes that torchrun starts hold the weights: ddp (each has all) or fsdp (each has a shard)."""
     max_skipped: int = 5
     """Steps in a row that a loss or gradient of NaN or infinity may skip; then the run stops at its last good step."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """The policy to start from."""
     data: DataConfig = field(default_factory=lambda: DataConfig(count=1000))
     """Training problems."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
-    """How a problem becomes a prompt."""
     coldstart: ColdStartConfig = field(default_factory=ColdStartConfig)
-    """How worked solutions become responses in tags (stage 1)."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """How completions are drawn."""
     rewards: dict[str, RewardConfig] = field(default_factory=dict)
     """Reward functions by name."""
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
-    """How reward functions are kept from harming the run."""
     loss: LossConfig = field(default_factory=LossConfig)
     """The policy loss; `loss.preset` names a published one to start from."""
     optim: OptimConfig = field(default_factory=OptimConfig)
-    """The optimiser."""
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
-    """Stages 2 and 4."""
     sft: SFTConfig = field(default_factory=SFTConfig)
-    """Stages 1 and 3."""
     reject: RejectConfig = field(default_factory=RejectConfig)
-    """Stage 3."""
     eval: EvalConfig = field(default_factory=EvalConfig)
-    """Evaluation."""
     log: LogConfig = field(default_factory=LogConfig)
-    """Logging and checkpoints."""
-
-
-def to_dict(config: Any) -> Any:
-    """The configuration as plain dicts, lists and scalars."""
-    if dataclasses.is_dataclass(config):
-        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    if isinstance(config, dict):
-        return {key: to_dict(value) for key, value in config.items()}
-    return [to_dict(v) for v in config] if isinstance(config, (list, tuple)) else config
 
 
 def to_yaml(config: Config) -> str:
     """The resolved configuration; `load_config` reads it back to an equal one."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)

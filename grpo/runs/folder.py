@@ -7,7 +7,7 @@
     judged/          an unfinished evaluation          nonfinite-*.jsonl  a batch that stopped the run
 
 The same command continues an unfinished run and leaves a finished one alone; another configuration in the same
-folder is refused, once there is anything to lose. Nothing is ever overwritten.
+folder is refused, once there is anything to lose. Nothing is ever overwritten. Of several processes, the first writes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,27 +29,31 @@ from typing import IO, Any
 import torch
 import transformers
 import yaml
+from safetensors import SafetensorError
 
 from grpo import __version__
 from grpo.model.distributed import from_first, rank
 from grpo.model.policy import Policy
-from grpo.runs.config import Config, to_dict, to_yaml
+from grpo.runs.config import Config, to_yaml
+from grpo.runs.files import RunError, read_json, write_json, write_text
 from grpo.runs.signals import StopRequest
 from grpo.types import Problem
 
-
-class RunError(ValueError):
-    """A run folder that cannot be used as asked, in one line."""
+FREE = (  # settings that do not change what is computed, so that a run may go on with others
+    "run", "threads", "parallel", "tokens_per_micro_batch", "sampling.max_rows", "model.recompute", "log.",
+    "eval.at_end", "sandbox.", "max_skipped",
+)  # fmt: skip
 
 
 @dataclass
 class Run:
-    """An open run folder, locked against other processes until the process ends."""
+    """An open run folder, locked against other commands until this one ends."""
 
     folder: Path
     config: Config
-    manifest: dict[str, Any]
-    lock: IO[str]
+    manifest: dict[str, Any] = field(default_factory=dict)
+    lock: IO[str] | None = None
+    """The locked file; the first process holds it."""
     stop: StopRequest = field(default_factory=StopRequest)
     """Whether a signal has asked the run to stop."""
 
@@ -55,6 +61,21 @@ class Run:
     def complete(self) -> bool:
         """Whether the stage finished and its model is there."""
         return bool(self.manifest.get("finished"))
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Catch signals, hold the lock, and turn what a full disk or a vanished folder raises into one line."""
+        with self.stop:
+            try:
+                yield
+            except (OSError, SafetensorError) as error:
+                self.check_folder()  # if it is gone, that is what to say
+                raise RunError(
+                    f"run={self.folder}: {error}; free or mend it, then run the same command to go on"
+                ) from error
+            finally:
+                if self.lock:
+                    self.lock.close()
 
     def note(self, **facts: Any) -> None:
         """Add facts to the manifest."""
@@ -64,7 +85,7 @@ class Run:
     def note_input(self, key: str, digest: str, what: str) -> None:
         """Note the digest of what the run works with. Raises RunError if the run goes on and it has changed."""
         before = self.manifest.get(key)
-        if before not in (None, digest) and _has_results(self.folder, self.manifest):
+        if rank() == 0 and before not in (None, digest) and _has_results(self):
             raise RunError(
                 f"run={self.folder}: the {what} is not what this run began with ({key} {digest[:12]} now, "
                 f"{str(before)[:12]} there); restore it or name another folder"
@@ -73,12 +94,13 @@ class Run:
 
     def finish(self, policy: Policy) -> None:
         """Save the model and end the run."""
-        self.check_folder()
-        partial = self.folder / "model.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        policy.save(partial)
-        shutil.rmtree(self.folder / "model", ignore_errors=True)
-        os.replace(partial, self.folder / "model")
+        if rank() == 0:
+            self.check_folder()
+            partial = self.folder / "model.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            policy.save(partial)
+            shutil.rmtree(self.folder / "model", ignore_errors=True)
+            os.replace(partial, self.folder / "model")
         self.end()
 
     def end(self) -> None:
@@ -88,102 +110,62 @@ class Run:
 
     def tidy(self) -> None:
         """Drop what a complete run needs no more; one that was killed in the middle of this still has some of it."""
-        for name in ("checkpoints", "judged"):
+        for name in ("checkpoints", "judged") if rank() == 0 else ():
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def check_folder(self) -> None:
         """Raise RunError if the folder was deleted or moved away since the run opened it."""
         try:
-            same = os.path.samestat(os.stat(self.folder / "lock"), os.fstat(self.lock.fileno()))
+            there = self.lock is None or os.path.samestat(os.stat(self.folder / "lock"), os.fstat(self.lock.fileno()))
         except FileNotFoundError:
-            same = False
-        if not same:
+            there = False
+        if not there:
             raise RunError(
                 f"run={self.folder}: the folder was deleted or moved away while the run wrote to it; put it back, or "
                 "run the same command to begin anew"
             )
 
 
-class Follower(Run):
-    """The run as a process sees it that is not the first: it reads, and writes nothing."""
-
-    def note_input(self, key: str, digest: str, what: str) -> None: ...
-
-    def finish(self, policy: Policy) -> None: ...
-
-    def end(self) -> None: ...
-
-    def tidy(self) -> None: ...
-
-    def check_folder(self) -> None: ...
-
-
 def open_run(config: Config, stage: str) -> Run:
     """Create the run folder, or open it to go on. Raises RunError where that would mix or overwrite runs."""
-    opened: list[Run] = []
-
-    def open_first() -> dict[str, Any]:
-        opened.append(_open_run(config, stage))
-        return opened[0].manifest
-
-    manifest = from_first(open_first)
-    return opened[0] if opened else Follower(Path(config.run), config, manifest, open(os.devnull, "w"))
+    run = Run(Path(config.run), config)
+    run.manifest = from_first(lambda: _open(run, stage))
+    return run
 
 
-def _open_run(config: Config, stage: str) -> Run:
-    folder = Path(config.run)
-    manifest_file = folder / "manifest.json"
+def _open(run: Run, stage: str) -> dict[str, Any]:
+    """Lock the folder; return the manifest that is there, or write a new one."""
+    folder, manifest_file = run.folder, run.folder / "manifest.json"
+    start = {"lock", "manifest.json.partial"}  # what a start that was cut off leaves behind
     try:
-        if folder.exists() and not manifest_file.exists() and any(p.name not in FIRST for p in folder.iterdir()):
+        if folder.exists() and not manifest_file.exists() and {p.name for p in folder.iterdir()} - start:
             raise RunError(f"run={folder}: the folder holds other files; name a new or empty one")
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
+        run.lock = (folder / "lock").open("w")
     except OSError as error:
         raise RunError(f"run={folder}: cannot be written: {error.strerror}; name another folder") from None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(run.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise RunError(f"run={folder}: another process is writing there; wait for it or name another folder") from None
     if manifest_file.exists():
-        manifest, before = _read_back(folder)
-        differing = _differing(config, stage, manifest, before)
-        if not differing:
-            return Run(folder, config, manifest, lock)
-        if _has_results(folder, manifest):
+        run.manifest, before = _read_back(folder)
+        if not (differing := _differing(run, stage, before)):
+            return run.manifest
+        if _has_results(run):
             raise RunError(f"run={folder}: {differing}; name another folder")
-    manifest = {
+    versions = {"grpo": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    run.manifest = {
         "stage": stage,
-        "parent": parent_of(config.model.path),
-        "seed": config.seed,
+        "parent": parent_of(run.config.model.path),
+        "seed": run.config.seed,
         "started": now(),
-        "versions": {
-            "grpo": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": {**versions, "python": platform.python_version()},
         "git_commit": git_commit(),
     }
-    write_json(manifest_file, manifest)
-    write_text(folder / "config.yaml", to_yaml(config))
-    return Run(folder, config, manifest, lock)
-
-
-# what a start that was cut off leaves behind
-FIRST = ("lock", "manifest.json.partial")
-# settings that do not change what is computed, so that a run may go on with others
-FREE = (
-    "run",
-    "threads",
-    "parallel",
-    "tokens_per_micro_batch",
-    "sampling.max_rows",
-    "model.recompute",
-    "log.",
-    "eval.at_end",
-    "sandbox.",
-    "max_skipped",
-)
+    write_json(manifest_file, run.manifest)
+    write_text(folder / "config.yaml", to_yaml(run.config))
+    return run.manifest
 
 
 def _read_back(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -195,37 +177,39 @@ def _read_back(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
         if not isinstance(manifest["stage"], str) or not isinstance(before, dict | None):
             raise ValueError("not written by a run")
     except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise RunError(
-            f"run={folder}: manifest.json or config.yaml is damaged: {reason}; name another folder"
-        ) from None
+        why = " ".join(str(error).split())
+        raise RunError(f"run={folder}: manifest.json or config.yaml is damaged: {why}; name another folder") from None
     return manifest, before
 
 
-def _differing(config: Config, stage: str, manifest: dict[str, Any], before: dict[str, Any] | None) -> str:
+def _differing(run: Run, stage: str, before: dict[str, Any] | None) -> str:
     """What sets the run in the folder apart from the one asked for; empty if nothing does."""
     if before is None:
         return "its config.yaml is missing"
-    if manifest["stage"] != stage:
-        return f"holds a {manifest['stage']} run, not {stage}"
-    old, new = _flat(before), _flat(to_dict(config))
+    if run.manifest["stage"] != stage:
+        return f"holds a {run.manifest['stage']} run, not {stage}"
+    old, new = flatten(before), flatten(yaml.safe_load(to_yaml(run.config)))
     keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and not k.startswith(FREE)]
     shown = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} now)" for k in keys[:4])
     more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
     return f"holds a run with other settings: {shown}{more}" if keys else ""
 
 
-def _has_results(folder: Path, manifest: dict[str, Any]) -> bool:
-    """Whether there is anything to lose. A run that failed before its first step (a model not found) starts anew."""
-    metrics = folder / "metrics.jsonl"
-    there = any((folder / name).exists() for name in ("checkpoints", "samples.jsonl", "judged", "model"))
-    return bool(manifest.get("finished")) or there or (metrics.exists() and metrics.stat().st_size > 0)
-
-
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
+def flatten(value: Any, key: str = "") -> dict[str, Any]:
+    """Nested dicts as one, by dotted keys."""
     if isinstance(value, dict) and value:
-        return {k: v for name, x in value.items() for k, v in _flat(x, f"{key}.{name}" if key else name).items()}
+        return {k: v for name, x in value.items() for k, v in flatten(x, f"{key}.{name}" if key else name).items()}
     return {key: value}
+
+
+def _has_results(run: Run) -> bool:
+    """Whether there is anything to lose. A run that failed before its first step (a model not found) starts anew."""
+    metrics = run.folder / "metrics.jsonl"
+    there = any((run.folder / name).exists() for name in ("checkpoints", "samples.jsonl", "judged", "model"))
+    return run.complete or there or (metrics.exists() and metrics.stat().st_size > 0)
+
+
+# ---- where a run came from ----------------------------------------------------------------------------------
 
 
 def parent_of(model_path: str) -> dict[str, Any]:
@@ -239,10 +223,7 @@ def parent_of(model_path: str) -> dict[str, Any]:
 
 def data_hash(problems: list[Problem]) -> str:
     """SHA-256 of the problems that a run trained on."""
-    digest = hashlib.sha256()
-    for p in problems:
-        digest.update(json.dumps([p.id, p.question, p.answer, p.solution]).encode())
-    return digest.hexdigest()
+    return hashlib.sha256(json.dumps([[p.id, p.question, p.answer, p.solution] for p in problems]).encode()).hexdigest()
 
 
 def fingerprint(policy: Policy) -> str:
@@ -254,12 +235,9 @@ def fingerprint(policy: Policy) -> str:
 
 def git_commit() -> str | None:
     """Commit of the code, `-dirty` if it was edited; None outside a checkout."""
-    here = Path(__file__).parent
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        out = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=here, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+        out = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return out.stdout.strip() or None
@@ -268,31 +246,3 @@ def git_commit() -> str | None:
 def now() -> str:
     """UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    if rank():  # of several processes, the first writes
-        return
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(partial, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """`write_text` of readable JSON."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a run. Raises RunError, in one line, where it is damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict):
-            raise ValueError("not an object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path}: is damaged: {' '.join(str(error).split())[:200]}; restore or delete it") from None
-    return value

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from grpo.advantages import ADVANTAGES
 from grpo.loss import AGGREGATIONS, KL_ESTIMATORS, RATIOS, get_surrogate
@@ -36,68 +39,59 @@ NOT_NEGATIVE = """
 """
 
 
-def value_of(config: Config, key: str):
-    """The value at a dotted key."""
-    for name in key.split("."):
-        config = getattr(config, name)
-    return config
-
-
-def check(config: Config) -> list[Mistake]:
-    """Every mistake as (key, what is wrong with it); empty if there is none."""
-    mistakes = []
+def check(config: Config) -> Iterator[Mistake]:
+    """Every mistake as (key, what is wrong with it)."""
     for key, choices in CHOICES.items():
         if (value := value_of(config, key)) not in choices:
-            mistakes.append((key, f"must be one of {', '.join(choices)}, not {value!r}{_near(value, choices)}"))
-    for keys, ok, what in (
-        (POSITIVE, lambda x: 0 < x < math.inf, "above 0"),
-        (NOT_NEGATIVE, lambda x: 0 <= x < math.inf, "0 or more"),
-    ):
-        mistakes += [
-            (key, f"must be {what}, not {value_of(config, key)}")
-            for key in keys.split()
-            if not ok(value_of(config, key))
-        ]
-    return mistakes + _contradictions(config) + _names(config)
+            yield key, f"must be one of {', '.join(choices)}, not {value!r}{did_you_mean(value, choices)}"
+    for keys, least in ((POSITIVE, "above 0"), (NOT_NEGATIVE, "0 or more")):
+        for key in keys.split():
+            value = value_of(config, key)
+            if not 0 <= value < math.inf or (value == 0 and keys is POSITIVE):
+                yield key, f"must be {least}, not {value}"
+    yield from _contradictions(config)
+    yield from _functions(config)
 
 
-def _near(value: str, choices: tuple[str, ...]) -> str:
+def value_of(config: Config, key: str) -> Any:
+    """The value at a dotted key."""
+    return functools.reduce(getattr, key.split("."), config)
+
+
+def did_you_mean(value: object, choices: Iterable[str]) -> str:
+    """The nearest choice, as the end of an error; empty if none is near."""
     near = difflib.get_close_matches(str(value), choices, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _contradictions(config: Config) -> list[Mistake]:
-    mistakes = []
-    if config.loss.delta is not None and not 1 + config.loss.eps_high < config.loss.delta < math.inf:
-        mistakes.append(("loss.delta", f"must be above 1 + loss.eps_high, not {config.loss.delta}"))
-    if config.loss.eps_low > 1:
-        mistakes.append(("loss.eps_low", f"must be at most 1, not {config.loss.eps_low}: a ratio is never below 0"))
-    if config.loss.max_length is not None and config.loss.max_length < 1:
-        mistakes.append(("loss.max_length", f"must be at least 1, not {config.loss.max_length}"))
+def _contradictions(config: Config) -> Iterator[Mistake]:
+    loss, samples, pass_at, betas = config.loss, config.eval.samples, config.eval.pass_at, config.optim.betas
+    if loss.delta is not None and not 1 + loss.eps_high < loss.delta < math.inf:
+        yield "loss.delta", f"must be above 1 + loss.eps_high, not {loss.delta}"
+    if loss.eps_low > 1:
+        yield "loss.eps_low", f"must be at most 1, not {loss.eps_low}: a ratio is never below 0"
+    if loss.max_length is not None and loss.max_length < 1:
+        yield "loss.max_length", f"must be at least 1, not {loss.max_length}"
     if config.grpo.group_size < 2:
-        mistakes.append(("grpo.group_size", "must be at least 2: an advantage compares siblings"))
-    if any(k < 1 or k > config.eval.samples for k in config.eval.pass_at):
-        what = f"{list(config.eval.pass_at)} must lie between 1 and eval.samples={config.eval.samples}"
-        mistakes.append(("eval.pass_at", what))
-    if not all(0 <= beta < 1 for beta in config.optim.betas):
-        mistakes.append(("optim.betas", f"{list(config.optim.betas)} must lie in [0, 1)"))
+        yield "grpo.group_size", "must be at least 2: an advantage compares siblings"
+    if not all(1 <= k <= samples for k in pass_at):
+        yield "eval.pass_at", f"{list(pass_at)} must lie between 1 and eval.samples={samples}"
+    if not all(0 <= beta < 1 for beta in betas):
+        yield "optim.betas", f"{list(betas)} must lie in [0, 1)"
     if not config.run.strip():
-        mistakes.append(("run", "must name a folder"))
-    return mistakes
+        yield "run", "must name a folder"
 
 
-def _names(config: Config) -> list[Mistake]:
+def _functions(config: Config) -> Iterator[Mistake]:
     """Functions that the configuration names must be there before a run begins."""
-    mistakes = []
     for name, reward in config.rewards.items():
         if not math.isfinite(reward.weight):
-            mistakes.append((f"rewards.{name}.weight", f"must be a finite number, not {reward.weight}"))
+            yield f"rewards.{name}.weight", f"must be a finite number, not {reward.weight}"
         try:
             get_reward(reward.function or name, **reward.args)
         except (ValueError, TypeError) as error:
-            mistakes.append((f"rewards.{name}", f"cannot be used: {error}"))
+            yield f"rewards.{name}", f"cannot be used: {error}"
     try:
         get_surrogate(config.loss.surrogate)
     except Exception as error:  # the user's module may fail in any way at all
-        mistakes.append(("loss.surrogate", f"cannot be used: {error}"))
-    return mistakes
+        yield "loss.surrogate", f"cannot be used: {error}"
