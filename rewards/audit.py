@@ -64,11 +64,12 @@ class Audit:
         needed = [
             p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         ]
-        if missing := [name for name in needed if name not in {*self.columns, *COLUMNS, *TRL_COLUMNS}]:
-            some = " and ".join(f"--column {name}" for name in missing)
+        known = {*self.columns, *COLUMNS, *TRL_COLUMNS, *settings}
+        if missing := [name for name in needed if name not in known]:
             raise RewardError(
-                f"{self.reward.__name__} needs the column {', '.join(missing)}: give it with {some} (it holds the gold "
-                f"answer) or --column {missing[0]}=VALUE"
+                f"{self.reward.__name__} needs {', '.join(missing)}: if that is a column of the data, give it with "
+                f"--column {missing[0]} (it holds the gold answer) or --column {missing[0]}=VALUE; if it is a setting, "
+                f"with --set {missing[0]}=VALUE"
             )
 
     def score(self, completion: str, gold: str, chat: bool) -> float:

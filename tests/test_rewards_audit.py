@@ -59,9 +59,43 @@ def composed(completions, answer, **columns):
 '''
 
 
+ALIKE = """
+from rewards.text import completion_text
+
+def short(completions, *, scale=1.0, **columns):
+    '''Meant for text; of a chat model's completion, a list of one message, `len` is 1.'''
+    return [-scale * len(text) for text in completions]
+
+def shorter(completions, **columns):
+    return [-float(len(completion_text(made))) for made in completions]
+
+def only_messages(completions, **columns):
+    return [float("42" in made[0]["content"]) if isinstance(made, list) else 0.5 for made in completions]
+
+def alike(completions, **columns):
+    return [1.0] * len(completions)
+
+def never(completions, **columns):
+    return [None] * len(completions)
+
+def by_level(completions, **columns):
+    levels = columns.get("level") or [0] * len(completions)
+    return [float(level) * ("<answer>42</answer>" in str(made)) for made, level in zip(completions, levels)]
+
+def needs(completions, level, *, least, **columns):
+    return [float(each >= least and "<answer>42</answer>" in made) for made, each in zip(completions, level)]
+
+def called_as_by_a_trainer(completions, completion_ids, prompts, trainer_state, log_metric, log_extra, **columns):
+    log_metric("a", 1.0)
+    assert isinstance(prompts[0], type(completions[0])) and trainer_state.max_steps
+    return [-float(len(ids)) for ids in completion_ids]
+"""
+
+
 @pytest.fixture(autouse=True)
 def peers(tmp_path, monkeypatch):
     (tmp_path / "peers.py").write_text(REWARDS)
+    (tmp_path / "alike.py").write_text(ALIKE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
 
@@ -105,6 +139,48 @@ def test_code_that_runs_and_rewards_that_hang_or_raise():
     assert "huge numbers" in killed
     _, raised = findings("peers:raising", "raised")
     assert "no answer" in raised
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("alike", "(1)"), ("never", "(None, does not apply)"), ("by_level", "(0)")]
+)
+def test_a_reward_that_pays_everything_alike_is_no_all_clear(capsys, name, value):
+    assert main([f"alike:{name}"]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith(f"{name} is constant: pays everything alike {value}\n")
+    assert "--column NAME (it holds the gold answer) or --column NAME=VALUE" in said
+    assert "wrongly paid" not in said
+
+
+def test_a_reward_that_is_constant_for_a_chat_model_says_what_to_read(capsys):
+    assert main(["alike:short"]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("short is constant on messages: pays everything alike (-1); a chat model gives them: read ")
+    assert "rewards.text.completion_text(completion)" in said and "wrongly paid" not in said
+    assert main(["alike:only_messages"]) == 1
+    assert "only_messages is constant on text: pays everything alike (0.5);" in capsys.readouterr().out
+
+
+def test_a_reward_without_cases_of_its_kind_is_no_all_clear_either(capsys):
+    assert main(["alike:shorter"]) == 0
+    said = capsys.readouterr().out
+    assert said == "shorter tells completions apart, but not by answer, form or reflection: " + (
+        "there is no case for what it pays\n"
+    )
+    assert main(["alike:called_as_by_a_trainer"]) == 0
+
+
+def test_columns_are_given_by_name(capsys):
+    main(["alike:by_level", "--column", "level=2"])
+    assert "by_level pays for answer (tags, text)" in capsys.readouterr().out
+    assert main(["alike:needs"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "audit: needs needs level, least: if that is a column of the data, give it with --column level"
+    )
+    assert said.count("\n") == 1 and "--column level=VALUE" in said and "--set level=VALUE" in said
+    main(["alike:needs", "--column", "level=2", "--set", "least=1"])
+    assert "needs pays for answer (tags, text)" in capsys.readouterr().out
 
 
 def test_exit_codes(capsys):
