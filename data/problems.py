@@ -13,7 +13,6 @@ Every file goes through the same three rules, so that a copy of GSM8K under anot
 from __future__ import annotations
 
 import os
-import random
 import warnings
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -132,8 +131,9 @@ class DataConfig:
     skip_bad_rows: bool = False
     """Skip malformed rows with a warning that counts them, instead of stopping at the first."""
 
-    shuffle: bool = False
-    """Shuffle the problems taken, by the seed given to `load_problems`."""
+    shuffle: bool = True
+    """Train on the problems in another order in each pass, by seed and stage; false: in the file's order, pass after
+    pass, for a curriculum."""
 
     demo: DemoConfig = field(default_factory=DemoConfig)
     """Knobs of the embedded generator, for `source: demo`."""
@@ -150,25 +150,22 @@ def load_problems(config: DataConfig, seed: int = 0) -> list[Problem]:
 
     Args:
         config: source, split, slice and field names.
-        seed: seeds the order if `config.shuffle`, and the problems themselves if they are made (`demo`).
+        seed: seeds the problems if they are made (`demo`).
 
     Returns:
-        At least one problem, at most `config.count` if that is not 0.
+        At least one problem, at most `config.count` if that is not 0, in the file's order: `config.shuffle` is for
+        the `Stream` that training takes them from.
 
     Raises:
         DataError: unknown source or split, missing file, malformed row (unless skipped), or no row at all.
     """
     if config.source != "demo":
-        problems = _read_problems(config)
-    elif config.held_out:
+        return _read_problems(config)
+    if config.held_out:
         raise DataError(f"data.held_out: the demo has splits of its own, {', '.join(SPLIT_BUCKETS)}")
-    elif config.count:
-        problems = make_problems(config.split, config.start + config.count, seed, config.demo)[config.start :]
-    else:
+    if not config.count:
         raise DataError("data.count is 0, but the demo's problems have no end: say how many")
-    if config.shuffle:
-        random.Random(f"shuffle/{seed}").shuffle(problems)
-    return problems
+    return make_problems(config.split, config.start + config.count, seed, config.demo)[config.start :]
 
 
 # --------------------------------------------------------------------------- from a file
