@@ -11,7 +11,7 @@ from data.coldstart import ColdStartConfig, response_text
 from data.embedded import DemoConfig, make_problems
 from data.errors import DataError
 from data.problems import DataConfig, Problem, load_problems
-from data.prompts import Prompt, PromptConfig, build_prompt, without_prefill
+from data.prompts import Prompt, PromptConfig, build_prompt, fitting, prompts_hash, without_prefill
 
 __all__ = [
     "ColdStartConfig",
@@ -22,8 +22,10 @@ __all__ = [
     "Prompt",
     "PromptConfig",
     "build_prompt",
+    "fitting",
     "load_problems",
     "make_problems",
+    "prompts_hash",
     "response_text",
     "without_prefill",
 ]

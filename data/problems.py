@@ -135,12 +135,17 @@ class DataConfig:
     """Train on the problems in another order in each pass, by seed and stage; false: in the file's order, pass after
     pass, for a curriculum."""
 
+    max_prompt_tokens: int = 0
+    """Leave out problems whose prompt has more tokens than this, and say how many; 0: such a prompt is an error."""
+
     demo: DemoConfig = field(default_factory=DemoConfig)
     """Knobs of the embedded generator, for `source: demo`."""
 
     def __post_init__(self) -> None:
         if self.start < 0 or self.count < 0:
             raise DataError(f"data.start {self.start} and data.count {self.count} must not be negative")
+        if self.max_prompt_tokens < 0:
+            raise DataError(f"data.max_prompt_tokens {self.max_prompt_tokens} must not be negative")
         if not 0 <= self.held_out < 1:
             raise DataError(f"data.held_out {self.held_out} is a share, from 0 to less than 1")
 

@@ -11,13 +11,17 @@ format reward sees whole tags.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from data.errors import DataError
-from data.problems import Problem
+from data.problems import DataConfig, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,11 +51,31 @@ class PromptConfig:
     template: str = "{system}\nUser: {question}\nAssistant:"
     """The plain prompt; {question} and, if wanted, {system} are filled in, other braces stay as they are."""
 
+    template_args: dict[str, Any] = field(default_factory=dict)
+    """Variables of the chat template: `enable_thinking: true` (Qwen3), `date_string: 26 Jul 2024` (Llama 3)."""
+
+    date: Any = ""
+    """The day, as 2024-07-26, for a chat template that prints today's; empty: today, and other prompts tomorrow."""
+
     def __post_init__(self) -> None:
+        object.__setattr__(self, "date", str(self.date or ""))  # YAML reads a day as a date
+        try:
+            datetime.fromisoformat(self.date or "2024-07-26")
+        except ValueError:
+            raise DataError(f"prompt.date: {self.date!r} is no day such as 2024-07-26") from None
+        if taken := sorted(TAKEN & self.template_args.keys()):
+            raise DataError(f"prompt.template_args: {taken[0]!r} is not the template's variable, but set by us")
         if self.style not in ("auto", *STYLES):
             raise DataError(f"prompt.style: unknown style {self.style!r}; it is auto, {' or '.join(STYLES)}")
         if "{question}" not in self.template:
             raise DataError("prompt.template: there is no {question} in it")
+
+
+_TAKEN = """
+conversation messages chat_template add_generation_prompt continue_final_message tokenize tools documents return_dict
+return_tensors return_assistant_tokens_mask tokenizer_kwargs padding truncation max_length sanitize_control_tokens"""
+TAKEN = frozenset(_TAKEN.split())
+"""What `apply_chat_template` itself understands."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +104,53 @@ def build_prompt(problem: Problem, tokenizer: PreTrainedTokenizerBase, config: P
         config: style and texts.
 
     Raises:
-        DataError: there is no chat template but style is chat, or it fails, or the prompt has no token.
+        DataError: there is no chat template but style is chat, or it fails, has no place for the question or for one
+            of `template_args`; or the prompt has no token.
     """
     style = config.style
     if style == "auto":
         style = "chat" if tokenizer.chat_template else "plain"
     question = problem.question + (f"\n\n{config.instruction}" if config.instruction else "")
     prompt = STYLES[style](question, tokenizer, config)
+    if question.strip() not in prompt.text:
+        raise DataError(
+            f"the question of problem {problem.id} is not in its prompt: the chat template leaves out text that is not "
+            "in parts, as templates for images do; use prompt.style=plain or another tokenizer.chat_template"
+        )
     if not prompt.ids:
         raise DataError(f"the prompt of problem {problem.id} has no token")
     return prompt
+
+
+def prompts_hash(prompts: list[Prompt]) -> str:
+    """SHA-256 of what the model reads: questions, template, date and tokenizer all show in it."""
+    return hashlib.sha256(json.dumps([prompt.ids for prompt in prompts]).encode()).hexdigest()
+
+
+def fitting(
+    problems: list[Problem], tokenizer: PreTrainedTokenizerBase, config: PromptConfig, data: DataConfig
+) -> list[Problem]:
+    """The problems whose prompts have at most `data.max_prompt_tokens`; a warning counts those that are left out.
+
+    Raises:
+        DataError: none is left.
+    """
+    limit = data.max_prompt_tokens
+    if not limit:
+        return problems
+    lengths = [len(build_prompt(problem, tokenizer, config).ids) for problem in problems]
+    kept = [problem for problem, length in zip(problems, lengths, strict=True) if length <= limit]
+    if not kept:
+        raise DataError(
+            f"data.max_prompt_tokens={limit}: every prompt is longer, the shortest has {min(lengths)} tokens"
+        )
+    if len(kept) < len(problems):
+        count = f"{len(problems) - len(kept)} of {len(problems)} problems"
+        warnings.warn(
+            f"{count} left out: their prompts are longer than data.max_prompt_tokens={limit} (up to {max(lengths)})",
+            stacklevel=2,
+        )
+    return kept
 
 
 def without_prefill(response: str, prefill: str) -> str:
@@ -98,8 +159,13 @@ def without_prefill(response: str, prefill: str) -> str:
     White space after the tag may differ: "<think>7 + 5" goes on after a prefill of "<think>\\n" as well.
 
     Raises:
-        DataError: the response does not begin that way.
+        DataError: the response does not begin that way, for one because the prefill is a thought left empty.
     """
+    if "</think>" in prefill:
+        raise DataError(
+            "the prompt ends with an empty thought (<think></think>), so there is no thinking to teach: switch it on, "
+            "with Qwen3 prompt.template_args.enable_thinking=true, or use prompt.style=plain"
+        )
     if response.startswith(prefill):
         return response[len(prefill) :]
     if response.startswith(prefill.strip()):
@@ -114,13 +180,18 @@ def _chat(question: str, tokenizer: PreTrainedTokenizerBase, config: PromptConfi
     """Through the chat template, which writes every special token itself, BOS included."""
     if not tokenizer.chat_template:
         raise DataError("prompt.style is chat, but the tokenizer has no chat template: use plain or auto")
-    messages, text = _render_messages(question, tokenizer, config.system.strip())
+    for name in config.template_args:
+        if not re.search(rf"\b{re.escape(name)}\b", str(tokenizer.chat_template)):
+            raise DataError(f"prompt.template_args: the tokenizer's chat template has no {name!r}")
+    messages, text = _render_messages(question, tokenizer, config)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return Prompt(ids, text, messages, _opened(text.rpartition(messages[-1]["content"])[2]))
 
 
 def _plain(question: str, tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> Prompt:
     """Through `config.template`, after a BOS if the tokenizer adds one; an EOS that it adds is left off."""
+    if config.template_args:
+        raise DataError("prompt.template_args are for a chat template, but this prompt is plain; see prompt.style")
     values = {"{system}": config.system, "{question}": question}
     # In one pass: a question that says "{system}" keeps it.
     text = re.sub(r"\{system\}|\{question\}", lambda match: values[match[0]], config.template).lstrip()
@@ -136,29 +207,60 @@ STYLES: dict[str, Callable[[str, Any, PromptConfig], Prompt]] = {"chat": _chat, 
 
 
 def _render_messages(
-    question: str, tokenizer: PreTrainedTokenizerBase, system: str
+    question: str, tokenizer: PreTrainedTokenizerBase, config: PromptConfig
 ) -> tuple[list[dict[str, str]], str]:
     """The messages and their text; a system text that the template has no place for joins the user's turn."""
-    question = question.strip()
+    question, system = question.strip(), config.system.strip()
     if system:
         messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
         try:
-            text = _render(messages, tokenizer)
+            text = _render(messages, tokenizer, config)
         except DataError:  # "System role not supported"; any other error comes back below
             text = ""
         if system in text:  # some templates drop what they do not know
             return messages, text
         question = f"{system}\n\n{question}"
     messages = [{"role": "user", "content": question}]
-    return messages, _render(messages, tokenizer)
+    return messages, _render(messages, tokenizer, config)
 
 
-def _render(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> str:
+def _render(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> str:
+    def render(template: str) -> str:
+        return tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False, add_generation_prompt=True, **config.template_args
+        )
+
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        template = tokenizer.get_chat_template()
+        text = render(_on_day(template, config.date) if config.date else template)
+        dated = not config.date and CLOCK in template and render(_on_day(template, "1999-01-02")) != text
+    except DataError:
+        raise
     except Exception as error:  # a template is a program of the model's author: it may raise anything
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"the chat template fails: {type(error).__name__}: {reason}") from error
+    if dated:
+        warnings.warn(
+            "the chat template prints today's date, so that prompts differ from day to day: set prompt.date",
+            stacklevel=1,  # of here, so that it is said once and not for each problem
+        )
+    return text
+
+
+CLOCK = "strftime_now("
+"""How a chat template asks transformers for the time."""
+
+
+def _on_day(template: str, day: str) -> str:
+    """The template with the day in place of its calls of the clock; transformers lets no function of ours in."""
+    moment = datetime.fromisoformat(day)
+    call = re.escape(CLOCK) + r"\s*(?P<quote>['\"])(?P<form>.*?)(?P=quote)\s*\)"
+    template = re.sub(call, lambda match: json.dumps(moment.strftime(match["form"])), template)
+    if CLOCK in template:
+        raise DataError(
+            "prompt.date: the chat template asks for the time in a way of its own; see prompt.template_args"
+        )
+    return template
 
 
 def _opened(tail: str) -> str:

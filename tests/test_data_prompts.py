@@ -5,45 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from helpers_prompts import (
+    CHATML,
+    DROPS_SYSTEM,
+    NO_SYSTEM,
+    NO_THINKING,
+    NOTHING_ADDED,
+    PROBLEM,
+    R1_DISTILL,
+    make_tokenizer,
+)  # fmt: skip
+from transformers import AutoTokenizer
 
 from data import DataError, Problem, PromptConfig, build_prompt, without_prefill
 
-PROBLEM = Problem("x/train/0", "What is {system} + 1?", "2")
 SMOLLM2 = Path(__file__).parents[2] / "smollm2"
-
-CHATML = (
-    "{% for m in messages %}<bos>{{ m['role'] }}\n{{ m['content'] | trim }}<eos>\n{% endfor %}"
-    "{% if add_generation_prompt %}<bos>assistant\n{% endif %}"
-)
-R1_DISTILL = (
-    "<bos>{% for m in messages %}{% if m['role'] == 'user' %}<User>{{ m['content'] }}"
-    "{% elif m['role'] == 'system' %}{{ m['content'] }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<Assistant><think>\n{% endif %}"
-)
-NO_SYSTEM = (
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[model]\n"
-)
-DROPS_SYSTEM = "{% for m in messages if m['role'] == 'user' %}U: {{ m['content'] }}\n{% endfor %}A:"
-NOTHING_ADDED = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-NO_THINKING = CHATML.replace("assistant\n", "assistant\n<think>\n\n</think>\n\n")
-
-
-def make_tokenizer(template: str | None = None, adds: str = "$A") -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer; `adds` says which special tokens it puts around a text."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {letter: index for index, letter in enumerate([*letters, "<bos>", "<eos>"])}
-    core = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    core.post_processor = processors.TemplateProcessing(
-        single=adds, special_tokens=[("<bos>", vocab["<bos>"]), ("<eos>", vocab["<eos>"])]
-    )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", eos_token="<eos>")
-    tokenizer.chat_template = template
-    return tokenizer
 
 
 # --------------------------------------------------------------------------- chat
@@ -177,8 +153,27 @@ def test_bad_config(config, reason):
 
 
 def test_a_prompt_without_a_token():
+    class Mute:
+        chat_template = bos_token_id = None
+
+        def __call__(self, text, **_):
+            return {"input_ids": []}
+
     with pytest.raises(DataError, match="x/train/0 has no token"):
-        build_prompt(PROBLEM, make_tokenizer("{{ '' }}"), PromptConfig(system=""))
+        build_prompt(PROBLEM, Mute(), PromptConfig(system=""))
+
+
+IMAGE_TEXT = (
+    "{% for m in messages %}[{{ m['role'] }}] {% for part in m['content'] %}"
+    "{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}\n{% endfor %}[assistant] "
+)
+
+
+@pytest.mark.parametrize("template", [IMAGE_TEXT, "{{ messages[0]['content'] }}", "{{ messages[-1]['content'][:9] }}"])
+def test_a_template_that_drops_the_question_is_refused_in_one_line(template):
+    with pytest.raises(DataError, match="the question of problem x/train/0 is not in its prompt") as caught:
+        build_prompt(PROBLEM, make_tokenizer(template), PromptConfig(system="Think. " * 5))
+    assert "prompt.style=plain" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +187,13 @@ def test_a_prompt_without_a_token():
 )
 def test_without_prefill(response, prefill, rest):
     assert without_prefill(response, prefill) == rest
+
+
+def test_an_empty_thought_cannot_be_taught_and_says_how_to_switch_thinking_on():
+    prefill = build_prompt(PROBLEM, make_tokenizer(NO_THINKING), PromptConfig()).prefill
+    with pytest.raises(DataError, match=r"empty thought .* prompt\.template_args\.enable_thinking=true") as caught:
+        without_prefill("<think>\n7 + 5 = 12\n</think>\n<answer>12</answer>", prefill)
+    assert "\n" not in str(caught.value)
 
 
 def test_without_prefill_of_another_beginning():
