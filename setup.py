@@ -12,8 +12,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=["grpo", "rewards", "data"],
-    package_data={"data": ["tiny/*"], "grpo": ["templates/*", "*.c", "*.h"]},
+    packages=["grpo", "grpo.model", "grpo.runs", "grpo.report", "rewards", "data"],
+    package_data={"data": ["tiny/*"], "grpo.report": ["templates/*"]},
     install_requires=[
         "torch>=2.6",
         "transformers>=5.0",

@@ -203,7 +203,7 @@ def _show(text: str) -> None:
 @contextlib.contextmanager
 def _working(run: Run) -> Iterator[None]:
     """Catch signals, hold the folder, and turn what a full disk or a vanished folder raises into one line."""
-    with run.lock, run.stop:
+    with run.lock or contextlib.nullcontext(), run.stop:
         try:
             yield
         except (OSError, SafetensorError) as error:

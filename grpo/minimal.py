@@ -1,6 +1,6 @@
-"""GRPO on one page: the whole algorithm, and nothing else (arXiv:2402.03300, section 4.1).
+"""GRPO on one page: the whole algorithm, and nothing else (arXiv:2402.03300, algorithm 1).
 
-For a problem, the policy pi samples a group of G completions o_1 ... o_G. Token t of completion i is o_it. With
+For each problem, the policy pi samples a group of G completions o_1 ... o_G. Token t of completion i is o_it. With
 
     logp_it = log pi(o_it | prompt, o_i1 ... o_i,t-1)     old_logp_it: of the policy that sampled
                                                           ref_logp_it: of the reference, the policy before training
@@ -12,14 +12,14 @@ GRPO computes
     kl_it    = exp(ref_logp_it - logp_it) - (ref_logp_it - logp_it) - 1
     loss     = - mean_i mean_t ( min(ratio_it A_i, clip(ratio_it, 1 - eps, 1 + eps) A_i) - beta kl_it )
 
-where mean_i runs over all completions of the step. The optimiser takes mu steps down the gradient of the loss. Then
-new completions are sampled. There is no value network: the rest of the group says what reward was to be expected.
+where mean_i runs over all completions of a step. The optimiser takes mu steps down the gradient of the loss. Then new
+completions are sampled. There is no value network: the rest of the group says which reward was to be expected.
 
 Run it:  python -m grpo.minimal [SEED]          (or `make minimal`; a minute on one core, nothing to download)
 
 What it learns: the embedded model was trained on stories of three to five additions and subtractions. Here it gets
-stories of one or two. At first it answers 82 % of them correctly: it misreads numbers and mixes up tags. After 30 steps
-it answers 97 % correctly, and it checks about every step ("Wait, 6 + 7 = 13.") where it checked every fourth.
+stories of one or two. At first it answers 75 % of them correctly: it misreads numbers and mixes up tags. After 30 steps
+it answers 97 % correctly, and it checks three steps in four or more ("Wait, 6 + 7 = 13."), before one in four.
 
 The trainer (`trainer.py`) computes the same numbers: `tests/test_minimal.py` compares samples, advantages, loss,
 gradients and weights. It is faster: it computes a prompt once for its group, and it computes nothing for padding or
@@ -35,7 +35,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import PreTrainedModel as Model
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from data import DemoConfig, Problem, make_problems
 from data.tiny_model import BASE_FOLDER
@@ -44,38 +46,50 @@ from rewards import accuracy_reward, format_reward, reflection_reward
 
 # ---- settings -----------------------------------------------------------------------------------------------
 
-MODEL = BASE_FOLDER  # or any folder or hub name of a causal language model whose tokenizer has a padding token
-PROBLEMS = DemoConfig(min_steps=1, max_steps=2)  # the embedded stories, shorter than the model has seen
+MODEL = BASE_FOLDER  # or a folder or hub name of any causal language model whose tokenizer has a padding token
+PROBLEMS = DemoConfig(min_steps=1, max_steps=2)  # embedded stories, shorter than the model has seen
 STEPS = 30  # each samples, then learns
 P = 16  # problems in a step
 G = 8  # completions of each problem
-MU = 2  # optimiser steps on the same samples; in the first of them every ratio is 1, so with MU = 1 nothing is clipped
+MU = 2  # optimiser steps on the same samples; in the first every ratio is 1, so MU = 1 would never clip
 WEIGHTS = torch.tensor([1.0, 0.2, 0.2])  # [K]: w_k of accuracy, format, reflection
 TEMPERATURE = 1.0
 MAX_NEW_TOKENS = 64
-EPS = 0.2  # the clip distance of the ratio
-BETA = 0.01  # the weight of the KL
+EPS = 0.2  # clip distance of the ratio
+BETA = 0.01  # weight of the KL
 LR = 1e-4
 MAX_GRAD_NORM = 1.0
 
 # ---- the loop -----------------------------------------------------------------------------------------------
 
 
-def train(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
+def train(policy: Model, tokenizer: Tokenizer, seed: int) -> None:
     """Train the policy in place, in fp32. It stays in eval mode: dropout would make it differ from its own samples."""
     reference = copy.deepcopy(policy).requires_grad_(False)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=LR, weight_decay=0.0)
     problems = make_problems("train", STEPS * P, seed, PROBLEMS)
 
     for step in range(STEPS):
-        batch = problems[step * P : (step + 1) * P]
-        ids, attention_mask, sampled = sample(policy, tokenizer, batch, G, seed, step)  # [N, L] each, N = P * G
-        rewards = score(tokenizer, batch, G, ids, sampled)  # [N, K]
+        batch = [p for p in problems[step * P : (step + 1) * P] for _ in range(G)]  # [N], N = P * G
+        ids, attention_mask, sampled = sample(policy, tokenizer, batch, seed, step)  # [N, L] each
+        rewards = score(tokenizer, batch, ids, sampled)  # [N, K]
         advantages = group_advantages(rewards)  # [N]
-        kl = update(policy, reference, optimizer, ids, attention_mask, sampled, advantages)
 
-        length = sampled.sum(dim=1).float().mean()
-        print(f"step {step + 1:2}  {describe(rewards)}  kl {kl:.4f}  length {length:.1f}", flush=True)
+        mask = sampled[:, 1:]  # [N, L - 1]: log-probs begin with the second token
+        with torch.no_grad():
+            old_logps = token_logps(policy, ids, attention_mask)  # [N, L - 1]
+            ref_logps = token_logps(reference, ids, attention_mask)  # [N, L - 1]
+        for _ in range(MU):
+            logps = token_logps(policy, ids, attention_mask)  # [N, L - 1]
+            loss = grpo_loss(logps, old_logps, ref_logps, advantages, mask)
+            loss.backward()
+            clip_grad_norm_(policy.parameters(), MAX_GRAD_NORM)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        kl = (kl_estimate(old_logps, ref_logps) * mask).sum() / mask.sum()
+        length = mask.sum(dim=1).float().mean()
+        print(f"step {step + 1:2}  {describe(rewards)}  kl {kl:.3f}  length {length:.1f}", flush=True)
 
 
 # ---- sample -------------------------------------------------------------------------------------------------
@@ -83,23 +97,18 @@ def train(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int
 
 @torch.no_grad()
 def sample(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    problems: list[Problem],
-    group_size: int,
-    seed: int,
-    step: int,
+    policy: Model, tokenizer: Tokenizer, batch: list[Problem], seed: int, step: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sample a group of completions of each problem: N rows, those of a group adjacent.
+    """Sample a completion of each problem of the batch; a problem that stands there G times gets a group of G.
 
-    A row holds padding, the prompt, the completion, padding again: L tokens. Returns three tensors [N, L]:
-    ids; attention_mask, 1 at prompt and completion; sampled, 1 at the completion.
+    A row holds padding, the prompt, the completion, padding again: L tokens. Returns three tensors [N, L]: ids;
+    attention_mask, 1 at prompt and completion; sampled, 1 at the completion, its end-of-sequence token included.
     """
-    rows = [(p, i) for p in problems for i in range(group_size)]
     # One random number for each token, a function of (seed, step, problem, sample, position) alone.
-    u = torch.from_numpy(np.stack([uniforms(seed, step, p.id, i, MAX_NEW_TOKENS) for p, i in rows]))  # [N, T]
+    u = [uniforms(seed, step, problem.id, i % G, MAX_NEW_TOKENS) for i, problem in enumerate(batch)]
+    u = torch.from_numpy(np.stack(u))  # [N, T], in [0, 1)
     # Padded on the left, the prompts end in the same column, and all completions begin in the next.
-    prompts = tokenizer([prompt(p) for p, _ in rows], padding=True, padding_side="left", return_tensors="pt")
+    prompts = tokenizer([prompt(p) for p in batch], padding=True, padding_side="left", return_tensors="pt")
     ids, attention_mask = prompts["input_ids"], prompts["attention_mask"]  # [N, S]
     sampled = torch.zeros_like(ids)  # [N, S]
     alive = torch.ones_like(ids[:, :1])  # [N, 1]: 1 until the row has drawn an end-of-sequence token
@@ -107,12 +116,13 @@ def sample(
 
     for t in range(MAX_NEW_TOKENS):
         logits = forward(policy, ids, attention_mask, cache)[:, -1]  # [N, V]
-        # The first token at which the cumulative probability exceeds u. No top-k and no top-p: the log-probs below must
-        # be those of the distribution that was sampled from. fp64 keeps the tail of a large vocabulary.
+        # Take the first token at which the cumulative probability exceeds u. No top-k and no top-p: log-probs must be
+        # of the distribution that was sampled from. In fp32, the tail of a large vocabulary would be lost.
         cdf = logits.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)  # [N, V]
         token = torch.searchsorted(cdf, u[:, t : t + 1] * cdf[:, -1:], right=True)  # [N, 1]
         ids = torch.cat([ids, torch.where(alive == 1, token, tokenizer.pad_token_id)], dim=1)
-        # A drawn end-of-sequence token is part of the completion: the policy must learn to end. What follows is not.
+        # The end-of-sequence token was sampled, so it is trained. What follows it was not. The mask is made here and
+        # never guessed from ids: in many tokenizers the padding is the end-of-sequence token.
         attention_mask, sampled = (torch.cat([x, alive], dim=1) for x in (attention_mask, sampled))
         alive = alive * (token != tokenizer.eos_token_id)
         if not alive.any():
@@ -121,48 +131,36 @@ def sample(
 
 
 def prompt(problem: Problem) -> str:
-    """What the model reads. The embedded model knows no chat; with another, apply its chat template here."""
+    """What the model reads. The embedded model knows no chat; for another, apply its chat template here."""
     return problem.question + "\n"
 
 
-def forward(policy: PreTrainedModel, ids: Tensor, attention_mask: Tensor, cache: DynamicCache | None = None) -> Tensor:
-    """Logits of the next token, divided by the temperature, at each position that is not in the cache: [N, L', V]."""
+def forward(policy: Model, ids: Tensor, attention_mask: Tensor, cache: DynamicCache | None = None) -> Tensor:
+    """Logits of the next token, over the temperature, at the L' positions that are not in the cache: [N, L', V]."""
     new = slice(cache.get_seq_length() if cache is not None else 0, None)
-    positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)  # [N, L]: padding is not counted
-    output = policy(
-        input_ids=ids[:, new],
-        attention_mask=attention_mask,
-        position_ids=positions[:, new],
-        past_key_values=cache,
-        use_cache=cache is not None,
-    )
-    return output.logits / TEMPERATURE
+    positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, new]  # [N, L']: padding is not counted
+    options = {"position_ids": positions, "past_key_values": cache, "use_cache": cache is not None}
+    return policy(ids[:, new], attention_mask=attention_mask, **options).logits / TEMPERATURE
 
 
 # ---- score --------------------------------------------------------------------------------------------------
 
 
-def score(
-    tokenizer: PreTrainedTokenizerBase, problems: list[Problem], group_size: int, ids: Tensor, sampled: Tensor
-) -> Tensor:
-    """r_ik, each reward of each completion: [N, K]."""
+def score(tokenizer: Tokenizer, batch: list[Problem], ids: Tensor, sampled: Tensor) -> Tensor:
+    """r_ik, the rewards of each completion: [N, K]."""
     body = (sampled == 1) & (ids != tokenizer.eos_token_id)  # [N, L]
     texts = [tokenizer.decode(row[keep]) for row, keep in zip(ids, body, strict=True)]
-    answers = [p.answer for p in problems for _ in range(group_size)]
-    prompts = [prompt(p) for p in problems for _ in range(group_size)]
+    answers = [problem.answer for problem in batch]
     columns = [
         accuracy_reward(texts, answer=answers),  # 1 if the answer is right
         format_reward(texts),  # 1 if the form is <think>...</think><answer>...</answer>
-        reflection_reward(texts, answer=answers, prompts=prompts),  # if right: min(checks in the thought, 3) / 3
+        reflection_reward(texts, answer=answers),  # min(checks in the thought, 3) / 3 if the answer is right
     ]
     return torch.tensor(columns).T
 
 
 def group_advantages(rewards: Tensor) -> Tensor:
-    """A_i = (r_i - mean(r)) / (std(r) + 1e-4) in each group. rewards: [N, K]. Returns [N].
-
-    A group whose completions all earned the same has advantage 0 and teaches nothing.
-    """
+    """A_i = (r_i - mean(r)) / (std(r) + 1e-4), [N]: 0 in a group whose completions all earned the same."""
     r = (rewards @ WEIGHTS).view(-1, G)  # [P, G]: r_i = sum_k w_k r_ik
     return ((r - r.mean(dim=1, keepdim=True)) / (r.std(dim=1, keepdim=True) + 1e-4)).flatten()
 
@@ -170,75 +168,49 @@ def group_advantages(rewards: Tensor) -> Tensor:
 # ---- learn --------------------------------------------------------------------------------------------------
 
 
-def update(
-    policy: PreTrainedModel,
-    reference: PreTrainedModel,
-    optimizer: torch.optim.Optimizer,
-    ids: Tensor,
-    attention_mask: Tensor,
-    sampled: Tensor,
-    advantages: Tensor,
-) -> float:
-    """mu optimiser steps on one batch of samples, [N, L] each. Returns the mean KL per token, in nats."""
-    mask = sampled[:, 1:]  # [N, L - 1]: the position before a token predicts it
-    with torch.no_grad():
-        ref_logps = token_logps(reference, ids, attention_mask)  # [N, L - 1]
-    for iteration in range(MU):
-        logps = token_logps(policy, ids, attention_mask)  # [N, L - 1]
-        if iteration == 0:
-            old_logps = logps.detach()  # the policy is still the one that sampled
-        loss, kl = grpo_loss(logps, old_logps, ref_logps, advantages, mask)
-        loss.backward()
-        clip_grad_norm_(policy.parameters(), MAX_GRAD_NORM)
-        optimizer.step()
-        optimizer.zero_grad()
-    return kl.item()
-
-
-def token_logps(policy: PreTrainedModel, ids: Tensor, attention_mask: Tensor) -> Tensor:
+def token_logps(policy: Model, ids: Tensor, attention_mask: Tensor) -> Tensor:
     """log pi of each token but the first, given those before it: [N, L] -> [N, L - 1], in nats."""
     logps = forward(policy, ids, attention_mask)[:, :-1].log_softmax(dim=-1)  # [N, L - 1, V]
     return logps.gather(-1, ids[:, 1:, None]).squeeze(-1)
 
 
-def grpo_loss(
-    logps: Tensor, old_logps: Tensor, ref_logps: Tensor, advantages: Tensor, mask: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The loss, and the mean KL per token. advantages: [N]; the others: [N, L - 1], mask 1 at sampled tokens."""
-    A = advantages[:, None]  # [N, 1]
+def grpo_loss(logps: Tensor, old_logps: Tensor, ref_logps: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+    """The loss, a scalar. advantages: [N]; the others: [N, L - 1], mask 1 at sampled tokens."""
+    A = advantages[:, None]  # [N, 1]: every token of a completion has its advantage
     ratio = (logps - old_logps).exp()  # [N, L - 1]
-    # min, for either sign of A: a token gains nothing more by moving further once its ratio has left the clip range.
+    # min, for both signs of A: once the ratio has left the clip range in A's direction, going further earns nothing.
     surrogate = torch.minimum(ratio * A, ratio.clamp(1 - EPS, 1 + EPS) * A)  # [N, L - 1]
-    kl = (ref_logps - logps).exp() - (ref_logps - logps) - 1  # [N, L - 1]: never negative, 0 where both agree
-    objective = ((surrogate - BETA * kl) * mask).sum(dim=1) / mask.sum(dim=1)  # [N]: mean over t
-    return -objective.mean(), (kl.detach() * mask).sum() / mask.sum()
+    objective = (surrogate - BETA * kl_estimate(logps, ref_logps)) * mask  # [N, L - 1]
+    return -(objective.sum(dim=1) / mask.sum(dim=1)).mean()
+
+
+def kl_estimate(logps: Tensor, ref_logps: Tensor) -> Tensor:
+    """kl_it: its mean over samples of pi is KL(pi || ref). Never negative, 0 where both agree."""
+    return (ref_logps - logps).exp() - (ref_logps - logps) - 1
 
 
 # ---- run ----------------------------------------------------------------------------------------------------
 
 
-def evaluate(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """Rewards of one completion of each of 512 held-out problems, [512, K]. The random numbers are always the same."""
+def evaluate(policy: Model, tokenizer: Tokenizer) -> Tensor:
+    """Rewards of one sampled completion of each of 512 held-out problems: [512, K]."""
     problems = make_problems("test", 512, 0, PROBLEMS)
-    ids, _, sampled = sample(policy, tokenizer, problems, 1, seed=0, step=-1)
-    return score(tokenizer, problems, 1, ids, sampled)
+    ids, _, sampled = sample(policy, tokenizer, problems, seed=0, step=-1)
+    return score(tokenizer, problems, ids, sampled)
 
 
 def describe(rewards: Tensor) -> str:
     """Means over the completions: the total reward and its parts. rewards: [N, K]."""
-    accuracy, form, reflection = rewards.mean(dim=0).tolist()
-    total = (rewards @ WEIGHTS).mean()
-    return f"reward {total:.3f}  accuracy {accuracy:.3f}  format {form:.3f}  reflection {reflection:.3f}"
+    reward, (accuracy, form, reflection) = (rewards @ WEIGHTS).mean(), rewards.mean(dim=0)
+    return f"reward {reward:.3f}  accuracy {accuracy:.3f}  format {form:.3f}  reflection {reflection:.3f}"
 
 
 def main(seed: int = 0) -> None:
     torch.set_num_threads(1)  # a model this small gains nothing from a second one
     tokenizer, policy = AutoTokenizer.from_pretrained(MODEL), AutoModelForCausalLM.from_pretrained(MODEL)
-    before = evaluate(policy, tokenizer)
-    print(f"before   {describe(before)}")
+    print(f"before   {describe(evaluate(policy, tokenizer))}")
     train(policy, tokenizer, seed)
-    after = evaluate(policy, tokenizer)
-    print(f"after    {describe(after)}")
+    print(f"after    {describe(evaluate(policy, tokenizer))}")
 
 
 if __name__ == "__main__":

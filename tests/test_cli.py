@@ -66,7 +66,7 @@ def test_a_disk_that_fails_is_one_line_and_the_run_goes_on_afterwards(tmp_path, 
     said = one_line(capsys)
     assert "No space left on device; free or mend it, then run the same command to go on" in said
     with monkeypatch.context() as patch:
-        patch.setattr("grpo.runs.write_text", fail)
+        patch.setattr("grpo.runs.folder.write_text", fail)
         assert grpo("sft", tmp_path / "other") == 2
     assert "No space left on device" in one_line(capsys)
     assert grpo("sft", tmp_path / "run") == 0

@@ -14,7 +14,8 @@ import pytest
 import torch
 from helpers_runs import command, lines, manifest, metrics, weights, write_module
 
-from grpo import cli, distributed
+from grpo import cli
+from grpo.model import distributed
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
@@ -108,7 +109,7 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_one(tmp_path, alone, p
     code, text = ended(process, seconds=60)
     assert code and time.monotonic() - killed < 60
     assert "another process of the run has ended or does not answer" in text, text
-    assert cli.main(["export", str(run), str(tmp_path / "model")]) == 0  # of shares, too
+    assert cli.main(["export", str(run), str(tmp_path / "model")]) == 0  # of slices, too
     assert weights(tmp_path).keys() == weights(alone).keys()
     assert cli.main(arguments("grpo", run)) == 0
     assert_same(run, alone)
@@ -137,43 +138,104 @@ def test_a_reward_that_fails_in_one_process_ends_both_with_its_name(tmp_path, mo
     assert code and f"grpo: reward '{name}:bad' raised KeyError('seven')" in text, text
 
 
-LEAVING = """
+ENDING = """
 import os, sys
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core, and a main thread that does not give way:
 sys.setswitchinterval(10)  # what gloo's threads still hold when it ends, they hold for good
-from grpo.model.distributed import everyones, gather_weights, joined, shard
+from grpo.model.distributed import all_gather, process_group
 from grpo.model.policy import ModelConfig, load_policy
-with joined("cpu"):
+with process_group("cpu"):
     policy = load_policy(ModelConfig("tiny-init"), 0, sharded=True)
-    shard(policy.model, policy.dtype)
-    gather_weights(policy.model)
-    everyones(0)
+    policy.shard()
+    with policy.unsharded():
+        all_gather(0)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cannot choose the core")
-def test_both_leave_in_peace(tmp_path):
+def test_both_end_without_a_crash(tmp_path):
     """Of runs without a pause at the end, about half ended in "terminate called without an active exception"."""
-    (tmp_path / "leaving.py").write_text(LEAVING)
+    (tmp_path / "ending.py").write_text(ENDING)
     for _ in range(2):
-        code, text = ended(start([], program=[str(tmp_path / "leaving.py")]))
+        code, text = ended(start([], program=[str(tmp_path / "ending.py")]))
         assert code == 0, text
 
 
-# ---- the shares ---------------------------------------------------------------------------------------------
+# ---- slices and shards --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", range(7))
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
-def test_shares_cover_everything_once(monkeypatch, count, processes):
-    monkeypatch.setattr(distributed, "world", lambda: processes)
-    shares, counted, lengths = [], [], set()
+def test_slices_cover_everything_once(monkeypatch, count, processes):
+    monkeypatch.setattr(distributed, "world_size", lambda: processes)
+    slices, counted, lengths = [], [], set()
     for number in range(processes):
         monkeypatch.setattr(distributed, "rank", lambda number=number: number)
-        shares += range(count)[distributed.share(count)]
+        slices += range(count)[distributed.rank_slice(count)]
         if count:
-            dealt = distributed.deal(list(range(count)))
-            counted += [item for item, counts in dealt if counts]
-            lengths.add(len(dealt))
-    assert shares == list(range(count))
+            turns = distributed.round_robin(list(range(count)))
+            counted += [item for item, counts in turns if counts]
+            lengths.add(len(turns))
+    assert slices == list(range(count))
     assert sorted(counted) == list(range(count)) and len(lengths) <= 1
+
+
+SHARDED = """
+import torch
+from grpo.logprobs import completion_logps
+from grpo.model.distributed import is_shard, process_group
+from grpo.model.optim import OptimConfig, Optimizer
+from grpo.model.policy import ModelConfig, load_policy
+from grpo.sampling import sample_groups
+from grpo.types import SamplingConfig
+
+with process_group("cpu"):
+    policy = load_policy(ModelConfig("tiny", recompute=RECOMPUTE), 0, sharded=True)
+    policy.freeze_reference()
+    policy.shard()
+    optimizer = Optimizer(policy.trainable(), OptimConfig(), 1)
+    layers = policy.model.model.layers
+    seen = []  # of each layer, after its forward pass: are its weights shards again?
+    for layer in layers:
+        layer.register_forward_hook(lambda m, i, o: seen.append(all(is_shard(p) for p in m.parameters())))
+    with policy.unsharded():
+        rollouts = sample_groups(policy, [[5, 6, 7]], ["p"], 2, SamplingConfig(max_new_tokens=3), 0)
+        assert not any(is_shard(p) for p in layers[0].parameters())
+    assert all(is_shard(p) for p in layers.parameters())
+    with policy.reference() as reference, torch.no_grad():
+        completion_logps(reference, rollouts, 1.0)
+        assert all(is_shard(p) for p in reference.model.model.layers.parameters())
+    seen.clear()
+    for _ in range(2):
+        completion_logps(policy, rollouts, 1.0)[0].sum().backward()
+        assert all(is_shard(p) for p in policy.model.parameters())
+        assert all(is_shard(p.grad) and p.grad.to_local().numel() < p.numel() for p in layers.parameters())
+    optimizer.reduce_gradients()
+    optimizer.step(0)
+    states = optimizer.adamw.state.values()
+    assert all(is_shard(s["exp_avg"]) for s in states)
+    assert len(seen) == 2 * len(layers) and all(seen), seen
+    print("sharded", flush=True)
+"""
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_weights_gradients_and_optimiser_are_shards_during_the_update(tmp_path, recompute):
+    (tmp_path / "sharded.py").write_text(SHARDED.replace("RECOMPUTE", repr(recompute)))
+    code, text = ended(start([], program=[str(tmp_path / "sharded.py")]))
+    assert code == 0 and text.count("sharded") == 2, text
+
+
+def test_the_group_reduces_tensors_of_both_kinds(monkeypatch):
+    """On a GPU metrics are summed on the processor and gradients on the card: NCCL alone cannot do the former."""
+    made = {}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(distributed.torch.cuda, "set_device", lambda number: None)
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda backend, **_: made.update(backend=backend))
+    monkeypatch.setattr(distributed.dist, "barrier", lambda: None)
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: None)
+    with distributed.process_group("cuda"):
+        pass
+    kinds = dict(part.split(":") for part in made["backend"].split(","))
+    assert kinds == {"cpu": "gloo", "cuda": "nccl"}

@@ -87,7 +87,7 @@ class Policy(nn.Module):
         output = self.model.base_model(
             input_ids=ids[None], position_ids=positions[None], use_cache=False, memory=memory
         )
-        return output.last_hidden_state[0]
+        return output.last_hidden_state[0].clone()  # `fully_shard` warns of a view
 
     @torch.no_grad()
     def logits(self, hidden: Tensor, part: slice = slice(None), out: Tensor | None = None) -> Tensor:

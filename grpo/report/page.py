@@ -130,7 +130,7 @@ def page(title: str, runs: list[RunFiles]) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("grpo"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.PackageLoader("grpo.report"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     html = environment.get_template("report.html").render(
         title=title,
