@@ -6,12 +6,11 @@ Whatever the user can mend ends with one line on stderr and exit code 2; an inte
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 # quiet libraries before they are imported: their bars and advice would tear ours
@@ -30,7 +29,7 @@ from grpo.model.distributed import from_first, process_group, rank
 from grpo.model.policy import Policy, load_policy
 from grpo.rejection import train_rejection
 from grpo.runs.config import Config, to_yaml
-from grpo.runs.folder import Run, RunError, open_run, read_json, write_json
+from grpo.runs.folder import Run, open_run, read_json, write_json
 from grpo.runs.log import say
 from grpo.runs.settings import ConfigError, load_config
 from grpo.runs.signals import Stopped
@@ -163,7 +162,7 @@ def _train(stage: str, config: Config) -> int:
         return 0
     if (run.folder / "checkpoints").exists():
         say(f"{run.folder}: goes on from its last checkpoint")
-    with _working(run):
+    with run.working():
         policy = STAGES[stage](config, run)
         if config.eval.at_end:
             try:
@@ -187,7 +186,7 @@ def _eval(arguments: argparse.Namespace) -> int:
         if run.complete:
             run.tidy()
         else:
-            with _working(run):
+            with run.working():
                 result = evaluate(config, load_policy(config.model, config.seed), None, run)
                 write_json(run.folder / "eval.json", result)
                 run.end()
@@ -198,17 +197,6 @@ def _eval(arguments: argparse.Namespace) -> int:
 def _show(text: str) -> None:
     if rank() == 0:
         print(text)
-
-
-@contextlib.contextmanager
-def _working(run: Run) -> Iterator[None]:
-    """Catch signals, hold the folder, and turn what a full disk or a vanished folder raises into one line."""
-    with run.lock or contextlib.nullcontext(), run.stop:
-        try:
-            yield
-        except (OSError, SafetensorError) as error:
-            run.check_folder()  # if it is gone, that is what to say
-            raise RunError(f"run={run.folder}: {error}; free or mend it, then run the same command to go on") from error
 
 
 def _sample(arguments: argparse.Namespace) -> int:
