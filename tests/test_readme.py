@@ -21,6 +21,7 @@ from grpo import cli
 from grpo.advantages import ADVANTAGES
 from grpo.loss import AGGREGATIONS, KL_ESTIMATORS, PRESETS, RATIOS, SURROGATES, LossConfig, policy_loss
 from grpo.runs.settings import known_keys, load_config
+from rewards import reward_names
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
 PAGES = {path: path.read_text(encoding="utf-8") for path in (REPO / "README.md", *sorted((REPO / "docs").glob("*.md")))}
@@ -30,20 +31,21 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"(?:make [a-z]|\.venv/bin/)")
 
 
+def files(language: str) -> dict[str, str]:
+    """The README's blocks of a language that begin with their file's name: {name: text}."""
+    named = (re.match(r"# (\w+\.\w+)\b", block) for lang, block in BLOCK.findall(README) if lang == language)
+    return {m[1]: m.string for m in named if m}
+
+
 def commands() -> list[str]:
     """The commands in shell blocks and in backticks."""
     shell = [line for language, block in BLOCK.findall(TEXT) if not language for line in block.splitlines()]
-    inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", BLOCK.sub("", TEXT))]
+    inline = re.findall(r"`([^`]+)`", BLOCK.sub("", TEXT) + "\n".join(files("yaml").values()))
+    inline = [" ".join(code.split()) for code in inline]
     return sorted({c.split(" #")[0].strip() for c in [*shell, *inline] if COMMAND.match(c)})
 
 
 COMMANDS = commands()
-
-
-def files(language: str) -> dict[str, str]:
-    """The README's blocks of a language that begin with their file's name: {name: text}."""
-    named = (re.match(r"# (\w+\.\w+)\n", block) for lang, block in BLOCK.findall(README) if lang == language)
-    return {m[1]: m.string for m in named if m}
 
 
 # ---- length, links, names -----------------------------------------------------------------------------------
@@ -62,8 +64,8 @@ def test_links_lead_to_files(page: Path) -> None:
 
 
 def test_a_link_that_names_a_function_leads_to_the_file_that_defines_it() -> None:
-    named = re.findall(r"\[`(\w+)`\]\(([\w/]+\.py)\)", README)
-    assert len(named) > 8
+    named = re.findall(r"\[`(\w+)`\]\((?:\.\./)?([\w/]+\.py)\)", TEXT)
+    assert len(named) > 12
     for name, file in named:
         source = (REPO / file).read_text(encoding="utf-8")
         assert re.search(rf'^(def|class) {name}\b|register_reward\("{name}"\)', source, re.MULTILINE), (name, file)
@@ -86,6 +88,11 @@ def test_every_tested_architecture_is_listed() -> None:
     text = (REPO / "docs" / "models.md").read_text(encoding="utf-8")
     listed = text.partition("The architectures:")[2].partition("\n\n")[0].partition(".\n")[0]
     assert set(re.findall(r"`(\w+)`", listed)) == set(ARCHITECTURES)
+
+
+def test_every_reward_is_listed() -> None:
+    text = (REPO / "docs" / "rewards.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| \[`(\w+)`\]", text, re.MULTILINE)) == reward_names()
 
 
 def test_the_choices_of_a_loss_are_the_code_s() -> None:
