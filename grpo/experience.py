@@ -62,8 +62,9 @@ def collect(config: Config, policy: Policy, rewards: RewardSet, stream: Stream, 
     size, started = config.grpo.group_size, time.perf_counter()
     rounds: list[Round] = []
     missing = config.grpo.prompts_per_step
-    while missing and len(rounds) <= config.grpo.max_refills:
-        rounds.append(sample_round(config, policy, rewards, stream.take(missing), step))
+    stream.new_step()
+    while len(rounds) <= config.grpo.max_refills and (problems := stream.take(missing)):
+        rounds.append(sample_round(config, policy, rewards, problems, step))
         missing -= len(rounds[-1].kept) // size
     log_completions(log, step, rounds[0], rewards, config.log.completions_per_step)
     learned = [r for r in rounds if len(r.kept)] or rounds[:1]  # of nothing at all, the first round's nothing
@@ -100,7 +101,8 @@ def sample_slice(
     ids, token_ids = [p.id for p in problems], [p.ids for p in prompts]
     rollouts = sample_groups(policy, token_ids, ids, config.grpo.group_size, config.sampling, config.seed, step)
     scored, killed = decode(policy, rollouts, prompts, problems), rewards.killed
-    scores = rewards(scored, {"global_step": step, "max_steps": config.grpo.steps})
+    progress = {"global_step": step, "max_steps": config.grpo.steps, "max_new_tokens": config.sampling.max_new_tokens}
+    scores = rewards(scored, progress)
     return rollouts, scores, scored.texts, rewards.killed - killed
 
 

@@ -56,11 +56,13 @@ def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem,
     steps = config.sft.steps or math.ceil(config.sft.epochs * per_epoch)
     optimizer = Optimizer(policy.trainable(), config.optim, steps)
     keeper = Keeper.resume(config, run, policy, optimizer, steps)
-    stream = Stream(examples, config.seed, keeper.state["step"] * config.sft.batch_size)
+    position = keeper.state.get("position", 0)
+    stream = Stream(examples, config.seed, position, stage=run.stage, shuffle=config.data.shuffle)
     for step in keeper.steps_left("sft"):
+        stream.new_step()
         batch = as_rollouts(stream.take(config.sft.batch_size))
         metrics = sft_step(policy, optimizer, batch, config.tokens_per_micro_batch, step)
-        keeper.after_step(step, metrics, batch)
+        keeper.after_step(step, metrics, batch, position=stream.position)
     return keeper.finish()
 
 

@@ -31,7 +31,6 @@ from grpo.model.policy import Policy, load_policy
 from grpo.runs.config import Config
 from grpo.runs.folder import Run, data_hash, fingerprint
 from grpo.runs.keeper import Keeper, step_or_skip
-from grpo.runs.log import say
 from grpo.scoring import RewardFailure, load_rewards
 from grpo.types import Rollouts
 
@@ -42,10 +41,6 @@ def train_grpo(config: Config, run: Run) -> Policy:
     rewards = load_rewards(config.rewards, config.sandbox)
     policy = load_policy(config.model, config.seed, is_sharded(config.parallel))
     check_prompts(config, policy, problems)
-    if len(problems) < config.grpo.prompts_per_step:
-        say(
-            f"{len(problems)} problems for {config.grpo.prompts_per_step} groups: a repeated one samples the same again"
-        )
     run.note_input("data_hash", data_hash(problems), "training data")
     run.note_input("model_hash", fingerprint(policy), "model at model.path")
     if config.loss.beta:
@@ -55,7 +50,8 @@ def train_grpo(config: Config, run: Run) -> Policy:
     steps, updates = config.grpo.steps, config.grpo.updates_per_batch
     optimizer = Optimizer(policy.trainable(), config.optim, steps * updates)
     keeper = Keeper.resume(config, run, policy, optimizer, steps, updates)
-    stream = Stream(problems, config.seed, keeper.state.get("position", 0))
+    position = keeper.state.get("position", 0)
+    stream = Stream(problems, config.seed, position, stage=run.stage, shuffle=config.data.shuffle)
 
     for step in keeper.steps_left("grpo"):
         with policy.unsharded(), keeper.saved_on(RewardFailure):

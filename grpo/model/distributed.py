@@ -29,6 +29,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
@@ -149,18 +151,17 @@ def is_sharded(parallel: str) -> bool:
     return parallel == "fsdp" and world_size() > 1
 
 
-def shard(policy: nn.Module, model: nn.Module, dtype: torch.dtype) -> None:
+def shard(policy: nn.Module, model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Keep a shard of each parameter here, in fp32; gathered, all but embedding and head are of type `dtype`.
 
     policy: the root, whose `forward` calls `model`'s layers. Each layer is gathered when it is called, in the forward
-    and in the backward pass, and its gradient is reduced to shards at once.
+    and in the backward pass, and its gradient is reduced to shards at once. Embedding and head are gathered by the
+    root's `forward`, and stay until its backward pass has ended.
     """
     mesh = init_device_mesh(next(model.parameters()).device.type, (world_size(),))
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    inner = [m for m in model.base_model.children() if m is not model.get_input_embeddings()]
-    for layer in [layer for m in inner for layer in (m if isinstance(m, nn.ModuleList) else [m])]:
-        if any(True for _ in layer.parameters()):
-            fully_shard(layer, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
+    for part in _parts(model):
+        fully_shard(part, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
     fully_shard(policy, mesh=mesh, reshard_after_forward=False)  # the head is called after `forward`
     for unit in _units(policy):
         unit.set_gradient_divide_factor(1.0)  # a sum, no mean
@@ -206,6 +207,18 @@ def shard_like(value: Tensor, model: Tensor) -> Tensor:
     if not is_shard(model) or is_shard(value):
         return value
     return distribute_tensor(value.to(model.device), model.device_mesh, model.placements)
+
+
+def _parts(model: PreTrainedModel) -> list[nn.Module]:
+    """What is gathered by itself: the layers, and norms and the like outside of them; no embedding, no head."""
+    seen = {p for module in (model.get_input_embeddings(), model.get_output_embeddings()) for p in module.parameters()}
+    parts = []
+    for module in model.modules():
+        is_part = isinstance(module, GradientCheckpointingLayer) or not any(True for _ in module.children())
+        if is_part and not seen.issuperset(module.parameters()):
+            parts.append(module)
+            seen.update(module.parameters())
+    return parts
 
 
 def _units(policy: nn.Module) -> list[FSDPModule]:

@@ -8,6 +8,7 @@ of the micro-batches add up in fp32.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -95,9 +96,10 @@ class Optimizer:
         self.adamw.zero_grad(set_to_none=True)
         return {"grad_norm": norm, "lr": lr}
 
-    def full_masters(self) -> dict[str, Tensor]:
-        """The fp32 values of all parameters, by name, out of all processes' shards."""
-        return {name: full_tensor(master.detach()) for name, master in self.masters.items()}
+    def full_masters(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and fp32 value of one parameter after the other, out of all processes' shards."""
+        for name, master in self.masters.items():
+            yield name, full_tensor(master.detach())
 
     @torch.no_grad()
     def copy_to_model(self) -> None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -65,7 +64,7 @@ class Policy(nn.Module):
         self.model, self.tokenizer, self.eos_ids, self.source, self.dtype = model, tokenizer, eos_ids, source, dtype
         self.logit_scale, self.logit_cap = checks.logit_changes(model.config)
         self._reference: tuple[Policy, ...] = ()  # in a tuple: its parameters are none of ours
-        self.masters: dict[str, Tensor] = {}  # fp32 weights that were trained, where the model has rounded ones
+        self.masters: dict[str, Tensor] = {}  # trained fp32 weights of which the model has rounded ones
         model.set_attn_implementation(attention.NAME)
 
     @property
@@ -148,12 +147,13 @@ class Policy(nn.Module):
     # ---- fp32 weights -----------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def take(self, weights: dict[str, Tensor]) -> None:
+    def take(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Compute with these fp32 weights, rounded to the type of the layers; `save` writes them as they are."""
-        for name, p in self.trainable().items():
-            if weights[name] is not p:
-                p.copy_(weights[name])
-        self.masters = weights
+        parameters = self.trainable()
+        for name, weight in weights:
+            parameters[name].copy_(weight)
+            if parameters[name].dtype != weight.dtype and distributed.rank() == 0:  # the first process saves
+                self.masters[name] = weight.cpu()
 
     def save(self, folder: Path) -> None:
         """Write a folder that `AutoModelForCausalLM.from_pretrained` (or PEFT, for an adapter) loads, in fp32."""
@@ -161,10 +161,7 @@ class Policy(nn.Module):
         if lora.adapters(self.model):
             lora.save_adapter(self.model, folder, self.source)
         else:
-            state = self.model.state_dict()
-            tied = {t.data_ptr(): self.masters[n].detach() for n, t in state.items() if n in self.masters}
-            state = {name: tied.get(t.data_ptr(), t) for name, t in state.items()}
-            self.model.save_pretrained(folder, state_dict=state)
+            self.model.save_pretrained(folder, state_dict=self.model.state_dict() | self.masters)
         self.tokenizer.save_pretrained(folder)
 
 

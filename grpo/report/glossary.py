@@ -10,7 +10,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "reward": "Mean total reward r = sum_k w_k r_k of all that was sampled in the step, dropped groups included.",
         "spread": "Standard deviation of the total reward in a group, averaged over groups: what GRPO learns from.",
         "reward_<name>": "Mean of that reward function, before its weight, over the completions that it applies to.",
-        "killed": "Completions whose scoring was killed for its time or memory; each scored 0.",
+        "killed": "Completions whose scoring was killed for its time or memory; no reward applies to them.",
         "zero_spread": "Share of groups whose completions all earned the same, so that A = 0; mostly dropped.",
         "refills": "How many times the step sampled again to replace dropped groups.",
         "groups": "Groups left to learn from; fewer than prompts_per_step if the refills ran out.",

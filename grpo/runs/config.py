@@ -38,7 +38,7 @@ class SandboxConfig:
     enabled: bool = True
     """Off: the reward functions run in the trainer's own process."""
     seconds: float = 5.0
-    """Wall-clock limit of one completion; a killed one scores 0 and is counted in the metric `killed`."""
+    """Wall-clock limit of one completion; to a killed one no reward applies; it is counted as `killed`."""
     megabytes: int = 1024
     """Memory that a worker may take beyond its imports."""
 

@@ -62,6 +62,11 @@ class Run:
         """Whether the stage finished and its model is there."""
         return bool(self.manifest.get("finished"))
 
+    @property
+    def stage(self) -> str:
+        """The stage and the one before it, `sft/grpo`: another stage meets the same data in another order."""
+        return f"{self.manifest['parent'].get('stage', 'base')}/{self.manifest['stage']}"
+
     @contextmanager
     def working(self) -> Iterator[None]:
         """Catch signals, hold the lock, and turn what a full disk or a vanished folder raises into one line."""
