@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -67,7 +68,8 @@ def test_groups_that_all_earned_the_same_are_said_loudly(tmp_path, monkeypatch, 
 def test_completions_that_are_all_cut_off_are_said_loudly_with_the_setting(tmp_path, capsys, rewards):
     assert run_stage("grpo", tmp_path / "run", *rewards, sampling__max_new_tokens=1) == 0
     said = capsys.readouterr().err
-    assert "WARNING, step 1: all of the completions were cut off at sampling.max_new_tokens=1; raise it" in said
+    share = "(all|9[0-9]%) of the completions were cut off at sampling.max_new_tokens=1; raise it"
+    assert re.search(f"WARNING, step 1: {share}", said), said
 
 
 def test_warnings_are_for_what_is_wrong_alone():

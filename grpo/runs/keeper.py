@@ -201,7 +201,7 @@ def warnings(config: Config, metrics: dict[str, float]) -> dict[str, str]:
         )
     if killed := metrics.get("killed"):
         found["killed"] = (
-            f"the scoring of {killed:.0f} completions was killed for its time or memory, and no reward applies to them; "
+            f"the scoring of {killed:.0f} completions was killed for its time or memory, and they have no score; "
             f"mend the reward, or raise sandbox.seconds={config.sandbox.seconds:g} or "
             f"sandbox.megabytes={config.sandbox.megabytes}"
         )
