@@ -24,9 +24,9 @@ setup(
         "numpy",
         "pyyaml",
         "tqdm",
+        "jinja2",  # of chat templates and reports; torch needs it too
     ],
     extras_require={
-        "report": ["jinja2"],  # the HTML page of `grpo report`
         "gguf": ["gguf", "accelerate"],  # transformers reads .gguf files with them
         "tensorboard": ["tensorboard"],  # log.tensorboard=true
         "dev": [

@@ -24,10 +24,12 @@ from transformers.utils import logging as transformers_logging
 
 import rewards.audit
 from data import load_problems
-from grpo.evaluate import evaluate, evaluation_table, judge
+from grpo.evaluate import evaluate, judge
 from grpo.model.distributed import from_first, process_group, rank
 from grpo.model.policy import Policy, load_policy
 from grpo.rejection import train_rejection
+from grpo.report.page import write_reports
+from grpo.report.tables import evaluation_table
 from grpo.runs.config import Config, to_yaml
 from grpo.runs.folder import Run, open_run, read_json, write_json
 from grpo.runs.log import say
@@ -237,7 +239,5 @@ def _config(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from grpo.report.page import write_reports
-
     print(write_reports(Path(arguments.folder)))
     return 0

@@ -24,7 +24,7 @@ from grpo.model.policy import Policy
 from grpo.runs.config import Config
 from grpo.runs.folder import Run, fingerprint
 from grpo.runs.journal import Journal, Judged
-from grpo.runs.log import progress, table
+from grpo.runs.log import progress
 from grpo.sampling import SamplingConfig, sample_groups
 from grpo.scoring import Scored, decode
 from grpo.types import Problem
@@ -188,57 +188,3 @@ def wilson_interval(right: int, n: int) -> list[float]:
     z2, p = 1.96**2, right / n
     centre, half = p + z2 / (2 * n), 1.96 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
     return [max(0.0, (centre - half) / (1 + z2 / n)), min(1.0, (centre + half) / (1 + z2 / n))]
-
-
-# ---- tables -------------------------------------------------------------------------------------------------
-
-WIDTH = 100  # characters of a text table; what does not fit goes below
-
-
-def evaluation_rows(results: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Label and a cell per evaluation, row by row; "-" for what an evaluation lacks. `glossary.EVALUATION` explains."""
-
-    def row(label: str, part: str, key: str, form: str = "{:.3f}") -> tuple[str, list[str]]:
-        return label, [_cell(r.get(part, {}).get(key), form) for r in results]
-
-    def counted(label: str, key: str) -> list[tuple[str, list[str]]]:
-        tables = [r.get("sampled", {}).get(key, {}) for r in results]
-        ks = sorted({k for t in tables for k in t} - {"1"}, key=int)  # one sample: the accuracy once more
-        return [(f"{label}@{k}", [_cell(t.get(k), "{:.3f}") for t in tables]) for k in ks]
-
-    return [
-        row("accuracy, sampled", "sampled", "accuracy"),
-        row("  95 % interval", "sampled", "ci95"),
-        row("accuracy, greedy", "greedy", "accuracy"),
-        row("  95 % interval", "greedy", "ci95"),
-        *counted("pass", "pass_at"),
-        *counted("maj", "maj"),
-        row("format rate", "sampled", "format"),
-        row("reflection rate", "sampled", "reflection_rate"),
-        row("reflections per completion", "sampled", "reflections", "{:.2f}"),
-        row("accuracy when reflecting", "sampled", "accuracy_reflecting"),
-        row("accuracy otherwise", "sampled", "accuracy_others"),
-        row("length in tokens", "sampled", "length", "{:.1f}"),
-        row("truncated", "sampled", "truncated"),
-    ]
-
-
-def evaluation_table(results: dict[str, dict[str, Any]]) -> str:
-    """A text table of evaluations side by side; those that would make it wider than `WIDTH` go into blocks below."""
-    names, blocks = list(results), []
-    while names:
-        for count in range(len(names), 0, -1):
-            shown = names[:count]
-            rows = evaluation_rows([results[name] for name in shown])
-            block = table(["", *shown], [[label, *cells] for label, cells in rows])
-            if max(map(len, block.splitlines())) <= WIDTH:
-                break
-        blocks.append(block)
-        names = names[count:]
-    return "\n\n".join(blocks)
-
-
-def _cell(value: float | list[float] | None, form: str) -> str:
-    if isinstance(value, list):
-        return "-".join(f"{v:.3f}" for v in value)
-    return "-" if value is None or value != value else form.format(value)

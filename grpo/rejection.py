@@ -21,10 +21,11 @@ from data.jsonl import parse_row
 from grpo.evaluate import judge
 from grpo.model.distributed import from_first, is_sharded
 from grpo.model.policy import Policy, load_policy
+from grpo.report.tables import table
 from grpo.runs.config import Config
 from grpo.runs.folder import Run, RunError, data_hash, write_json, write_text
 from grpo.runs.journal import Judged
-from grpo.runs.log import say, table
+from grpo.runs.log import say
 from grpo.sft import fit
 from grpo.types import Problem
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo.report.charts import Line, chart, nice_ticks, number, thin
+from grpo.report.charts import chart, nice_ticks, number, thin
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments" / "demo"
 
@@ -38,25 +38,32 @@ def test_ticks_are_round():
 
 
 def test_points_lie_where_the_values_say():
-    svg = ET.fromstring(chart([Line("x", [(1, 0.0), (2, 1.0), (3, 0.5)])], width=360, height=128))
+    svg = ET.fromstring(chart("x", [(1, 0.0), (2, 1.0), (3, 0.5)]))
     points = svg.find(".//polyline").get("points").split()
     (x1, y1), (x2, y2), (x3, y3) = ([float(v) for v in p.split(",")] for p in points)
     assert x1 < x2 < x3 and x2 - x1 == pytest.approx(x3 - x2)
     assert y2 < y3 < y1 and y3 == pytest.approx((y1 + y2) / 2)  # SVG's y grows downwards
 
 
-def test_intervals_stay_inside_the_figure():
-    svg = ET.fromstring(chart([Line("x", [(0, 0.5), (1, 0.6)], ((0, 0.1, 0.9),))], ["a<b", "c"]))
-    (bar,) = [e for e in svg.find("g") if e.tag == "line"]
-    assert 0 <= float(bar.get("y2")) < float(bar.get("y1")) <= 132
-    assert "a<b" in [t.text for t in svg.iter("text")]
+def test_a_curve_stays_inside_its_figure_and_is_named():
+    svg = ET.fromstring(chart("a<b", [(float(x), (x - 3.0) ** 3) for x in range(8)]))
+    _, _, width, height = map(int, svg.get("viewBox").split())
+    for point in svg.find("polyline").get("points").split():
+        x, y = map(float, point.split(","))
+        assert 0 <= x <= width and 0 <= y <= height
+    assert svg.find("title").text == "a<b"
+
+
+def test_a_single_point_is_a_dot_and_nothing_is_no_figure():
+    assert chart("x", [(1.0, 2.0)]).count("<circle") == 1
+    assert chart("x", [(1.0, math.nan), (2.0, math.inf)]) == chart("x", []) == ""
 
 
 def test_long_curves_are_averaged_not_sampled():
     points = [(float(i), float(i % 2)) for i in range(1000)]
     assert thin(points, 100) == [(i * 10 + 4.5, 0.5) for i in range(100)]
     assert thin(points[:50], 100) == points[:50]
-    assert len(re.search('points="(.*?)"', chart([Line("x", points)]))[1].split()) == 200
+    assert len(re.search('points="(.*?)"', chart("x", points))[1].split()) == 200
     assert thin([(0.0, 1.0), (1.0, math.nan), (2.0, math.nan), (3.0, math.nan)], 2)[0] == (0.5, 1.0)
 
 

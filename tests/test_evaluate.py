@@ -20,7 +20,6 @@ from grpo.evaluate import (
     Judged,
     describe,
     evaluate,
-    evaluation_table,
     judge,
     majority,
     normal_interval,
@@ -29,6 +28,7 @@ from grpo.evaluate import (
     wilson_interval,
 )
 from grpo.model.policy import load_policy
+from grpo.report.tables import evaluation_table
 from grpo.runs.settings import load_config
 from rewards import accuracy_reward, count_reflections, format_reward
 

@@ -14,10 +14,11 @@ import pytest
 from helpers_report import evaluation, html_of, write_run
 
 from grpo.cli import main
-from grpo.evaluate import WIDTH, Judged, evaluation_rows, evaluation_table
+from grpo.evaluate import Judged
 from grpo.rejection import filter_samples
 from grpo.report.glossary import EVALUATION, METRICS, REJECTION, explain, in_order
 from grpo.report.page import write_reports
+from grpo.report.tables import WIDTH, evaluation_rows, evaluation_table, table
 from grpo.runs.config import Config, RejectConfig
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments" / "demo"
@@ -133,19 +134,19 @@ def test_a_run_without_evaluation_has_dashes():
     assert row.split()[2:] == ["-", "-"]
 
 
-def test_runs_without_figures_are_compared_as_far_as_they_go(tmp_path):
-    write_run(tmp_path / "a", eval__json=evaluation(math.nan))
-    write_run(tmp_path / "b", eval__json=None)
-    write_run(tmp_path / "c", eval__json=evaluation(0.25))
-    figure = re.search(r"<svg viewBox=\"0 0 760.*?</svg>", html_of(tmp_path))[0]
-    assert figure.count("<polyline") == 7  # sampled: c; greedy, otherwise and format: a and c; when reflecting: none
-    assert "nan" not in figure
+def test_a_table_lines_up():
+    assert table(["", "b"], [["long label", "1"], ["x", "1234"]]).splitlines() == [
+        "               b",
+        "----------  ----",
+        "long label     1",
+        "x           1234",
+    ]
 
 
 # ---- the page -------------------------------------------------------------------------------------------------
 
 
-def test_a_parent_s_report_compares_its_runs_and_each_gets_its_own(tmp_path):
+def test_a_parent_s_report_shows_its_runs_side_by_side_and_each_gets_its_own(tmp_path):
     counts = {"sampled": 200, "wrong": 150, "kept": 50}
     write_run(tmp_path / "1-sft", eval__json=evaluation(0.3125))
     write_run(tmp_path / "2-reject", rejection__json=counts, samples__jsonl=[{"id": "p/9", "response": "kept text"}])
@@ -155,12 +156,12 @@ def test_a_parent_s_report_compares_its_runs_and_each_gets_its_own(tmp_path):
     assert where == f"report: {tmp_path / 'report.html'}"
     assert "0.312" in table and "not-a-run" not in table
     html = (tmp_path / "report.html").read_text()
-    for wanted in ("0.312", "From run to run", 'id="run2"', "0.750", "Fine-tuned on", "kept text", "two and two"):
+    for wanted in ("0.312", ">1-sft</b>", ">2-reject</b>", "0.750", "Fine-tuned on", "kept text", "two and two"):
         assert wanted in html
     for wanted in ("the/parent", "seed: 11", "parent.seed", explain("kl"), explain("reward_accuracy")):
         assert wanted in unescape(html)
     own = (tmp_path / "1-sft" / "report.html").read_text()
-    assert "0.312" in own and "kept text" not in own and "From run to run" not in own
+    assert "0.312" in own and "kept text" not in own and "2-reject" not in own
     assert (tmp_path / "2-reject" / "report.html").exists()
     assert not (tmp_path / "not-a-run" / "report.html").exists()
     row = html[html.index("<th>wrong</th>") :].split("</tr>")[0]

@@ -79,14 +79,10 @@ def explain(metric: str) -> str:
 
 def in_order(metrics: list[str]) -> dict[str, list[str]]:
     """Logged metrics below their group's title, in the glossary's order; unknown ones come last, as "Other"."""
-    titles = {name: title for title, group in GROUPS.items() for name in group}
-    rank = list(METRICS)
-
-    def entry(metric: str) -> str:
-        return metric if metric in METRICS or not explain(metric) else "reward_<name>"
-
-    known = sorted((m for m in metrics if explain(m)), key=lambda m: rank.index(entry(m)))
     grouped: dict[str, list[str]] = {}
-    for metric in [*known, *(m for m in metrics if not explain(m))]:
-        grouped.setdefault(titles.get(entry(metric), "Other"), []).append(metric)
-    return grouped
+    for title, group in GROUPS.items():
+        for name in group:
+            found = [m for m in metrics if m == name or (m not in METRICS and METRICS[name] == explain(m))]
+            grouped.setdefault(title, []).extend(found)
+    grouped["Other"] = [m for m in metrics if not explain(m)]
+    return {title: names for title, names in grouped.items() if names}

@@ -88,16 +88,3 @@ def say(text: str) -> None:
     """A line for the person, without tearing a progress bar; of several processes, the first speaks."""
     if rank() == 0:
         tqdm.write(text, file=sys.stderr)
-
-
-def table(headers: list[str], rows: list[list[str]]) -> str:
-    """A plain text table, numbers to the right."""
-    columns = list(zip(headers, *rows, strict=True))
-    widths = [max(len(cell) for cell in column) for column in columns]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [headers, ["-" * w for w in widths], *rows]
-    ]
-    return "\n".join(line.rstrip() for line in lines)
