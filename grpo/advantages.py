@@ -20,9 +20,16 @@ EPS = 1e-4  # the constant of the published implementations; far below any rewar
 def total_reward(rewards: Tensor, weights: Tensor) -> Tensor:
     """r_i = sum_k w_k r_ik, where NaN means "this reward does not apply" and adds nothing.
 
-    rewards: [N, K], weights: [K]. Returns [N].
+    rewards: [N, K], weights: [K]. Returns [N], NaN for a completion to which no reward applies: it has no total, which
+    is not the same as a total of 0, and stays out of its group's mean and spread.
     """
-    return (rewards.nan_to_num(nan=0.0) * weights).sum(dim=1)  # [N]
+    total = (rewards.nan_to_num(nan=0.0) * weights).sum(dim=1)  # [N]
+    return total.masked_fill(unscored(rewards), torch.nan)
+
+
+def unscored(rewards: Tensor) -> Tensor:
+    """Completions to which no reward applies, as one whose scoring was killed: bool [N]. rewards: [N, K]."""
+    return rewards.isnan().all(dim=1)
 
 
 def _standardise(groups: Tensor) -> Tensor:
@@ -42,25 +49,28 @@ def _group(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
 def _none(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
     """Dr. GRPO: A_i = r_i - mean(r), no division by the spread (it favours too easy and too hard prompts)."""
     r = total_reward(rewards, weights).view(-1, group_size)  # [P, G]
-    return (r - r.mean(dim=1, keepdim=True)).flatten()
+    return (r - r.nanmean(dim=1, keepdim=True)).nan_to_num(nan=0.0).flatten()
 
 
 def _batch(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
     """A_i = (r_i - mean(r in the group)) / (std(r in the batch) + eps)."""
     r = total_reward(rewards, weights)
-    return _none(rewards, weights, group_size) / (r.std() + EPS)
+    r = r[~r.isnan()]
+    return _none(rewards, weights, group_size) / ((r.std() if len(r) > 1 else 0.0) + EPS)
 
 
 def _rloo(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
     """RLOO: A_i = r_i - mean of the *other* completions' rewards = G / (G - 1) (r_i - mean(r))."""
-    return _none(rewards, weights, group_size) * group_size / (group_size - 1)
+    scored = (~unscored(rewards)).view(-1, group_size)  # [P, G]
+    n = scored.sum(dim=1, keepdim=True).clamp(min=2).expand_as(scored).flatten()  # [N]: G, less those without a score
+    return _none(rewards, weights, group_size) * n / (n - 1)
 
 
 def _gdpo(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
     """GDPO: standardise each reward in its group, sum with the weights, standardise over the batch."""
     groups = rewards.view(-1, group_size, rewards.shape[1]).transpose(1, 2)  # [P, K, G]
     per_reward = _standardise(groups).transpose(1, 2).reshape(rewards.shape)  # [N, K]
-    return _standardise((per_reward * weights).sum(dim=1))
+    return _standardise((per_reward * weights).sum(dim=1).masked_fill(unscored(rewards), torch.nan))
 
 
 ADVANTAGES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
@@ -102,4 +112,6 @@ def zero_spread(rewards: Tensor, weights: Tensor, group_size: int, normalise: st
 
 def spread(rewards: Tensor, weights: Tensor, group_size: int) -> float:
     """Mean over the groups of the std of the total reward: the signal that GRPO learns from."""
-    return total_reward(rewards, weights).view(-1, group_size).std(dim=1).mean().item()
+    groups = total_reward(rewards, weights).view(-1, group_size)  # [P, G]
+    stds = [g[~g.isnan()].std() if (~g.isnan()).sum() > 1 else torch.tensor(0.0) for g in groups]
+    return torch.stack(stds).mean().item()

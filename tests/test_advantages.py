@@ -17,7 +17,7 @@ NAN = math.nan
 
 
 def mean(x):
-    return sum(x) / len(x)
+    return sum(x) / len(x) if x else 0.0
 
 
 def std(x):
@@ -25,28 +25,44 @@ def std(x):
 
 
 def totals(rewards, weights):
-    return [sum(w * r for w, r in zip(weights, row, strict=True) if not math.isnan(r)) for row in rewards]
+    """None: no reward applies, so there is no total."""
+    return [
+        None
+        if all(map(math.isnan, row))
+        else sum(w * r for w, r in zip(weights, row, strict=True) if not math.isnan(r))
+        for row in rewards
+    ]
 
 
 def groups(x, size):
     return [x[i : i + size] for i in range(0, len(x), size)]
 
 
+def scored(x):
+    return [v for v in x if v is not None]
+
+
 def grpo(rewards, weights, size):
-    return [(r - mean(g)) / (std(g) + EPS) for g in groups(totals(rewards, weights), size) for r in g]
+    r = groups(totals(rewards, weights), size)
+    return [0.0 if x is None else (x - mean(scored(g))) / (std(scored(g)) + EPS) for g in r for x in g]
 
 
 def dr_grpo(rewards, weights, size):
-    return [r - mean(g) for g in groups(totals(rewards, weights), size) for r in g]
+    return [0.0 if x is None else x - mean(scored(g)) for g in groups(totals(rewards, weights), size) for x in g]
 
 
 def batch_std(rewards, weights, size):
-    r = totals(rewards, weights)
-    return [(x - mean(g)) / (std(r) + EPS) for g in groups(r, size) for x in g]
+    spread_of_all = std(scored(totals(rewards, weights)))
+    return [a / (spread_of_all + EPS) for a in dr_grpo(rewards, weights, size)]
 
 
 def leave_one_out(rewards, weights, size):
-    return [g[i] - mean(g[:i] + g[i + 1 :]) for g in groups(totals(rewards, weights), size) for i in range(len(g))]
+    found = []
+    for g in groups(totals(rewards, weights), size):
+        for i, x in enumerate(g):
+            others = scored(g[:i] + g[i + 1 :])
+            found.append(0.0 if x is None or not others else x - mean(others))
+    return found
 
 
 def gdpo(rewards, weights, size):
@@ -58,8 +74,8 @@ def gdpo(rewards, weights, size):
                 applies = [other[k] for other in group if not math.isnan(other[k])]
                 if not math.isnan(row[k]):
                     total += w * (row[k] - mean(applies)) / (std(applies) + EPS)
-            sums.append(total)
-    return [(x - mean(sums)) / (std(sums) + EPS) for x in sums]
+            sums.append(None if all(map(math.isnan, row)) else total)
+    return [0.0 if x is None else (x - mean(scored(sums))) / (std(scored(sums)) + EPS) for x in sums]
 
 
 EQUATIONS = {"group": grpo, "none": dr_grpo, "batch": batch_std, "rloo": leave_one_out, "gdpo": gdpo}
@@ -111,7 +127,7 @@ def test_a_reward_that_never_applies_changes_nothing(variant):
 
 def test_nan_adds_nothing_to_the_total():
     total = total_reward(torch.tensor([[1.0, NAN], [NAN, NAN], [2.0, 3.0]]), torch.tensor([0.5, 2.0]))
-    assert total.tolist() == [0.5, 0.0, 7.0]
+    assert total[[0, 2]].tolist() == [0.5, 7.0] and total[1].isnan()  # no reward applies: no total
 
 
 def test_gdpo_leaves_nan_out_of_the_mean_and_the_spread():
@@ -213,3 +229,26 @@ def test_sizes_that_do_not_fit(count, size):
 def test_an_unknown_variant_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"'grop'.*group, none, batch, rloo, gdpo"):
         group_advantages(torch.zeros(4, 1), torch.ones(1), 2, "grop")
+
+
+@pytest.mark.parametrize("normalise", ADVANTAGES)
+def test_a_completion_without_a_score_changes_nothing_for_its_siblings(normalise):
+    """One whose grader was killed: its advantage is 0, and the others compare with each other alone."""
+    rewards = torch.tensor([[1.0, -0.5], [0.0, -0.1], [1.0, -0.3], [0.0, -0.2], [0.0, 0.0], [1.0, -0.4]])
+    weights = torch.tensor([1.0, 0.5])
+    expected = group_advantages(rewards, weights, 3, normalise)
+    nothing = torch.full((1, 2), torch.nan)
+    with_killed = torch.cat([rewards[:3], nothing, rewards[3:], nothing])
+    found = group_advantages(with_killed, weights, 4, normalise)
+    assert found[3] == found[7] == 0
+    torch.testing.assert_close(torch.cat([found[:3], found[4:7]]), expected)
+    assert not zero_spread(with_killed, weights, 4, normalise).any()
+    assert spread(with_killed, weights, 4) == pytest.approx(spread(rewards, weights, 3))
+
+
+def test_a_group_in_which_one_completion_has_a_score_teaches_nothing():
+    rewards = torch.tensor([[1.0], [torch.nan], [torch.nan]])
+    for normalise in ADVANTAGES:
+        assert group_advantages(rewards, torch.ones(1), 3, normalise).tolist()[1:] == [0, 0]
+    assert zero_spread(rewards, torch.ones(1), 3).all()
+    assert spread(rewards, torch.ones(1), 3) == 0

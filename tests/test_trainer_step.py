@@ -228,6 +228,31 @@ def test_masked_tokens_are_not_counted_either(setup):
     assert metrics["loss"] == pytest.approx(-advantages[kept].mean().item(), abs=1e-5)
 
 
+@pytest.mark.parametrize("kl_in", ["loss", "reward"])
+def test_a_completion_without_a_score_teaches_nothing_and_is_not_counted(setup, kl_in):
+    """Its grader was killed: what it says must not matter, nor its length."""
+    policy, batch = setup()
+    config = make_config(LossConfig(beta=0.1, kl_in=kl_in, aggregation="token_mean"))
+    batch.rewards[1] = torch.nan
+    gradients, _ = step(policy, batch, config)
+    garbled = batch.rollouts.completion_ids.clone()
+    garbled[1] = 20
+    same, _ = step(policy, replace(batch, rollouts=replace(batch.rollouts, completion_ids=garbled)), config)
+    torch.testing.assert_close(same, gradients, rtol=1e-4, atol=1e-6)
+    shorter = batch.rollouts.mask.clone()
+    shorter[1, 1:] = False
+    same, _ = step(policy, replace(batch, rollouts=replace(batch.rollouts, mask=shorter)), config)
+    torch.testing.assert_close(same, gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_no_step_is_made_on_nothing(setup):
+    policy, batch = setup()
+    every = replace(batch.rollouts, truncated=torch.ones_like(batch.rollouts.truncated))
+    recorder, config = Recorder(policy), make_config(LossConfig(), mask_truncated=True)
+    assert update(config, policy, recorder, replace(batch, rollouts=every), WEIGHTS, step=0) == {}
+    assert not recorder.steps
+
+
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 def test_kl_in_the_reward_is_taken_from_the_reward(estimator, setup):
     policy, batch = setup()
