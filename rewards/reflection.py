@@ -89,7 +89,7 @@ def reflection_reward(
     grading: dict[str, Any] | GradingConfig | None = None,
     **columns: Any,
 ) -> list[float | None]:
-    """min(reflections, cap) / cap, in [0, 1]; our own reading of a reflection reward (see the README).
+    """min(reflections, cap) / cap, in [0, 1]; our own reading of a reflection reward (see docs/paper.md).
 
     Args:
         completions: texts, or TRL's conversational completions.

@@ -16,6 +16,7 @@ import torch
 from helpers_runs import lines
 from readme import GLOSSARY, REPO, glossary
 from test_architectures import ARCHITECTURES
+from test_checks import REFUSED
 
 from grpo import cli
 from grpo.advantages import ADVANTAGES
@@ -84,10 +85,13 @@ def test_the_glossary_is_the_code_s() -> None:
     assert GLOSSARY.read_text(encoding="utf-8") == glossary(), "run `make docs`"
 
 
-def test_every_tested_architecture_is_listed() -> None:
+def test_every_architecture_that_is_tested_or_refused_is_listed() -> None:
     text = (REPO / "docs" / "models.md").read_text(encoding="utf-8")
     listed = text.partition("The architectures:")[2].partition("\n\n")[0].partition(".\n")[0]
     assert set(re.findall(r"`(\w+)`", listed)) == set(ARCHITECTURES)
+    table = text.partition("## What is refused")[2].partition("\n\n## ")[0]
+    rows = [row.split("|")[2] for row in table.splitlines() if row.startswith("|")]
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == set(REFUSED)
 
 
 def test_every_reward_is_listed() -> None:
