@@ -84,7 +84,7 @@ def one_step(policy, rollouts) -> tuple[dict[str, float], dict[str, Tensor], dic
     optimizer = Watched(policy.trainable(), config.optim, 1)
     rewards = torch.rand(len(rollouts), 1, generator=torch.Generator().manual_seed(0))
     metrics = update(config, policy, optimizer, Batch(rollouts, rewards, {}), torch.ones(1), 0)
-    return metrics, optimizer.gradient, {name: x.cpu() for name, x in optimizer.full_masters().items()}
+    return metrics, optimizer.gradient, {name: x.detach().cpu() for name, x in optimizer.masters.items()}
 
 
 @pytest.mark.parametrize(
