@@ -16,10 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data import DataError, load_problems
+from data import DataError, fitting, load_problems
 from data.jsonl import parse_row
 from grpo.evaluate import judge
-from grpo.model.distributed import from_first, is_sharded
+from grpo.model.distributed import from_first
 from grpo.model.policy import Policy, load_policy
 from grpo.report.tables import table
 from grpo.runs.config import Config
@@ -43,7 +43,8 @@ def train_rejection(config: Config, run: Run) -> Policy:
     run.note_input("data_hash", data_hash(problems), "training data")
     if not from_first((run.folder / "samples.jsonl").exists):
         policy = load_policy(config.model, config.seed)
-        rows, counts = sample_and_filter(config, policy, problems, run)
+        fit_in = fitting(problems, policy.tokenizer, config.prompt, config.data)
+        rows, counts = sample_and_filter(config, policy, fit_in, run)
         if not rows:
             shutil.rmtree(run.folder / "judged", ignore_errors=True)  # another setting may follow
             raise NothingKept(
@@ -60,7 +61,7 @@ def train_rejection(config: Config, run: Run) -> Policy:
         )
     responses = from_first(lambda: read_samples(run.folder / "samples.jsonl", problems))
     start = replace(config.model, path=config.reject.sft_from or config.model.path)
-    return fit(config, run, load_policy(start, config.seed, is_sharded(config.parallel)), responses)
+    return fit(config, run, load_policy(start, config.seed, training=True), responses)
 
 
 def read_samples(path: Path, problems: list[Problem]) -> list[tuple[Problem, str]]:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import torch
 
-from data import Prompt, build_prompt, load_problems, response_text, without_prefill
+from data import Prompt, build_prompt, fitting, load_problems, response_text, without_prefill
 from data.stream import Stream
 from grpo.logprobs import completion_logps
 from grpo.model.batching import my_micro_batches
-from grpo.model.distributed import all_reduce, is_sharded
+from grpo.model.distributed import all_reduce
 from grpo.model.optim import Optimizer
 from grpo.model.policy import Policy, load_policy
 from grpo.runs.config import Config
@@ -40,7 +40,8 @@ class Example:
 def train_sft(config: Config, run: Run) -> Policy:
     """Stage 1: fine-tune on worked solutions put into the response format."""
     problems = load_problems(config.data, config.seed)
-    policy = load_policy(config.model, config.seed, is_sharded(config.parallel))
+    policy = load_policy(config.model, config.seed, training=True)
+    problems = fitting(problems, policy.tokenizer, config.prompt, config.data)
     responses = [(p, response_text(p, config.coldstart, config.seed)) for p in problems]
     run.note_input("data_hash", data_hash(problems), "training data")
     return fit(config, run, policy, responses)
@@ -50,11 +51,10 @@ def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem,
     """Fine-tune a policy on (problem, response) pairs, from the start or from the run's newest checkpoint."""
     run.note_input("model_hash", fingerprint(policy), "model to start from")
     examples = make_examples(config, policy, responses)
-    if is_sharded(config.parallel):
-        policy.shard()
+    policy.start_training(config.parallel)
     per_epoch = math.ceil(len(examples) / config.sft.batch_size)
     steps = config.sft.steps or math.ceil(config.sft.epochs * per_epoch)
-    optimizer = Optimizer(policy.trainable(), config.optim, steps)
+    optimizer = Optimizer(policy.trainable(), config.optim, steps, policy.masters)
     keeper = Keeper.resume(config, run, policy, optimizer, steps)
     position = keeper.state.get("position", 0)
     stream = Stream(examples, config.seed, position, stage=run.stage, shuffle=config.data.shuffle)

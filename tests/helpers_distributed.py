@@ -1,6 +1,6 @@
 """Updates of tiny models on given rollouts, in this process or, as a program that torchrun starts, in several.
 
-    torchrun --nproc-per-node 2 tests/helpers_distributed.py FOLDER      # of `save_models`; the results go there, too
+torchrun --nproc-per-node 2 tests/helpers_distributed.py FOLDER      # of `save_models`; the results go there, too
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CASES = {  # model, dtype, recompute and tokens of a micro-batch: 1 is a complet
     "bf16, experts": ("mixtral", "bfloat16", "full", 30),
 }
 PROMPTS = [[9], [5, 7, 3, 9, 12, 40, 33], [4, 4, 8, 50, 15, 6, 11, 61, 23, 17, 42, 30]]
-LENGTHS = [2, 1, 7, 4, 5, 9]  # those of the prompt of one token are the shortest: they are what an idle process computes
+LENGTHS = [2, 1, 7, 4, 5, 9]  # the shortest ones are what an idle process computes: here of the prompt of one token
 
 
 def save_models(folder: Path) -> None:
@@ -64,11 +64,11 @@ def updates(folder: Path, case: str, parallel: str = "") -> dict[str, Tensor]:
     """Two updates of GRPO and one of SFT: gradients and figures of each, then weights and samples of the policy."""
     name, dtype, recompute, tokens = CASES[case]
     config = ModelConfig(str(folder / name), dtype=dtype, recompute=recompute)
-    policy = load_policy(config, sharded=parallel == "fsdp")
+    policy = load_policy(config, training=True)
     policy.freeze_reference()
-    if parallel == "fsdp":
-        policy.shard()
-    optimizer = Optimizer(policy.trainable(), OptimConfig(lr=1e-3, eps=1e-2, max_grad_norm=1e9), steps=3)
+    policy.start_training(parallel)
+    adamw = OptimConfig(lr=1e-3, eps=1e-2, max_grad_norm=1e9)
+    optimizer = Optimizer(policy.trainable(), adamw, 3, policy.masters)
     results: dict[str, Tensor] = {}
     number = [0]
 

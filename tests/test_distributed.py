@@ -145,8 +145,8 @@ sys.setswitchinterval(10)  # what gloo's threads still hold when it ends, they h
 from grpo.model.distributed import all_gather, process_group
 from grpo.model.policy import ModelConfig, load_policy
 with process_group("cpu"):
-    policy = load_policy(ModelConfig("tiny-init"), 0, sharded=True)
-    policy.shard()
+    policy = load_policy(ModelConfig("tiny-init"), 0, training=True)
+    policy.start_training("fsdp")
     with policy.unsharded():
         all_gather(0)
 """
@@ -190,9 +190,9 @@ from grpo.sampling import sample_groups
 from grpo.types import SamplingConfig
 
 with process_group("cpu"):
-    policy = load_policy(ModelConfig("tiny", recompute=RECOMPUTE), 0, sharded=True)
+    policy = load_policy(ModelConfig("tiny", recompute=RECOMPUTE), 0, training=True)
     policy.freeze_reference()
-    policy.shard()
+    policy.start_training("fsdp")
     optimizer = Optimizer(policy.trainable(), OptimConfig(), 1)
     layers = policy.model.model.layers
     seen = []  # of each layer, after its forward pass: are its weights shards again?

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -39,13 +39,19 @@ def train_text(model: PreTrainedModel) -> None:
             part.requires_grad_(True)
 
 
-def cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Parameters to `dtype`, adapters (their own masters), embeddings and head excepted; buffers too stay in fp32."""
+def cast(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Parameters to `dtype`, adapters, embeddings and head excepted; buffers too stay in fp32.
+
+    Returns what those that train were before, by name: the fp32 masters.
+    """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    kept = {id(p) for module in (embedding, head) for p in module.parameters()}
+    kept, masters = {id(p) for module in (embedding, head) for p in module.parameters()}, {}
     for name, p in model.named_parameters():
         if ".lora_" not in name and dtype != p.dtype:
+            if p.requires_grad and id(p) not in kept:
+                masters[name] = p.data
             p.data = p.data.clone() if id(p) in kept else p.data.to(dtype)  # a clone, to let go of the file it is in
+    return masters
 
 
 def compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:

@@ -52,10 +52,18 @@ def lr_share(step: int, steps: int, config: OptimConfig) -> float:
 class Optimizer:
     """Steps the fp32 masters of the given parameters; gradients reach them by themselves during backward."""
 
-    def __init__(self, parameters: dict[str, nn.Parameter], config: OptimConfig, steps: int):
+    def __init__(
+        self,
+        parameters: dict[str, nn.Parameter],
+        config: OptimConfig,
+        steps: int,
+        masters: dict[str, Tensor] | None = None,
+    ):
+        """steps: of the whole run, for the schedule. masters: fp32 values from before parameters were rounded."""
         self.config, self.steps, self.parameters = config, steps, parameters
         self.masters = {
-            name: p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for name, p in parameters.items()
+            name: p if p.dtype == torch.float32 else nn.Parameter((masters or {}).get(name, p.detach()).float())
+            for name, p in parameters.items()
         }
         for name, p in parameters.items():
             if self.masters[name] is not p:

@@ -129,10 +129,19 @@ class Policy(nn.Module):
 
     # ---- several processes: see `distributed.py` --------------------------------------------------------------
 
-    def shard(self) -> None:
-        """Keep a shard of each weight of the policy and of its reference in each process, from now on."""
+    def start_training(self, parallel: str) -> None:
+        """Keep a shard of the fp32 weights here (fsdp), or all of them in `masters` and rounded ones in the layers.
+
+        Called after `freeze_reference`, before the optimiser is made. Raises ModelError for shards of an adapter.
+        """
+        sharded = distributed.is_sharded(parallel)
+        if sharded and lora.adapters(self.model):
+            raise ModelError("parallel=fsdp trains all parameters; set parallel=ddp for model.lora.rank > 0")
         for some in (self, *self._reference):
-            distributed.shard(some, some.model, self.dtype)
+            if sharded:
+                distributed.shard(some, some.model, self.dtype)
+            else:
+                some.masters = compute.cast(some.model, self.dtype)
 
     @contextmanager
     def unsharded(self) -> Iterator[None]:
@@ -165,10 +174,10 @@ class Policy(nn.Module):
         self.tokenizer.save_pretrained(folder)
 
 
-def load_policy(config: ModelConfig, seed: int = 0, sharded: bool = False) -> Policy:
-    """Load model and tokenizer, add or merge LoRA, and check that our head is the model's.
+def load_policy(config: ModelConfig, seed: int = 0, training: bool = False) -> Policy:
+    """Load model and tokenizer, add or merge LoRA, and check that our forward pass is the model's.
 
-    sharded: the parameters stay fp32, for `distributed.shard`. Raises ModelError, in one line, for anything that
+    training: the weights stay fp32 until `Policy.start_training`. Raises ModelError, in one line, for anything that
     cannot be loaded.
     """
     path = resolve_path(config.path)
@@ -202,9 +211,7 @@ def load_policy(config: ModelConfig, seed: int = 0, sharded: bool = False) -> Po
         lora.add_adapter(model, config.lora, seed)
     if not config.lora.rank:
         compute.train_text(model)
-    elif sharded:
-        raise ModelError("parallel=fsdp trains all parameters; set parallel=ddp for model.lora.rank > 0")
-    if not sharded:
+    if not training:
         compute.cast(model, policy.dtype)
     compute.compute_in(model, policy.dtype)
     if config.recompute == "full":
