@@ -68,7 +68,7 @@ def test_groups_that_all_earned_the_same_are_said_loudly(tmp_path, monkeypatch, 
 def test_completions_that_are_all_cut_off_are_said_loudly_with_the_setting(tmp_path, capsys, rewards):
     assert run_stage("grpo", tmp_path / "run", *rewards, sampling__max_new_tokens=1) == 0
     said = capsys.readouterr().err
-    share = "(all|9[0-9]%) of the completions were cut off at sampling.max_new_tokens=1; raise it"
+    share = r"(all|\d+%) of the completions were cut off at sampling.max_new_tokens=1; raise it"
     assert re.search(f"WARNING, step 1: {share}", said), said
 
 
@@ -142,3 +142,15 @@ def test_skipped_rows_are_counted_in_one_line(tmp_path, capsys):
         assert cli.main(command("eval", tmp_path / "run", **settings, eval__data__skip_bad_rows="true")) == 0
     said = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "bad rows" in line]
     assert said == [said[0]] and said[0].startswith(f"warning: skipped 2 bad rows; the first: {data}:3: not JSON")
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo", "reject", "eval"])
+def test_problems_with_long_prompts_are_left_out_where_that_is_asked_for(tmp_path, capsys, rewards, stage):
+    extra = rewards if stage == "grpo" else []
+    key = "eval__data__max_prompt_tokens" if stage == "eval" else "data__max_prompt_tokens"
+    if stage in ("sft", "grpo"):
+        assert run_stage(stage, tmp_path / "run", *extra, **{key: 36, "eval__at_end": False}) == 0
+        said = capsys.readouterr().err
+        assert re.search(r"warning: \d+ of \d+ problems left out: their prompts are longer than", said), said
+    assert run_stage(stage, tmp_path / "none", *extra, **{key: 2}) == 2
+    assert "every prompt is longer, the shortest has" in capsys.readouterr().err
