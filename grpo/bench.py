@@ -17,7 +17,7 @@ from torch import nn
 
 from data import build_prompt, load_problems
 from grpo.experience import Batch, check_lengths
-from grpo.model.distributed import all_gather, is_sharded, rank_slice, world_size
+from grpo.model.distributed import all_gather, rank_slice, world_size
 from grpo.model.optim import Optimizer
 from grpo.model.policy import Policy, load_policy
 from grpo.runs.config import Config
@@ -36,14 +36,13 @@ def bench(config: Config, steps: int = 3, warmup_tokens: int = 0) -> dict:
     warmup_tokens: length limit of the completions of the step that is not counted; 0: that of the others.
     """
     problems = load_problems(config.data, config.seed)[: config.grpo.prompts_per_step]
-    policy = load_policy(config.model, config.seed, is_sharded(config.parallel))
+    policy = load_policy(config.model, config.seed, training=True)
     prompts = [build_prompt(p, policy.tokenizer, config.prompt) for p in problems]
     check_lengths(policy, prompts, config.sampling.max_new_tokens)
     if config.loss.beta:
         policy.freeze_reference()
-    if is_sharded(config.parallel):
-        policy.shard()
-    optimizer, device = Optimizer(policy.trainable(), config.optim, steps + 1), policy.device
+    policy.start_training(config.parallel)
+    optimizer, device = Optimizer(policy.trainable(), config.optim, steps + 1, policy.masters), policy.device
     mine = rank_slice(len(problems))  # what this process samples
     ids, token_ids = [p.id for p in problems[mine]], [p.ids for p in prompts[mine]]
     first = replace(config.sampling, max_new_tokens=warmup_tokens or config.sampling.max_new_tokens)

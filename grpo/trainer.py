@@ -25,7 +25,7 @@ from grpo.experience import Batch, check_prompts, collect
 from grpo.logprobs import completion_logps
 from grpo.loss import KL_ESTIMATORS, policy_loss
 from grpo.model.batching import my_micro_batches
-from grpo.model.distributed import all_reduce, is_sharded, reduce_metrics
+from grpo.model.distributed import all_reduce, reduce_metrics
 from grpo.model.optim import Optimizer
 from grpo.model.policy import Policy, load_policy
 from grpo.runs.config import Config
@@ -39,16 +39,15 @@ def train_grpo(config: Config, run: Run) -> Policy:
     """Run GRPO in an open run folder, from the start or from its newest checkpoint."""
     problems = load_problems(config.data, config.seed)
     rewards = load_rewards(config.rewards, config.sandbox)
-    policy = load_policy(config.model, config.seed, is_sharded(config.parallel))
+    policy = load_policy(config.model, config.seed, training=True)
     check_prompts(config, policy, problems)
     run.note_input("data_hash", data_hash(problems), "training data")
     run.note_input("model_hash", fingerprint(policy), "model at model.path")
     if config.loss.beta:
         policy.freeze_reference()
-    if is_sharded(config.parallel):
-        policy.shard()
+    policy.start_training(config.parallel)
     steps, updates = config.grpo.steps, config.grpo.updates_per_batch
-    optimizer = Optimizer(policy.trainable(), config.optim, steps * updates)
+    optimizer = Optimizer(policy.trainable(), config.optim, steps * updates, policy.masters)
     keeper = Keeper.resume(config, run, policy, optimizer, steps, updates)
     position = keeper.state.get("position", 0)
     stream = Stream(problems, config.seed, position, stage=run.stage, shuffle=config.data.shuffle)
