@@ -17,7 +17,8 @@ from grpo.model.policy import Policy
 from grpo.types import Rollouts
 
 CHUNK_LOGITS = 6 << 20
-"""Logits held at a time: 24 MiB of fp32, which a processor's cache holds, whatever the vocabulary."""
+"""Logits held at a time, whatever the vocabulary: 24 MiB of fp32, which a processor's cache holds; ten times as many on
+a GPU, where a small matmul is a slow one (untested there)."""
 
 
 def completion_logps(policy: Policy, rollouts: Rollouts, temperature: float) -> tuple[Tensor, Tensor]:
@@ -68,7 +69,7 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, policy, targets, temperature):
         logps, entropy, lse = torch.zeros(3, len(hidden), device=hidden.device)  # [M] each
-        chunks = _slices(len(hidden), CHUNK_LOGITS // len(weight))
+        chunks = _slices(len(hidden), _chunk(hidden) // len(weight))
         # room for a chunk, used again: to get as much memory anew each time takes longer than to fill it
         room = hidden.new_empty(2, len(hidden[chunks[0]]) if chunks else 0, len(weight), dtype=torch.float32)
         for rows in chunks:
@@ -95,7 +96,7 @@ class _TokenLogps(torch.autograd.Function):
         d_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         d_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
         every = torch.arange(len(x), device=x.device)
-        for some in _slices(len(weight), CHUNK_LOGITS // max(1, len(x))):
+        for some in _slices(len(weight), _chunk(x) // max(1, len(x))):
             z = policy.logits(x, some)  # [M, S]
             capped = z if policy.logit_cap is None else z.clone()
             z = z if ctx.temperature == 1 else z.div_(ctx.temperature)
@@ -109,6 +110,10 @@ class _TokenLogps(torch.autograd.Function):
             if d_bias is not None:
                 d_bias[some] = d_z.sum(dim=0)
         return d_hidden.to(hidden.dtype), d_weight, d_bias, None, None, None
+
+
+def _chunk(x: Tensor) -> int:
+    return CHUNK_LOGITS if x.device.type == "cpu" else 10 * CHUNK_LOGITS
 
 
 def _slices(length: int, size: int) -> list[slice]:
