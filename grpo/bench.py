@@ -15,8 +15,8 @@ from statistics import median
 import torch
 from torch import nn
 
-from data import build_prompt, load_problems
-from grpo.experience import Batch, check_lengths
+from data import load_problems
+from grpo.experience import Batch, make_prompts
 from grpo.model.distributed import all_gather, rank_slice, world_size
 from grpo.model.optim import Optimizer
 from grpo.model.policy import Policy, load_policy
@@ -37,8 +37,7 @@ def bench(config: Config, steps: int = 3, warmup_tokens: int = 0) -> dict:
     """
     problems = load_problems(config.data, config.seed)[: config.grpo.prompts_per_step]
     policy = load_policy(config.model, config.seed, training=True)
-    prompts = [build_prompt(p, policy.tokenizer, config.prompt) for p in problems]
-    check_lengths(policy, prompts, config.sampling.max_new_tokens)
+    prompts = make_prompts(config, policy, problems)
     if config.loss.beta:
         policy.freeze_reference()
     policy.start_training(config.parallel)

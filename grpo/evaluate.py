@@ -17,17 +17,16 @@ from typing import Any
 
 import torch
 
-from data import build_prompt, load_problems
-from grpo.experience import check_lengths
-from grpo.model.distributed import all_gather, from_first, rank_slice
+from data import fitting, load_problems
+from grpo.experience import make_prompts, sample_texts
+from grpo.model.distributed import all_gather, rank_slice
 from grpo.model.policy import Policy
 from grpo.runs.config import Config
 from grpo.runs.folder import Run, fingerprint
 from grpo.runs.journal import Journal, Judged
 from grpo.runs.log import progress
-from grpo.sampling import SamplingConfig, sample_groups
-from grpo.scoring import Scored, decode
-from grpo.types import Problem
+from grpo.scoring import Completions
+from grpo.types import Problem, Rollouts
 from rewards import accuracy_reward, count_reflections, format_reward
 from rewards.answer import equivalent, extract_answer
 
@@ -42,6 +41,7 @@ def evaluate(
     run: the open run folder, where an evaluation that was stopped goes on.
     """
     problems = problems or load_problems(config.eval.data, config.seed)
+    problems = fitting(problems, policy.tokenizer, config.prompt, config.eval.data)
     sampled = judge(config, policy, problems, config.eval.samples, config.eval.temperature, "eval sampled", run)
     greedy = judge(config, policy, problems, 1, 0.0, "eval greedy", run)
     shares = per_problem(sampled, len(problems))
@@ -73,51 +73,44 @@ def judge(
 
     With a run, what is done is kept in its `judged/` as it goes, and done no more after a stop. Raises Stopped.
     """
-    sampling: SamplingConfig = replace(config.sampling, temperature=temperature)
-    per_round = max(1, sampling.max_rows // samples)
-    prompts = [build_prompt(p, policy.tokenizer, config.prompt) for p in problems]
-    check_lengths(policy, prompts, sampling.max_new_tokens)
-    total = len(problems) * samples
-    journal = run and Journal(run, name, fingerprint(policy), per_round * samples, total)
-    judged: list[Judged] = from_first(journal.read) if journal else []
-    if journal:
-        journal.count = len(judged)
-    with progress(total=total, initial=len(judged), desc=name, unit="completion") as bar:
-        for first in range(len(judged) // samples, len(problems), per_round):
-            some, asked = problems[first : first + per_round], prompts[first : first + per_round]
-            mine = rank_slice(len(some))
-            own = []
-            if some[mine]:
-                token_ids, ids = [p.ids for p in asked[mine]], [p.id for p in some[mine]]
-                rollouts = sample_groups(policy, token_ids, ids, samples, sampling, config.seed, EVAL_STEP)
-                scored = decode(policy, rollouts, asked[mine], some[mine])
-                index = (rollouts.prompt_index + first + mine.start).tolist()
-                own = _judge(scored, index, rollouts.truncated.tolist(), config.eval.require_tags)
+    sampling = replace(config.sampling, temperature=temperature)
+    prompts, per_round = make_prompts(config, policy, problems), max(1, sampling.max_rows // samples)
+    journal = Journal(run, name, fingerprint(policy), per_round * samples, len(problems) * samples)
+    done = len(journal.judged)
+    with progress(total=journal.total, initial=done, desc=name, unit="completion") as bar:
+        for first in range(done // samples, len(problems), per_round):
+            index = range(first, min(first + per_round, len(problems)))
+            index = index[rank_slice(len(index))]  # those that this process samples
+            own: list[Judged] = []
+            if index:
+                some = slice(index.start, index.stop)
+                rollouts, completions = sample_texts(
+                    policy, problems[some], prompts[some], samples, sampling, config.seed, EVAL_STEP
+                )
+                own = judge_completions(completions, rollouts, index.start, config.eval.require_tags)
             fresh = [one for part in all_gather(own) for one in part]
-            judged += fresh
-            bar.set_postfix(accuracy=f"{sum(j.correct for j in judged) / len(judged):.3f}")
             bar.update(len(fresh))
-            if journal:
-                journal.add(fresh)
-    return judged
+            journal.add(fresh)
+            bar.set_postfix(accuracy=f"{_mean([j.correct for j in journal.judged]):.3f}")
+    return journal.judged
 
 
-def _judge(scored: Scored, index: list[int], truncated: list[bool], require_tags: bool) -> list[Judged]:
-    columns = scored.columns()
-    correct = accuracy_reward(**columns, require_tags=require_tags)
-    formed = format_reward(**columns)
+def judge_completions(completions: Completions, rollouts: Rollouts, first: int, require_tags: bool) -> list[Judged]:
+    """What is known of each completion. first: the index of the first problem."""
+    columns = completions.columns()
+    correct, formed = accuracy_reward(**columns, require_tags=require_tags), format_reward(**columns)
     return [
         Judged(
-            problem=index[row],
+            problem=first + int(rollouts.prompt_index[row]),
             text=text,
             correct=bool(correct[row]),
             well_formed=bool(formed[row]),
             reflections=count_reflections(text, require_tags=require_tags),
             answer=extract_answer(text, require_tags=require_tags),
-            tokens=len(scored.token_ids[row]),
-            truncated=truncated[row],
+            tokens=len(completions.token_ids[row]),
+            truncated=bool(rollouts.truncated[row]),
         )
-        for row, text in enumerate(scored.texts)
+        for row, text in enumerate(completions.texts)
     ]
 
 

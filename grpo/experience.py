@@ -23,8 +23,8 @@ from grpo.model.policy import Policy
 from grpo.runs.config import Config
 from grpo.runs.log import RunLog
 from grpo.sampling import sample_groups
-from grpo.scoring import RewardSet, decode
-from grpo.types import Problem, Rollouts, concat_rollouts
+from grpo.scoring import Completions, RewardSet, decode
+from grpo.types import Problem, Rollouts, SamplingConfig, concat_rollouts
 from rewards import count_reflections
 
 
@@ -41,115 +41,111 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Round:
-    """One round of sampling; a step has one, and one more for each refill."""
+class Part:
+    """What one process sampled in one round; a step has one round, and one more for each refill."""
 
     rollouts: Rollouts
-    scores: Tensor
+    completions: Completions
+    rewards: Tensor
     """[N, K]"""
-    texts: list[str]
-    """[N]"""
-    problems: list[Problem]
-    """[P]"""
-    killed: int
-    """Completions whose scoring was killed."""
     kept: Tensor
     """Rows of the groups that are learned from."""
+    killed: int
+    """Completions whose scoring was killed."""
 
 
 def collect(config: Config, policy: Policy, rewards: RewardSet, stream: Stream, step: int, log: RunLog) -> Batch:
     """Sample and score groups until P of them have a spread of rewards, or the refills are used up."""
-    size, started = config.grpo.group_size, time.perf_counter()
-    rounds: list[Round] = []
-    missing = config.grpo.prompts_per_step
+    started, missing, refills = time.perf_counter(), config.grpo.prompts_per_step, -1
+    parts: list[Part] = []
     stream.new_step()
-    while len(rounds) <= config.grpo.max_refills and (problems := stream.take(missing)):
-        rounds.append(sample_round(config, policy, rewards, problems, step))
-        missing -= len(rounds[-1].kept) // size
-    log_completions(log, step, rounds[0], rewards, config.log.completions_per_step)
-    learned = [r for r in rounds if len(r.kept)] or rounds[:1]  # of nothing at all, the first round's nothing
+    while refills < config.grpo.max_refills and (problems := stream.take(missing)):
+        sampled = sample_round(config, policy, rewards, problems, step)
+        missing -= sum(len(part.kept) for part in sampled) // config.grpo.group_size
+        parts, refills = parts + sampled, refills + 1
+    log_completions(log, step, parts, rewards, config.log.completions_per_step)
     return Batch(
-        concat_rollouts([r.rollouts.select(r.kept) for r in learned]),
-        torch.cat([r.scores[r.kept] for r in learned]),
-        describe(rounds, rewards, size, config.loss.advantage) | {"sampling_seconds": time.perf_counter() - started},
+        concat_rollouts([part.rollouts.select(part.kept) for part in parts]),
+        torch.cat([part.rewards[part.kept] for part in parts]),
+        {**describe(config, parts, rewards), "refills": refills, "sampling_seconds": time.perf_counter() - started},
     )
 
 
-def sample_round(config: Config, policy: Policy, rewards: RewardSet, problems: list[Problem], step: int) -> Round:
-    """G completions of each problem, scored, and which of the groups to keep; each process does a share of it."""
-    size = config.grpo.group_size
-    prompts = [build_prompt(p, policy.tokenizer, config.prompt) for p in problems]
-    check_lengths(policy, prompts, config.sampling.max_new_tokens)
-    mine = rank_slice(len(problems))
-    parts = gather_results(lambda: sample_slice(config, policy, rewards, problems[mine], prompts[mine], step))
-    rollouts, scores, texts, killed = zip(*filter(None, parts), strict=True)
-    scores = torch.cat(scores)  # [N, K]
+def sample_round(config: Config, policy: Policy, rewards: RewardSet, problems: list[Problem], step: int) -> list[Part]:
+    """G completions of each problem, scored, and which of the groups to keep; each process samples a slice of them."""
+    mine = problems[rank_slice(len(problems))]
+    return [part for part in gather_results(lambda: sample_part(config, policy, rewards, mine, step)) if part]
+
+
+def sample_part(config: Config, policy: Policy, rewards: RewardSet, problems: list[Problem], step: int) -> Part | None:
+    """G completions of each of these problems, scored; None if there is no problem."""
+    if not problems:
+        return None
+    size, prompts, killed = config.grpo.group_size, make_prompts(config, policy, problems), rewards.killed
+    rollouts, completions = sample_texts(policy, problems, prompts, size, config.sampling, config.seed, step)
+    progress = {"global_step": step, "max_steps": config.grpo.steps, "max_new_tokens": config.sampling.max_new_tokens}
+    scores = rewards(completions, progress)  # [N, K]
     flat = zero_spread(scores, rewards.weights, size, config.loss.advantage)  # [P]
     keep = ~flat if config.grpo.drop_zero_spread else torch.ones_like(flat)
     kept = keep.repeat_interleave(size).nonzero().squeeze(1)
-    return Round(
-        concat_rollouts(rollouts), scores, [text for part in texts for text in part], problems, sum(killed), kept
-    )
+    return Part(rollouts, completions, scores, kept, rewards.killed - killed)
 
 
-def sample_slice(
-    config: Config, policy: Policy, rewards: RewardSet, problems: list[Problem], prompts: list[Prompt], step: int
-) -> tuple[Rollouts, Tensor, list[str], int] | None:
-    """Completions of these problems, their scores [N, K] and texts, and how many were killed in scoring."""
-    if not problems:
-        return None
+def sample_texts(
+    policy: Policy,
+    problems: list[Problem],
+    prompts: list[Prompt],
+    size: int,
+    sampling: SamplingConfig,
+    seed: int,
+    step: int,
+) -> tuple[Rollouts, Completions]:
+    """`size` completions of each problem, as tokens and as texts."""
     ids, token_ids = [p.id for p in problems], [p.ids for p in prompts]
-    rollouts = sample_groups(policy, token_ids, ids, config.grpo.group_size, config.sampling, config.seed, step)
-    scored, killed = decode(policy, rollouts, prompts, problems), rewards.killed
-    progress = {"global_step": step, "max_steps": config.grpo.steps, "max_new_tokens": config.sampling.max_new_tokens}
-    scores = rewards(scored, progress)
-    return rollouts, scores, scored.texts, rewards.killed - killed
+    rollouts = sample_groups(policy, token_ids, ids, size, sampling, seed, step)
+    return rollouts, decode(policy, rollouts, prompts, problems)
 
 
-def check_prompts(config: Config, policy: Policy, problems: list[Problem]) -> None:
-    """Find a prompt that is too long before the first step, not at some later one. Raises ValueError."""
-    if policy.max_positions:
-        prompts = [build_prompt(p, policy.tokenizer, config.prompt) for p in problems]
-        check_lengths(policy, prompts, config.sampling.max_new_tokens)
-
-
-def check_lengths(policy: Policy, prompts: list[Prompt], max_new_tokens: int) -> None:
-    """Refuse prompts that leave no room in the model's context. Raises ValueError with the setting to change."""
-    room = (policy.max_positions or math.inf) - max_new_tokens
-    longest, long = max(len(p.ids) for p in prompts), sum(len(p.ids) > room for p in prompts)
+def make_prompts(config: Config, policy: Policy, problems: list[Problem]) -> list[Prompt]:
+    """The problems' prompts. Raises ValueError, with the setting to change, where one leaves no room to complete it."""
+    prompts = [build_prompt(p, policy.tokenizer, config.prompt) for p in problems]
+    context, most = policy.max_positions or math.inf, config.sampling.max_new_tokens
+    longest, long = max(len(p.ids) for p in prompts), sum(len(p.ids) + most > context for p in prompts)
     if long:
-        fitting = policy.max_positions - longest
-        lower = f"lower sampling.max_new_tokens to {fitting} or " if fitting > 0 else ""
+        lower = f"lower sampling.max_new_tokens to {context - longest} or " if context > longest else ""
         raise ValueError(
             f"{long} of {len(prompts)} prompts are too long: a prompt of {longest} tokens + sampling.max_new_tokens="
-            f"{max_new_tokens} exceeds the model's context of {policy.max_positions}; {lower}leave out the long ones"
+            f"{most} exceeds the model's context of {context}; {lower}leave out the long ones"
         )
+    return prompts
 
 
-def describe(rounds: list[Round], rewards: RewardSet, size: int, normalise: str) -> dict[str, float]:
-    """What was sampled in a step; the README's glossary explains each figure."""
-    scores = torch.cat([r.scores for r in rounds])  # [N, K], dropped groups included
-    lengths = torch.cat([r.rollouts.lengths for r in rounds]).float()
-    reflections = [count_reflections(text) for r in rounds for text in r.texts]
+def describe(config: Config, parts: list[Part], rewards: RewardSet) -> dict[str, float]:
+    """What was sampled in a step, dropped groups included; the glossary explains each figure."""
+    size, weights = config.grpo.group_size, rewards.weights
+    scores = torch.cat([part.rewards for part in parts])  # [N, K]
+    lengths = torch.cat([part.rollouts.lengths for part in parts]).float()  # [N]
+    texts = [text for part in parts for text in part.completions.texts]
     return {
-        "reward": total_reward(scores, rewards.weights).mean().item(),
-        "spread": spread(scores, rewards.weights, size),
+        "reward": total_reward(scores, weights).nanmean().item(),
+        "spread": spread(scores, weights, size),
         **{f"reward_{name}": m for name, m in zip(rewards.functions, scores.nanmean(dim=0).tolist(), strict=True)},
-        "reflections": sum(reflections) / len(reflections),
-        "zero_spread": zero_spread(scores, rewards.weights, size, normalise).float().mean().item(),
-        "killed": sum(r.killed for r in rounds),
-        "refills": len(rounds) - 1,
-        "groups": sum(len(r.kept) for r in rounds) / size,
+        "reflections": sum(map(count_reflections, texts)) / len(texts),
+        "zero_spread": zero_spread(scores, weights, size, config.loss.advantage).float().mean().item(),
+        "killed": sum(part.killed for part in parts),
+        "groups": sum(len(part.kept) for part in parts) / size,
         "length": lengths.mean().item(),
         "length_max": lengths.max().item(),
-        "truncated": torch.cat([r.rollouts.truncated for r in rounds]).float().mean().item(),
+        "truncated": torch.cat([part.rollouts.truncated for part in parts]).float().mean().item(),
         "sampled_tokens": lengths.sum().item(),
     }
 
 
-def log_completions(log: RunLog, step: int, some: Round, rewards: RewardSet, count: int) -> None:
+def log_completions(log: RunLog, step: int, parts: list[Part], rewards: RewardSet, count: int) -> None:
     """Write the first completions of a step with what each reward gave them."""
-    for row in range(min(count, len(some.texts))):
-        given = {n: None if s != s else s for n, s in zip(rewards.functions, some.scores[row].tolist(), strict=True)}
-        problem = some.problems[int(some.rollouts.prompt_index[row])]
-        log.sample(step + 1, problem=problem.id, answer=problem.answer, completion=some.texts[row], rewards=given)
+    rows = [(part.completions, row) for part in parts for row in range(len(part.rollouts))]
+    scores = torch.cat([part.rewards for part in parts]).tolist()
+    for (some, row), given in list(zip(rows, scores, strict=True))[:count]:
+        named = {n: None if math.isnan(s) else s for n, s in zip(rewards.functions, given, strict=True)}
+        problem = some.problems[row]
+        log.sample(step + 1, problem=problem.id, answer=problem.answer, completion=some.texts[row], rewards=named)

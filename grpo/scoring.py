@@ -33,7 +33,7 @@ class RewardSet:
     weights: Tensor
     """[K]"""
 
-    def __call__(self, batch: Scored, progress: dict[str, int]) -> Tensor:
+    def __call__(self, batch: Completions, progress: dict[str, int]) -> Tensor:
         """Score every completion with every function. Returns [N, K] fp32; NaN where one does not apply.
 
         A completion that was killed in scoring is NaN throughout: it has no reward, and may have no advantage.
@@ -68,7 +68,7 @@ def load_rewards(configs: dict[str, RewardConfig], sandbox: SandboxConfig) -> Re
 
 
 @dataclass(frozen=True)
-class Scored:
+class Completions:
     """Completions with all that a reward may look at. N rows; prompts and problems are given per row."""
 
     texts: list[str]
@@ -93,7 +93,7 @@ class Scored:
         }
 
 
-def decode(policy: Policy, rollouts: Rollouts, prompts: list[Prompt], problems: list[Problem]) -> Scored:
+def decode(policy: Policy, rollouts: Rollouts, prompts: list[Prompt], problems: list[Problem]) -> Completions:
     """The text of each completion, exactly as sampled but for the final end-of-sequence token.
 
     prompts, problems: [P], one per row of `rollouts.prompts`.
@@ -102,7 +102,7 @@ def decode(policy: Policy, rollouts: Rollouts, prompts: list[Prompt], problems: 
     ids = rollouts.token_lists()
     bodies = [row[:-1] if row and row[-1] in policy.eos_ids else row for row in ids]
     texts = policy.tokenizer.batch_decode(bodies, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return Scored(
+    return Completions(
         texts=[prompts[i].prefill + text for i, text in zip(index, texts, strict=True)],
         token_ids=ids,
         prompts=[prompts[i] for i in index],
@@ -110,7 +110,7 @@ def decode(policy: Policy, rollouts: Rollouts, prompts: list[Prompt], problems: 
     )
 
 
-def _call(name: str, function: Any, columns: dict[str, list], batch: Scored) -> tuple[list[float], list[int]]:
+def _call(name: str, function: Any, columns: dict[str, list], batch: Completions) -> tuple[list[float], list[int]]:
     """One function's scores, and the rows that were killed; None becomes NaN, all else must be a finite number."""
     try:
         scores = _scores(function, columns)
@@ -149,7 +149,7 @@ def _culprit(function: Any, columns: dict[str, Any], count: int) -> int | None:
     return None
 
 
-def _describe(batch: Scored, row: int | None) -> str:
+def _describe(batch: Completions, row: int | None) -> str:
     if row is None:
         return "the whole batch, though on no completion alone"
     return f"problem {batch.problems[row].id}, completion {batch.texts[row]!r}"

@@ -18,10 +18,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from data import load_problems
+from data import fitting, load_problems
 from data.stream import Stream
-from grpo.advantages import group_advantages
-from grpo.experience import Batch, check_prompts, collect
+from grpo.advantages import group_advantages, unscored
+from grpo.experience import Batch, collect, make_prompts
 from grpo.logprobs import completion_logps
 from grpo.loss import KL_ESTIMATORS, policy_loss
 from grpo.model.batching import my_micro_batches
@@ -40,7 +40,8 @@ def train_grpo(config: Config, run: Run) -> Policy:
     problems = load_problems(config.data, config.seed)
     rewards = load_rewards(config.rewards, config.sandbox)
     policy = load_policy(config.model, config.seed, training=True)
-    check_prompts(config, policy, problems)
+    problems = fitting(problems, policy.tokenizer, config.prompt, config.data)
+    make_prompts(config, policy, problems)  # a prompt that is too long is found before the first step
     run.note_input("data_hash", data_hash(problems), "training data")
     run.note_input("model_hash", fingerprint(policy), "model at model.path")
     if config.loss.beta:
@@ -68,11 +69,11 @@ def update(
 ) -> dict[str, float]:
     """mu optimiser steps on one batch. Returns the metrics of the last; `sampler_gap` is the first's."""
     rollouts = batch.rollouts
-    if not len(rollouts):
-        return {}  # every group was dropped
+    mask = trained_tokens(config, batch)  # [N, T]
+    if not mask.any():
+        return {}  # every group was dropped, or every completion masked: no step on nothing
     ref_logps = reference_logps(config, policy, rollouts)  # [N, T], None without KL
     advantages = batch_advantages(config, policy, batch, weights, ref_logps)  # [N]
-    mask = rollouts.mask & ~rollouts.truncated[:, None] if config.grpo.mask_truncated else rollouts.mask  # [N, T]
     loss_config = replace(config.loss, max_length=config.loss.max_length or config.sampling.max_new_tokens)
     # counts of the whole batch, before it is cut
     counts = {"num_tokens": mask.sum().clamp(min=1), "num_sequences": mask.any(dim=1).sum().clamp(min=1)}
@@ -103,6 +104,14 @@ def update(
     return metrics | {"skipped": skipped, "sampler_gap": gap}
 
 
+def trained_tokens(config: Config, batch: Batch) -> Tensor:
+    """The tokens that are learned from, bool [N, T]: not those of a completion to which no reward applies."""
+    out = unscored(batch.rewards)  # [N]
+    if config.grpo.mask_truncated:
+        out = out | batch.rollouts.truncated
+    return batch.rollouts.mask & ~out[:, None]
+
+
 def batch_advantages(config: Config, policy: Policy, batch: Batch, weights: Tensor, ref_logps: Tensor | None) -> Tensor:
     """Advantages [N]; with the KL in the reward, r_i loses beta * sum_t kl_it before it is compared."""
     rewards = batch.rewards
@@ -110,6 +119,7 @@ def batch_advantages(config: Config, policy: Policy, batch: Batch, weights: Tens
         logps = frozen_logps(config, policy, batch.rollouts)
         kl = KL_ESTIMATORS[config.loss.kl](logps, ref_logps)  # [N, T]
         kl = (kl * batch.rollouts.mask).sum(dim=1, keepdim=True)  # [N, 1]: one more reward, of weight -beta
+        kl = kl.masked_fill(unscored(rewards)[:, None], torch.nan)
         rewards = torch.cat([rewards, kl], dim=1)
         weights = torch.cat([weights, torch.tensor([-config.loss.beta])])
     return group_advantages(rewards, weights, config.grpo.group_size, config.loss.advantage)

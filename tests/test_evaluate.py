@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import Problem, load_problems
-from grpo import evaluate as evaluation
+from grpo import experience
 from grpo.evaluate import (
     Judged,
     describe,
@@ -202,8 +202,8 @@ def test_the_result_does_not_depend_on_how_many_rows_are_decoded_at_a_time(learn
 def test_evaluation_draws_other_numbers_than_any_training_step(learned, monkeypatch):
     config, policy = learned
     steps = []
-    original = evaluation.sample_groups
-    monkeypatch.setattr(evaluation, "sample_groups", lambda *a, **k: steps.append(a[-1]) or original(*a, **k))
+    original = experience.sample_groups
+    monkeypatch.setattr(experience, "sample_groups", lambda *a, **k: steps.append(a[-1]) or original(*a, **k))
     evaluate(config, policy)
     assert set(steps) == {-1}
 
@@ -213,9 +213,9 @@ def test_tags_may_be_waived_for_base_models(learned, monkeypatch):
     fake = ["so the answer is 7.", "<answer>7</answer> and 7"]
     given = [replace(load_problems(config.eval.data)[0], answer="7")]
     monkeypatch.setattr(
-        evaluation,
+        experience,
         "decode",
-        lambda policy, rollouts, prompts, problems: evaluation.Scored(fake, [[1]] * 2, prompts * 2, problems * 2),
+        lambda policy, rollouts, prompts, problems: experience.Completions(fake, [[1]] * 2, prompts * 2, problems * 2),
     )
     strict = judge(config, policy, given, 2, 1.0, "")
     loose = judge(replace(config, eval=replace(config.eval, require_tags=False)), policy, given, 2, 1.0, "")

@@ -14,7 +14,7 @@ import torch
 from helpers_runs import PARITY, manifest, metrics, one_line, saved_steps, weights, write_module
 from helpers_runs import grpo as run_stage
 
-import grpo.evaluate
+import grpo.experience
 import grpo.sft
 import grpo.trainer
 from grpo.runs.journal import Journal, Judged
@@ -103,7 +103,7 @@ def test_evaluation_goes_on_where_it_was(tmp_path, capsys, monkeypatch, number):
     settings = {"eval__data__count": 6, "sampling__max_rows": 4}
     assert run_stage("eval", tmp_path / "whole", **settings) == 0
     run = tmp_path / "run"
-    patch = signal_in(grpo.evaluate, "sample_groups", 1, number)
+    patch = signal_in(grpo.experience, "sample_groups", 1, number)
     capsys.readouterr()
     assert run_stage("eval", run, **settings) == CODES[number]
     patch.undo()
@@ -111,8 +111,8 @@ def test_evaluation_goes_on_where_it_was(tmp_path, capsys, monkeypatch, number):
     assert "eval sampled, 8 of 12 completions, all of it saved; run the same command to go on" in said
     assert not (run / "eval.json").exists() and "finished" not in manifest(run)
     assert run_stage("eval", run, eval__data__count=5, sampling__max_rows=4) == 2  # there is something to lose
-    rounds, original = [], grpo.evaluate.sample_groups
-    monkeypatch.setattr(grpo.evaluate, "sample_groups", lambda *a: rounds.append(a[2]) or original(*a))
+    rounds, original = [], grpo.experience.sample_groups
+    monkeypatch.setattr(grpo.experience, "sample_groups", lambda *a: rounds.append(a[2]) or original(*a))
     assert run_stage("eval", run, **settings) == 0
     assert [len(ids) for ids in rounds] == [2, 4, 2]  # the last of the sampled, two of the greedy
     assert (run / "eval.json").read_bytes() == (tmp_path / "whole" / "eval.json").read_bytes()
@@ -124,7 +124,7 @@ def test_a_judged_completion_that_is_cut_short_is_judged_again(tmp_path, damage)
     settings = {"eval__data__count": 6, "sampling__max_rows": 4}
     assert run_stage("eval", tmp_path / "whole", **settings) == 0
     run = tmp_path / "run"
-    patch = signal_in(grpo.evaluate, "sample_groups", 1, signal.SIGTERM)
+    patch = signal_in(grpo.experience, "sample_groups", 1, signal.SIGTERM)
     assert run_stage("eval", run, **settings) == 143
     patch.undo()
     journal = run / "judged" / "eval-sampled.jsonl"
@@ -139,26 +139,26 @@ def test_a_journal_is_cut_back_to_its_last_whole_round(tmp_path):
     run = SimpleNamespace(folder=tmp_path, stop=StopRequest())
     rows = [Judged(i // 2, f"text {i}", True, True, 0, None, 3, False) for i in range(10)]
     journal = Journal(run, "eval", "w", per_round=4, total=10)
-    assert journal.read() == []
+    assert journal.judged == []
     journal.add(rows[:4])
     journal.add(rows[4:7])
+    assert journal.judged == rows[:7]
     for damage in (b"", b"garbage\n"):
         with journal.path.open("ab") as f:
             f.write(damage)
-        assert Journal(run, "eval", "w", 4, 10).read() == rows[:4]
+        assert Journal(run, "eval", "w", 4, 10).judged == rows[:4]
         assert len(journal.path.read_bytes().splitlines()) == 5
     again = Journal(run, "eval", "w", 4, 10)
-    assert again.read() == rows[:4]
     again.add(rows[4:8])
     again.add(rows[8:])
-    assert Journal(run, "eval", "w", 4, 10).read() == rows  # the last round is a short one
+    assert Journal(run, "eval", "w", 4, 10).judged == rows  # the last round is a short one
 
 
 def test_what_other_weights_sampled_is_not_used(tmp_path):
     settings = {"eval__data__count": 4, "sampling__max_rows": 4}
     assert run_stage("eval", tmp_path / "whole", **settings) == 0
     run = tmp_path / "run"
-    patch = signal_in(grpo.evaluate, "sample_groups", 0, signal.SIGTERM)
+    patch = signal_in(grpo.experience, "sample_groups", 0, signal.SIGTERM)
     assert run_stage("eval", run, **settings) == 143
     patch.undo()
     journal = run / "judged" / "eval-sampled.jsonl"
@@ -173,7 +173,7 @@ def test_the_evaluation_at_the_end_goes_on_too(tmp_path, number):
     settings = {"eval__at_end": "true", "sampling__max_rows": 2, "sft__steps": 2}
     assert run_stage("sft", tmp_path / "whole", **settings) == 0
     run = tmp_path / "run"
-    patch = signal_in(grpo.evaluate, "sample_groups", 1, number)
+    patch = signal_in(grpo.experience, "sample_groups", 1, number)
     assert run_stage("sft", run, **settings) == CODES[number]
     patch.undo()
     with pytest.MonkeyPatch.context() as context:
@@ -190,7 +190,7 @@ def test_rejection_sampling_goes_on_where_it_was(tmp_path, tmp_path_factory, num
     settings |= {"reject__samples": 4, "sft__steps": 2, "sft__batch_size": 2, "sampling__max_rows": 4}
     assert run_stage("reject", tmp_path / "whole", **settings) == 0
     run = tmp_path / "run"
-    patch = signal_in(grpo.evaluate, "sample_groups", 2, number)
+    patch = signal_in(grpo.experience, "sample_groups", 2, number)
     assert run_stage("reject", run, **settings) == CODES[number]
     patch.undo()
     assert not (run / "samples.jsonl").exists()

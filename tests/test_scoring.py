@@ -10,17 +10,17 @@ from helpers_runs import grpo as run_stage
 from data import DataConfig, Problem, Prompt, load_problems
 from grpo.model.policy import ModelConfig, load_policy
 from grpo.runs.config import RewardConfig, SandboxConfig
-from grpo.scoring import RewardFailure, RewardSet, Scored, decode, load_rewards
+from grpo.scoring import RewardFailure, RewardSet, Completions, decode, load_rewards
 
 PROGRESS = {"global_step": 3, "max_steps": 9}
 
 
-def scored(texts: list[str], chat: bool = False, columns: list[dict] | None = None, **problem) -> Scored:
+def scored(texts: list[str], chat: bool = False, columns: list[dict] | None = None, **problem) -> Completions:
     messages = [{"role": "user", "content": "2+2?"}] if chat else None
     prompt = Prompt([1, 2], "2+2?\n", messages, "")
     facts = {"answer": "4", "solution": "2+2 is 4", **problem}
     rows = columns or [{}] * len(texts)
-    return Scored(
+    return Completions(
         texts=texts,
         token_ids=[[5] * len(t) for t in texts],
         prompts=[prompt] * len(texts),
@@ -28,7 +28,7 @@ def scored(texts: list[str], chat: bool = False, columns: list[dict] | None = No
     )
 
 
-def score(function, batch: Scored) -> torch.Tensor:
+def score(function, batch: Completions) -> torch.Tensor:
     return RewardSet({"mine": function}, torch.ones(1))(batch, PROGRESS)
 
 
