@@ -17,18 +17,21 @@ $(VENV)/.ready: setup.py constraints.txt
 	@echo "Making $(VENV): a few minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) -e ".[report]"
+	$(PIP) -e .
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
 	@echo "Adding the test packages to $(VENV)"
-	$(PIP) -e ".[report,gguf,dev]"
+	$(PIP) -e ".[gguf,dev]"
 	@touch $@
 
 setup: $(VENV)/.ready ## make .venv with the pinned packages
 
 demo: $(VENV)/.ready ## all four stages on the embedded problems, then the table and the report
 	@for stage in sft grpo reject final report; do $(MAKE) --no-print-directory $$stage EXP=demo || exit; done
+
+minimal: $(VENV)/.ready ## the whole algorithm on one page, on the embedded model (a minute)
+	$(VENV)/bin/python -m grpo.minimal $(ARGS)
 
 sft: $(VENV)/.ready ## stage 1: cold start on worked solutions
 	$(RUN) sft --config $(CONFIGS)/sft.yaml $(ARGS)
@@ -85,4 +88,4 @@ clean: ## remove .venv and caches; runs/ stays
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup demo sft grpo reject final eval audit bench fuzz chaos soak report base data test docs lint clean help
+.PHONY: setup demo minimal sft grpo reject final eval audit bench fuzz chaos soak report base data test docs lint clean help

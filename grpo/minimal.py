@@ -18,8 +18,8 @@ completions are sampled. There is no value network: the rest of the group says w
 Run it:  python -m grpo.minimal [SEED]          (or `make minimal`; a minute on one core, nothing to download)
 
 What it learns: the embedded model was trained on stories of three to five additions and subtractions. Here it gets
-stories of one or two. At first it answers 75 % of them correctly: it misreads numbers and mixes up tags. After 30 steps
-it answers 97 % correctly, and it checks three steps in four or more ("Wait, 6 + 7 = 13."), before one in four.
+stories of one or two. At first it answers 75 % of them correctly: it misreads numbers and leaves out tags. After 30
+steps it answers 98 % correctly. It then checks nearly every step ("Wait, 6 + 7 = 13."), at first three in ten.
 
 The trainer (`trainer.py`) computes the same numbers: `tests/test_minimal.py` compares samples, advantages, loss,
 gradients and weights. It is faster: it computes a prompt once for its group, and it computes nothing for padding or
@@ -59,6 +59,7 @@ EPS = 0.2  # clip distance of the ratio
 BETA = 0.01  # weight of the KL
 LR = 1e-4
 MAX_GRAD_NORM = 1.0
+HELD_OUT = 512  # problems in the evaluation before and after
 
 # ---- the loop -----------------------------------------------------------------------------------------------
 
@@ -193,8 +194,8 @@ def kl_estimate(logps: Tensor, ref_logps: Tensor) -> Tensor:
 
 
 def evaluate(policy: Model, tokenizer: Tokenizer) -> Tensor:
-    """Rewards of one sampled completion of each of 512 held-out problems: [512, K]."""
-    problems = make_problems("test", 512, 0, PROBLEMS)
+    """Rewards of one sampled completion of each held-out problem: [HELD_OUT, K]."""
+    problems = make_problems("test", HELD_OUT, 0, PROBLEMS)
     ids, _, sampled = sample(policy, tokenizer, problems, seed=0, step=-1)
     return score(tokenizer, problems, ids, sampled)
 
@@ -207,7 +208,8 @@ def describe(rewards: Tensor) -> str:
 
 def main(seed: int = 0) -> None:
     torch.set_num_threads(1)  # a model this small gains nothing from a second one
-    tokenizer, policy = AutoTokenizer.from_pretrained(MODEL), AutoModelForCausalLM.from_pretrained(MODEL)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    policy = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     print(f"before   {describe(evaluate(policy, tokenizer))}")
     train(policy, tokenizer, seed)
     print(f"after    {describe(evaluate(policy, tokenizer))}")
