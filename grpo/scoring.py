@@ -1,4 +1,4 @@
-"""From sampled tokens to rewards: decode, call each reward function in TRL's convention, check what comes back.
+"""From sampled tokens to rewards: decode, then call each reward function in TRL's convention.
 
 Every reward keeps its own column of the [N, K] matrix; the total is only ever formed in `advantages.py`.
 """
@@ -17,12 +17,9 @@ from data import Prompt
 from grpo.model.policy import Policy
 from grpo.runs.config import RewardConfig, SandboxConfig
 from grpo.types import Problem, Rollouts
-from rewards import RewardError, UnusableReward, call_reward, get_reward
-from rewards.sandbox import Sandbox, Scores
-
-
-class RewardFailure(ValueError):
-    """A reward function that raised or returned what is not a score: its name, the problem and the completion."""
+from rewards import get_reward
+from rewards.sandbox import Sandbox
+from rewards.scores import checked_scores
 
 
 @dataclass(frozen=True)
@@ -43,10 +40,11 @@ class RewardSet:
         # TRL's hooks for figures of the function's own; what they are told is not kept
         hooks = {"log_extra": lambda *_: None, "log_metric": lambda *_: None}
         columns = {**batch.columns(), "trainer_state": SimpleNamespace(**progress), **hooks}
-        calls = [_call(name, function, columns, batch) for name, function in self.functions.items()]
-        scores = torch.tensor([values for values, _ in calls], dtype=torch.float32).T  # [N, K]
-        for _, killed in calls:
-            scores[killed] = math.nan
+        places = [f"problem {p.id}, completion {text!r}" for p, text in zip(batch.problems, batch.texts, strict=True)]
+        given = [checked_scores(name, function, columns, places) for name, function in self.functions.items()]
+        scores = torch.tensor([each.values for each in given], dtype=torch.float32).T  # [N, K]
+        for each in given:
+            scores[each.killed] = math.nan
         return scores
 
     @property
@@ -57,13 +55,13 @@ class RewardSet:
 
 def load_rewards(configs: dict[str, RewardConfig], sandbox: SandboxConfig) -> RewardSet:
     """The functions that the configuration names. Raises RewardError for a name or argument that does not exist."""
-
-    def load(name: str, c: RewardConfig) -> Any:
-        if not sandbox.enabled:
-            return get_reward(c.function or name, **c.args)
-        return Sandbox(c.function or name, c.args, seconds=sandbox.seconds, megabytes=sandbox.megabytes)
-
-    functions = {name: load(name, c) for name, c in configs.items()}
+    limits = {"seconds": sandbox.seconds, "megabytes": sandbox.megabytes}
+    functions = {
+        name: Sandbox(c.function or name, c.args, **limits)
+        if sandbox.enabled
+        else get_reward(c.function or name, **c.args)
+        for name, c in configs.items()
+    }
     return RewardSet(functions, torch.tensor([c.weight for c in configs.values()]))
 
 
@@ -108,48 +106,3 @@ def decode(policy: Policy, rollouts: Rollouts, prompts: list[Prompt], problems: 
         prompts=[prompts[i] for i in index],
         problems=[problems[i] for i in index],
     )
-
-
-def _call(name: str, function: Any, columns: dict[str, list], batch: Completions) -> tuple[list[float], list[int]]:
-    """One function's scores, and the rows that were killed; None becomes NaN, all else must be a finite number."""
-    try:
-        scores = _scores(function, columns)
-    except UnusableReward as error:
-        raise RewardFailure(f"reward {name!r} cannot be used: {error}") from error
-    except Exception as error:
-        row = _culprit(function, columns, len(batch.texts))
-        reason = str(error).strip().splitlines()[-1] if isinstance(error, RewardError) else repr(error)
-        raise RewardFailure(f"reward {name!r} raised {reason} on {_describe(batch, row)}") from error
-    values = []
-    for row, score in enumerate(scores.values):
-        try:
-            value = math.nan if score is None else float(score)
-        except (TypeError, ValueError):
-            value = None
-        value = None if isinstance(score, str) else value  # float("1") is 1, but a score is no text
-        if value is None or (score is not None and not math.isfinite(value)):
-            raise RewardFailure(f"reward {name!r} returned {score!r}, not a finite number, on {_describe(batch, row)}")
-        values.append(value)
-    return values, scores.killed
-
-
-def _scores(function: Any, columns: dict[str, Any]) -> Scores:
-    """Call the function; columns go by name in a mapping, for a dataset's may be called anything."""
-    return function.score(columns) if isinstance(function, Sandbox) else Scores(call_reward(function, columns))
-
-
-def _culprit(function: Any, columns: dict[str, Any], count: int) -> int | None:
-    """The first completion on which the function raises when it is called with that one alone."""
-    for row in range(count):
-        single = {k: [v[row]] if isinstance(v, list) else v for k, v in columns.items()}
-        try:
-            _scores(function, single)
-        except Exception:
-            return row
-    return None
-
-
-def _describe(batch: Completions, row: int | None) -> str:
-    if row is None:
-        return "the whole batch, though on no completion alone"
-    return f"problem {batch.problems[row].id}, completion {batch.texts[row]!r}"

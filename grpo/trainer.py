@@ -31,8 +31,9 @@ from grpo.model.policy import Policy, load_policy
 from grpo.runs.config import Config
 from grpo.runs.folder import Run, data_hash, fingerprint
 from grpo.runs.keeper import Keeper, step_or_skip
-from grpo.scoring import RewardFailure, load_rewards
+from grpo.scoring import load_rewards
 from grpo.types import Rollouts
+from rewards.scores import RewardFailure
 
 
 def train_grpo(config: Config, run: Run) -> Policy:

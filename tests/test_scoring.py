@@ -10,7 +10,8 @@ from helpers_runs import grpo as run_stage
 from data import DataConfig, Problem, Prompt, load_problems
 from grpo.model.policy import ModelConfig, load_policy
 from grpo.runs.config import RewardConfig, SandboxConfig
-from grpo.scoring import RewardFailure, RewardSet, Completions, decode, load_rewards
+from grpo.scoring import Completions, RewardSet, decode, load_rewards
+from rewards.scores import RewardFailure
 
 PROGRESS = {"global_step": 3, "max_steps": 9}
 
