@@ -28,7 +28,6 @@ setup(
     ],
     extras_require={
         "gguf": ["gguf", "accelerate"],  # transformers reads .gguf files with them
-        "tensorboard": ["tensorboard"],  # log.tensorboard=true
         "dev": [
             "pytest",
             "pytest-xdist",  # the tests use both cores

@@ -117,8 +117,6 @@ class LogConfig:
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
     """Checkpoints kept, the newest ones."""
-    tensorboard: bool = False
-    """Write TensorBoard events too (`pip install grpo[tensorboard]`)."""
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class Keeper:
         step that moved something."""
         self.config, self.run, self.policy, self.optimizer = config, run, policy, optimizer
         self.steps, self.updates, self.state = steps, updates, state or {"step": 0}
-        self.log = RunLog(run.folder, self.state, config.log.tensorboard)
+        self.log = RunLog(run.folder, self.state)
         self._saved, self._skipped = self.state["step"], 0
         self._warned: dict[str, int] = {}
 
@@ -114,10 +114,10 @@ class Keeper:
             self._skipped = 0
             self.state = {"step": step, **cursor, **self.log.position()}
         self._warn(step, metrics)
-        self.run.stop.agree()
+        stopping = self.run.stop.agree()
         if self._skipped >= self.config.max_skipped:
             self._give_up(step, rollouts, rewards)
-        if step % self.config.log.save_every == 0 or step == self.steps or self.run.stop.asked:
+        if step % self.config.log.save_every == 0 or step == self.steps or stopping:
             self.save()
         self.run.stop.check(f"{self.run.folder}: step {self.state['step']} of {self.steps}")
 

@@ -21,36 +21,24 @@ class RunLog:
     state: of the checkpoint that the run goes on from; what was written after it is cut off.
     """
 
-    def __init__(self, folder: Path, state: dict[str, int] | None = None, tensorboard: bool = False):
+    def __init__(self, folder: Path, state: dict[str, int] | None = None):
         state = state or {}
         self.metrics = _open_lines(folder / "metrics.jsonl", state.get("metrics", 0))
         self.completions = _open_lines(folder / "completions.jsonl", state.get("completions", 0))
-        self.writer = None
-        if tensorboard and rank() == 0:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise ValueError("log.tensorboard=true needs `pip install grpo[tensorboard]`") from None
-            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=state.get("step", 0))
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl; `step` counts finished steps, from 1. What is not finite becomes null."""
         # a mean over nothing is NaN, which is not JSON
         rounded = {k: float(f"{v:.6g}") if math.isfinite(v) else None for k, v in metrics.items()}
-        self.metrics.write(json.dumps({"step": step, **rounded}, allow_nan=False) + "\n")
-        self.metrics.flush()
-        if self.writer:
-            for name, value in metrics.items():
-                self.writer.add_scalar(name, value, step)
+        _write(self.metrics, {"step": step, **rounded})
 
     def sample(self, step: int, **facts: Any) -> None:
         """One line of completions.jsonl."""
-        self.completions.write(json.dumps({"step": step, **facts}, ensure_ascii=False) + "\n")
-        self.completions.flush()
+        _write(self.completions, {"step": step, **facts})
 
     def position(self) -> dict[str, int]:
         """Length of both files in bytes, for a checkpoint."""
-        return {"metrics": _size(self.metrics), "completions": _size(self.completions)}
+        return {name: os.fstat(getattr(self, name).fileno()).st_size for name in ("metrics", "completions")}
 
     def sync(self) -> None:
         """Wait until what was written is on the disk, so that no checkpoint is ahead of its lines."""
@@ -59,9 +47,8 @@ class RunLog:
 
     def close(self) -> None:
         """Close the files."""
-        for stream in (self.metrics, self.completions, self.writer):
-            if stream:
-                stream.close()
+        self.metrics.close()
+        self.completions.close()
 
 
 def _open_lines(path: Path, length: int) -> IO[str]:
@@ -75,8 +62,9 @@ def _open_lines(path: Path, length: int) -> IO[str]:
     return path.open("a", encoding="utf-8")
 
 
-def _size(stream: IO[str]) -> int:
-    return os.fstat(stream.fileno()).st_size
+def _write(stream: IO[str], row: dict[str, Any]) -> None:
+    stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+    stream.flush()
 
 
 def progress(items: Iterable | None = None, **options: Any) -> tqdm:

@@ -26,7 +26,10 @@ Key = tuple[str, ...]
 Settings = dict[Key, tuple[Any, str]]  # key -> value, and where it was written
 
 LONGEST_LINE = 500
-REMOVED = {"model.cuda_graphs": "no longer exists, and nothing takes its place: leave it out"}
+REMOVED = {
+    "model.cuda_graphs": "no longer exists, and nothing takes its place: leave it out",
+    "log.tensorboard": "no longer exists: leave it out; metrics.jsonl has all figures, `grpo report` draws them",
+}
 
 
 class ConfigError(ValueError):

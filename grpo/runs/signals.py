@@ -11,8 +11,6 @@ from typing import Any
 
 from grpo.model.distributed import all_gather
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 
 class Stopped(KeyboardInterrupt):
     """The run was asked to stop, and has. No `Exception`: nothing that catches those may go on."""
@@ -29,13 +27,14 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self.signal: int | None = None
-        self.agreed: int | None = None
+        self.signal = 0
+        self.agreed = 0
+        """The signal for which all processes stop; 0: none."""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+            self._before = {n: signal.signal(n, self._ask) for n in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -43,26 +42,19 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self.signal:
             raise Stopped(number, "stopped at once; run the same command to go on from the last checkpoint")
         self.signal = number
         # no `print`: the signal may have come in the middle of one
         with contextlib.suppress(OSError):
             os.write(2, b"\ngrpo: stops as soon as this step is saved; once more to stop at once\n")
 
-    @property
-    def asked(self) -> bool:
-        """Whether the run is to stop, as it was agreed."""
-        return self.agreed is not None
-
-    def agree(self) -> None:
-        """Decide, for all processes, whether to stop here: one that comes later is for the next time.
-
-        All must call this at the same point.
-        """
-        self.agreed = max(all_gather(self.signal or 0)) or None
+    def agree(self) -> bool:
+        """Whether all processes stop here, which call this at the same point; a signal after it is for the next."""
+        self.agreed = max(all_gather(self.signal))
+        return bool(self.agreed)
 
     def check(self, done: str) -> None:
-        """Raise Stopped if a signal has come; `done` is what was finished and saved last."""
-        if self.agreed is not None:
+        """Raise Stopped if it was agreed; `done` is what was finished and saved last."""
+        if self.agreed:
             raise Stopped(self.agreed, f"stopped after {done}, all of it saved; run the same command to go on")
