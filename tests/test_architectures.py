@@ -72,8 +72,8 @@ def load(tmp_path_factory) -> Callable[..., Policy]:
         build_tokenizer().save_pretrained(path)
         return path
 
-    def build(kind: str, **options) -> Policy:
-        policy = load_policy(ModelConfig(str(folder(kind)), **options))
+    def build(kind: str, training: bool = False, **options) -> Policy:
+        policy = load_policy(ModelConfig(str(folder(kind)), **options), training=training)
         policy.eos_ids = list(EOS)
         return policy
 
@@ -165,11 +165,12 @@ def test_gradients_are_those_of_the_plain_forward_pass(kind, way, load, monkeypa
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_a_step_in_bfloat16_is_saved_and_loaded(kind, load, tmp_path):
-    policy = load(kind, dtype="bfloat16")
-    before = sample(policy, 1.0)
+    policy = load(kind, dtype="bfloat16", training=True)
     config = Config(loss=PRESETS["grpo"], sampling=SamplingConfig(1.0, LIMIT), grpo=GRPOConfig(group_size=2))
     policy.freeze_reference()
-    optimizer = Optimizer(policy.trainable(), OptimConfig(lr=1e-2), steps=1)
+    policy.start_training(config.parallel)
+    optimizer = Optimizer(policy.trainable(), OptimConfig(lr=1e-2), 1, policy.masters)
+    before = sample(policy, 1.0)
     rewards = torch.tensor([[1.0], [0.0]]).repeat(len(PROMPTS), 1)  # [N, 1]
     metrics = update(config, policy, optimizer, Batch(before, rewards, {}), torch.ones(1), step=0)
     assert metrics["grad_norm"] > 0 and not metrics["skipped"] and metrics["sampler_gap"] < 0.3

@@ -32,7 +32,7 @@ class WatchedLayout(Layout):
         self.windows: dict[int, list[int | None]] = {}  # by layer
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: float, window: int | None, *how: object):
-        self.windows.setdefault(layer, []).append(window or None)
+        self.windows.setdefault(layer, []).append(window)
         return super().attend(layer, q, k, v, scaling, window, *how)
 
 
@@ -95,9 +95,7 @@ def _close(ours: Tensor, theirs: Tensor) -> bool:
 def window_of(config: PreTrainedConfig, layer: int) -> int | None:
     """The sliding window of a layer in tokens, None where it sees all that came before."""
     kinds = getattr(config, "layer_types", None)
-    if (kinds and kinds[layer] != "sliding_attention") or not getattr(config, "use_sliding_window", True):
-        return None
-    return getattr(config, "sliding_window", None) or None
+    return None if kinds and kinds[layer] != "sliding_attention" else getattr(config, "sliding_window", None)
 
 
 def longest_sequence(config: PreTrainedConfig) -> int | None:
