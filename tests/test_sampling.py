@@ -47,10 +47,8 @@ def same_samples(one, other):
 
 def transformers_greedy(policy, prompt, limit):
     with plain(policy.model) as model:
-        output = model.generate(
-            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
-            max_new_tokens=limit, eos_token_id=policy.eos_ids, pad_token_id=policy.eos_ids[0],
-        )  # fmt: skip
+        ends = {"eos_token_id": policy.eos_ids, "pad_token_id": policy.eos_ids[0]}
+        output = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=limit, **ends)
     return output[0, len(prompt) :].tolist()
 
 
