@@ -244,10 +244,11 @@ with process_group("cpu"):
     with policy.unsharded():
         rollouts = sample_groups(policy, [[5, 6, 7]], ["p"], 2, SamplingConfig(max_new_tokens=3), 0)
         assert not any(is_shard(p) for p in layers[0].parameters())
-    assert all(is_shard(p) for p in layers.parameters())
+    assert all(is_shard(p) for p in policy.parameters())
     with policy.reference() as reference, torch.no_grad():
         completion_logps(reference, rollouts, 1.0)
         assert all(is_shard(p) for p in reference.model.model.layers.parameters())
+    assert all(is_shard(p) for p in reference.parameters())
     seen.clear()
     for _ in range(2):
         completion_logps(policy, rollouts, 1.0)[0].sum().backward()

@@ -180,6 +180,12 @@ def unsharded(policy: nn.Module, touch: Callable[[], Tensor]) -> Iterator[None]:
     yield
     for unit in units:
         unit.set_reshard_after_forward(True, recurse=False)
+    reshard(policy)
+
+
+def reshard(policy: nn.Module) -> None:
+    """Let go of what is gathered: without a backward pass embedding and head would stay."""
+    for unit in _units(policy):
         unit.reshard()
 
 

@@ -123,6 +123,7 @@ class Policy(nn.Module):
         """The frozen reference: a second model, or under LoRA this one with the reference's adapter."""
         if self._reference:
             yield self._reference[0]
+            distributed.reshard(self._reference[0])
         else:
             with lora.reference_weights(self.model):
                 yield self
