@@ -39,6 +39,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """`write_text` of JSON Lines."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """A JSON or YAML file of a run. Raises RunError, in one line, where it is damaged."""
     try:
