@@ -10,7 +10,8 @@ Everything that the user can mend is a `DataError` of one line.
 from data.coldstart import ColdStartConfig, response_text
 from data.embedded import DemoConfig, make_problems
 from data.errors import DataError
-from data.problems import DataConfig, Problem, load_problems
+from data.problem import Problem
+from data.problems import DataConfig, load_problems
 from data.prompts import Prompt, PromptConfig, build_prompt, fitting, prompts_hash, without_prefill
 
 __all__ = [

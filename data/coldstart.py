@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from data.arithmetic import compute
 from data.errors import DataError
-from data.problems import Problem
+from data.problem import Problem
 from data.text import ANNOTATION, strip_annotations
 
 

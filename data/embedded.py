@@ -19,12 +19,9 @@ import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from data.errors import DataError
-
-if TYPE_CHECKING:
-    from data.problems import Problem
+from data.problem import Problem
 
 # --------------------------------------------------------------------------- configuration
 
@@ -101,7 +98,6 @@ def make_problems(split: str, count: int, seed: int = 0, config: DemoConfig | No
     Raises:
         DataError: unknown split or a negative count.
     """
-    from data.problems import Problem  # here, because data.problems imports DemoConfig
 
     config = config or DemoConfig()
     if split not in SPLIT_BUCKETS:

@@ -17,35 +17,15 @@ import warnings
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from data.embedded import SPLIT_BUCKETS, DemoConfig, make_problems
 from data.errors import DataError
 from data.jsonl import Row, parse_row, read_lines
+from data.problem import Problem
 from data.split import held_out
 from data.text import has_final_line, last_boxed, number_text, split_final_answer, strip_annotations
 
-# --------------------------------------------------------------------------- the record and how to ask for it
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One problem with its gold answer: all that prompts, rewards and the cold start need to know."""
-
-    id: str
-    """`<source>/<split>/<row>`, the same in every run: provenance, and the seed of per-problem randomness."""
-
-    question: str
-    """The problem as it is put to the model."""
-
-    answer: str
-    """The gold answer, never empty."""
-
-    solution: str = ""
-    """The worked solution without its final-answer marker; "" if the data has none."""
-
-    columns: dict[str, Any] = field(default_factory=dict)
-    """The row's other columns, handed to the rewards by name."""
+# --------------------------------------------------------------------------- what to load
 
 
 @dataclass(frozen=True)

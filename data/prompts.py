@@ -21,7 +21,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from data.errors import DataError
-from data.problems import DataConfig, Problem
+from data.problem import Problem
+from data.problems import DataConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -34,7 +34,7 @@ from grpo.rejection import train_rejection
 from grpo.report.page import write_reports
 from grpo.report.tables import evaluation_table
 from grpo.runs.config import Config, to_yaml
-from grpo.runs.files import read_json, write_json
+from grpo.runs.files import read_mapping, write_json
 from grpo.runs.folder import Run, open_run
 from grpo.runs.keeper import export
 from grpo.runs.log import say
@@ -170,7 +170,7 @@ def _evaluate(config: Config, _: argparse.Namespace) -> None:
             result = evaluate(config, load_policy(config.model, config.seed), None, run)
             write_json(run.folder / "eval.json", result)
             run.end()
-    _show(evaluation_table({config.model.path: from_first(lambda: read_json(run.folder / "eval.json"))}))
+    _show(evaluation_table({config.model.path: from_first(lambda: read_mapping(run.folder / "eval.json"))}))
 
 
 def _show(text: str) -> None:

@@ -73,8 +73,8 @@ def judge(
 
     With a run, what is done is kept in its `judged/` as it goes, and done no more after a stop. Raises Stopped.
     """
-    sampling = replace(config.sampling, temperature=temperature)
-    prompts, per_round = make_prompts(config, policy, problems), max(1, sampling.max_rows // samples)
+    config = replace(config, sampling=replace(config.sampling, temperature=temperature))
+    prompts, per_round = make_prompts(config, policy, problems), max(1, config.sampling.max_rows // samples)
     journal = Journal(run, name, fingerprint(policy), per_round * samples, len(problems) * samples)
     done = len(journal.judged)
     with progress(total=journal.total, initial=done, desc=name, unit="completion") as bar:
@@ -84,9 +84,7 @@ def judge(
             own: list[Judged] = []
             if index:
                 some = slice(index.start, index.stop)
-                rollouts, completions = sample_texts(
-                    policy, problems[some], prompts[some], samples, sampling, config.seed, EVAL_STEP
-                )
+                rollouts, completions = sample_texts(config, policy, problems[some], prompts[some], samples, EVAL_STEP)
                 own = judge_completions(completions, rollouts, index.start, config.eval.require_tags)
             fresh = [one for part in all_gather(own) for one in part]
             bar.update(len(fresh))

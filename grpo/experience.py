@@ -24,7 +24,7 @@ from grpo.runs.config import Config
 from grpo.runs.log import RunLog
 from grpo.sampling import sample_groups
 from grpo.scoring import Completions, RewardSet, decode
-from grpo.types import Problem, Rollouts, SamplingConfig, concat_rollouts
+from grpo.types import Problem, Rollouts, concat_rollouts
 from rewards import count_reflections
 
 
@@ -82,7 +82,7 @@ def sample_part(config: Config, policy: Policy, rewards: RewardSet, problems: li
     if not problems:
         return None
     size, prompts, killed = config.grpo.group_size, make_prompts(config, policy, problems), rewards.killed
-    rollouts, completions = sample_texts(policy, problems, prompts, size, config.sampling, config.seed, step)
+    rollouts, completions = sample_texts(config, policy, problems, prompts, size, step)
     progress = {"global_step": step, "max_steps": config.grpo.steps, "max_new_tokens": config.sampling.max_new_tokens}
     scores = rewards(completions, progress)  # [N, K]
     flat = zero_spread(scores, rewards.weights, size, config.loss.advantage)  # [P]
@@ -92,17 +92,11 @@ def sample_part(config: Config, policy: Policy, rewards: RewardSet, problems: li
 
 
 def sample_texts(
-    policy: Policy,
-    problems: list[Problem],
-    prompts: list[Prompt],
-    size: int,
-    sampling: SamplingConfig,
-    seed: int,
-    step: int,
+    config: Config, policy: Policy, problems: list[Problem], prompts: list[Prompt], size: int, step: int
 ) -> tuple[Rollouts, Completions]:
     """`size` completions of each problem, as tokens and as texts."""
     ids, token_ids = [p.id for p in problems], [p.ids for p in prompts]
-    rollouts = sample_groups(policy, token_ids, ids, size, sampling, seed, step)
+    rollouts = sample_groups(policy, token_ids, ids, size, config.sampling, config.seed, step)
     return rollouts, decode(policy, rollouts, prompts, problems)
 
 

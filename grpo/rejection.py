@@ -9,7 +9,6 @@ As in DeepSeek-R1 (arXiv:2501.12948, section 2.3.3) and RFT (arXiv:2308.01825).
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -23,7 +22,8 @@ from grpo.model.distributed import from_first
 from grpo.model.policy import Policy, load_policy
 from grpo.report.tables import table
 from grpo.runs.config import Config
-from grpo.runs.folder import Run, RunError, data_hash, write_json, write_text
+from grpo.runs.files import RunError, write_json, write_lines
+from grpo.runs.folder import Run, data_hash
 from grpo.runs.journal import Judged
 from grpo.runs.log import say
 from grpo.sft import fit
@@ -31,10 +31,6 @@ from grpo.types import Problem
 
 REASONS = ("wrong", "malformed", "without reflection", "duplicate", "over the cap")
 """Why a sample is left out, in the order of the filters."""
-
-
-class NothingKept(ValueError):
-    """No sample passed the filters: there is nothing to fine-tune on."""
 
 
 def train_rejection(config: Config, run: Run) -> Policy:
@@ -47,18 +43,14 @@ def train_rejection(config: Config, run: Run) -> Policy:
         rows, counts = sample_and_filter(config, policy, fit_in, run)
         if not rows:
             shutil.rmtree(run.folder / "judged", ignore_errors=True)  # another setting may follow
-            raise NothingKept(
+            raise ValueError(
                 f"none of {counts['sampled']} samples was kept ({counts['wrong']} wrong, {counts['malformed']} "
                 "malformed); raise reject.samples, train stage 2 longer or set reject.reflection=any"
             )
         write_json(run.folder / "rejection.json", counts)
-        write_text(run.folder / "samples.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
-        say(
-            table(
-                ["samples", "count", "share"],
-                [[k, str(v), f"{v / counts['sampled']:.3f}"] for k, v in counts.items()],
-            )
-        )
+        write_lines(run.folder / "samples.jsonl", rows)
+        shares = [[name, str(count), f"{count / counts['sampled']:.3f}"] for name, count in counts.items()]
+        say(table(["samples", "count", "share"], shares))
     responses = from_first(lambda: read_samples(run.folder / "samples.jsonl", problems))
     start = replace(config.model, path=config.reject.sft_from or config.model.path)
     return fit(config, run, load_policy(start, config.seed, training=True), responses)
@@ -85,28 +77,17 @@ def sample_and_filter(
 
     Returns the kept rows, each with its provenance, and how many samples each filter took out.
     """
-    k = config.reject.samples
-    judged = judge(config, policy, problems, k, config.sampling.temperature, "sampling", run)
+    k, temperature = config.reject.samples, config.sampling.temperature
+    judged = judge(config, policy, problems, k, temperature, "sampling", run)
     counts: Counter[str] = Counter({"sampled": len(judged), **dict.fromkeys(REASONS, 0)})
+    drawn_from = {"model": config.model.path, "temperature": temperature, "seed": config.seed}
     rows = []
     for i, problem in enumerate(problems):
-        samples = list(enumerate(judged[i * k : (i + 1) * k]))
-        for number, sample in filter_samples(samples, config, counts):
-            rows.append(
-                {
-                    "id": problem.id,
-                    "question": problem.question,
-                    "answer": problem.answer,
-                    "response": sample.text,
-                    "reflections": sample.reflections,
-                    "sample": number,
-                    "model": config.model.path,
-                    "temperature": config.sampling.temperature,
-                    "seed": config.seed,
-                }
-            )
-    counts["kept"] = len(rows)
-    return rows, dict(counts)
+        facts = {"id": problem.id, "question": problem.question, "answer": problem.answer}
+        for number, sample in filter_samples(list(enumerate(judged[i * k : (i + 1) * k])), config, counts):
+            own = {"response": sample.text, "reflections": sample.reflections, "sample": number}
+            rows.append({**facts, **own, **drawn_from})
+    return rows, {**counts, "kept": len(rows)}
 
 
 def filter_samples(samples: list[tuple[int, Judged]], config: Config, counts: Counter[str]) -> list[tuple[int, Judged]]:
@@ -115,14 +96,10 @@ def filter_samples(samples: list[tuple[int, Judged]], config: Config, counts: Co
     seen: set[str] = set()
     for number, sample in samples:
         text = " ".join(sample.text.split())
-        if not sample.correct:
-            counts["wrong"] += 1
-        elif not sample.well_formed:
-            counts["malformed"] += 1
-        elif config.reject.reflection == "only" and not sample.reflections:
-            counts["without reflection"] += 1
-        elif text in seen:
-            counts["duplicate"] += 1
+        no_reflection = config.reject.reflection == "only" and not sample.reflections
+        found = (not sample.correct, not sample.well_formed, no_reflection, text in seen)  # in the order of REASONS
+        if any(found):
+            counts[REASONS[found.index(True)]] += 1
         else:
             seen.add(text)
             kept.append((number, sample))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.problems import Problem
+from data.problem import Problem
 
 __all__ = ["Problem", "Rollouts", "SamplingConfig", "concat_rollouts"]
 

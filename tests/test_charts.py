@@ -11,30 +11,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo.report.charts import chart, nice_ticks, number, thin
+from grpo.report.charts import chart, number, thin
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments" / "demo"
 
 
-# ---- charts ---------------------------------------------------------------------------------------------------
-
-FINITE = st.floats(-1e99, 1e99)
-
-
-@given(FINITE, FINITE)
-def test_ticks_are_few_rise_evenly_and_enclose(a, b):
-    low, high = min(a, b), max(a, b)
-    ticks = nice_ticks(low, high)
-    slack = 1e-5 * (ticks[-1] - ticks[0])
-    assert 2 <= len(ticks) <= 6 and ticks == sorted(set(ticks))
-    assert ticks[0] <= low + slack and high <= ticks[-1] + slack
+def labels(svg: ET.Element) -> list[str]:
+    return [text.text for text in svg.findall("text")]
 
 
-def test_ticks_are_round():
-    assert nice_ticks(0.11, 0.92) == pytest.approx([0, 0.5, 1.0])
-    assert nice_ticks(0, 0) == pytest.approx([0, 0.5, 1])
-    assert nice_ticks(0.4, 1.0)[0] == 0 and nice_ticks(0.6, 1.0)[0] == pytest.approx(0.6)  # from 0 where it is near
-    assert nice_ticks(41, 47) == [40, 42, 44, 46, 48]
+def test_the_axes_say_the_lowest_and_the_highest_value_and_the_first_and_last_step():
+    svg = ET.fromstring(chart("x", [(1, 0.25), (2, -1.0), (3, 1234.5)]))
+    assert labels(svg) == ["-1", "1,234", "1", "3"]
+
+
+def test_a_level_line_runs_through_the_middle():
+    svg = ET.fromstring(chart("x", [(1, 0.5), (2, 0.5)]))
+    ys = {float(point.split(",")[1]) for point in svg.find("polyline").get("points").split()}
+    assert len(ys) == 1 and 40 < ys.pop() < 80 and labels(svg) == ["0.5", "1", "2"]
+
+
+@given(st.lists(st.floats(-1e99, 1e99) | st.sampled_from([math.nan, math.inf]), min_size=1, max_size=9))
+def test_whatever_the_values_the_curve_stays_inside_the_figure(values):
+    text = chart("x", [(float(x), y) for x, y in enumerate(values)])
+    for piece in ET.fromstring(text).findall("polyline") if text else ():
+        for point in piece.get("points").split():
+            x, y = map(float, point.split(","))
+            assert 0 <= x <= 320 and 0 <= y <= 132
 
 
 def test_points_lie_where_the_values_say():

@@ -18,7 +18,7 @@ import grpo.runs
 import grpo.runs.keeper
 import grpo.sft
 from data.tiny_model import build_model, build_tokenizer
-from grpo.runs.folder import RunError, read_json
+from grpo.runs.files import RunError, read_mapping
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def save_tiny(folder: Path, seed: int = 0, **tokens: str | None) -> None:
 def test_a_damaged_file_of_a_run_is_one_line(tmp_path, capsys, content):
     with pytest.raises(RunError) as caught:
         (tmp_path / "x.json").write_bytes(content)
-        read_json(tmp_path / "x.json")
+        read_mapping(tmp_path / "x.json")
     assert "x.json: is damaged: " in str(caught.value) and "\n" not in str(caught.value)
     assert run_stage("eval", tmp_path / "run") == 0
     (tmp_path / "run" / "eval.json").write_bytes(content)

@@ -122,7 +122,8 @@ def test_a_damaged_manifest_is_one_line(tmp_path, capsys, damage):
     assert grpo("sft", tmp_path / "run", sft__steps=1) == 0
     (tmp_path / "run" / "manifest.json").write_text(damage, errors="surrogateescape")
     assert grpo("sft", tmp_path / "run", sft__steps=1) == 2
-    assert "manifest.json or config.yaml is damaged" in one_line(capsys)
+    said = one_line(capsys)
+    assert "manifest.json: is damaged" in said or "run, not sft; name another folder" in said
 
 
 def test_a_run_that_failed_before_its_first_step_may_start_anew_with_other_settings(tmp_path, capsys):

@@ -6,35 +6,36 @@ import math
 from html import escape
 
 WIDTH, HEIGHT = 320, 132
-LEFT, RIGHT, TOP, BOTTOM = 50, 10, 8, 20  # margins of the plot in the figure, in pixels
+LEFT, RIGHT, TOP, BOTTOM = 50, 10, 8, 22  # margins of the plot in the figure, in pixels
 MOST_POINTS = 200  # more than that are averaged: the figure has no more pixels to show them
 
 Point = tuple[float, float]
 
 
 def chart(name: str, points: list[Point]) -> str:
-    """A curve as an <svg> element; "" if there is no finite value to show. points: (x, y), x ascending.
+    """A curve as an <svg> element between its lowest and its highest value; "" if there is no finite value to show.
 
-    A y that is not finite leaves a gap.
+    points: (x, y), x ascending; a y that is not finite leaves a gap.
     """
     points = thin(points)
     pieces = _unbroken(points)
     if not pieces:
         return ""
-    ys, first, last = [y for piece in pieces for _, y in piece], points[0][0], points[-1][0]
-    ticks = nice_ticks(min(ys), max(ys))
+    ys = [y for piece in pieces for _, y in piece]
+    (first, last), (low, high) = (points[0][0], points[-1][0]), (min(ys), max(ys))
 
     def across(x: float) -> float:
         return LEFT + (x - first) / ((last - first) or 1.0) * (WIDTH - RIGHT - LEFT)
 
     def up(y: float) -> float:
-        return HEIGHT - BOTTOM - (y - ticks[0]) / (ticks[-1] - ticks[0]) * (HEIGHT - BOTTOM - TOP)
+        share = (y - low) / (high - low) if high > low else 0.5
+        return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{escape(name)}</title>']
-    for y in ticks:
+    for y in sorted({low, high}):
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(y):.1f}" y2="{up(y):.1f}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{up(y) + 3.5:.1f}" text-anchor="end">{number(y)}</text>')
-    for x, anchor in ((first, "start"), (last, "end")) if last > first else ((first, "start"),):
+    for x, anchor in ((first, "start"), (last, "end"))[: 1 + (last > first)]:
         parts.append(f'<text x="{across(x):.1f}" y="{HEIGHT - 5}" text-anchor="{anchor}">{number(x)}</text>')
     for piece in pieces:
         parts.append(f'<polyline points="{" ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in piece)}"/>')
@@ -53,21 +54,6 @@ def thin(points: list[Point], most: int = MOST_POINTS) -> list[Point]:
         ys = [y for _, y in run if _drawable(y)]
         means.append((sum(x for x, _ in run) / len(run), sum(ys) / len(ys) if ys else math.nan))
     return means
-
-
-def nice_ticks(low: float, high: float) -> list[float]:
-    """2 to 6 round numbers that enclose [low, high]; from 0 where that costs little room."""
-    if 0 <= low < high / 2:
-        low = 0.0
-    if max(abs(low), abs(high)) < 1e-100:
-        low, high = 0.0, 1.0
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
-        low, high = low - abs(low) / 2, high + abs(high) / 2  # a level line runs through the middle
-    rough = (high - low) / 3
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
-    return [i * step for i in range(first, last + 1)]
 
 
 def number(value: float) -> str:

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from grpo.model.distributed import rank
 
 
@@ -42,12 +44,13 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a run. Raises RunError, in one line, where it is damaged."""
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A JSON or YAML file of a run. Raises RunError, in one line, where it is damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
         if not isinstance(value, dict):
             raise ValueError("not an object")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise RunError(f"{path}: is damaged: {' '.join(str(error).split())[:200]}; restore or delete it") from None
     return value

@@ -35,7 +35,7 @@ from grpo import __version__
 from grpo.model.distributed import from_first, rank
 from grpo.model.policy import Policy
 from grpo.runs.config import Config, to_yaml
-from grpo.runs.files import RunError, read_json, write_json, write_text
+from grpo.runs.files import RunError, read_mapping, write_json, write_text
 from grpo.runs.signals import StopRequest
 from grpo.types import Problem
 
@@ -82,11 +82,6 @@ class Run:
                 if self.lock:
                     self.lock.close()
 
-    def note(self, **facts: Any) -> None:
-        """Add facts to the manifest."""
-        self.manifest.update(facts)
-        write_json(self.folder / "manifest.json", self.manifest)
-
     def note_input(self, key: str, digest: str, what: str) -> None:
         """Note the digest of what the run works with. Raises RunError if the run goes on and it has changed."""
         before = self.manifest.get(key)
@@ -95,7 +90,7 @@ class Run:
                 f"run={self.folder}: the {what} is not what this run began with ({key} {digest[:12]} now, "
                 f"{str(before)[:12]} there); restore it or name another folder"
             )
-        self.note(**{key: digest})
+        self._note(key, digest)
 
     def finish(self, policy: Policy) -> None:
         """Save the model and end the run."""
@@ -110,8 +105,12 @@ class Run:
 
     def end(self) -> None:
         """Mark the run complete and drop what was kept to go on from."""
-        self.note(finished=now())
+        self._note("finished", now())
         self.tidy()
+
+    def _note(self, key: str, fact: str) -> None:
+        self.manifest[key] = fact
+        write_json(self.folder / "manifest.json", self.manifest)
 
     def tidy(self) -> None:
         """Drop what a complete run needs no more; one that was killed in the middle of this still has some of it."""
@@ -154,8 +153,8 @@ def _open(run: Run, stage: str) -> dict[str, Any]:
     except BlockingIOError:
         raise RunError(f"run={folder}: another process is writing there; wait for it or name another folder") from None
     if manifest_file.exists():
-        run.manifest, before = _read_back(folder)
-        if not (differing := _differing(run, stage, before)):
+        run.manifest = read_mapping(manifest_file)
+        if not (differing := _differing(run, stage)):
             return run.manifest
         if _has_results(run):
             raise RunError(f"run={folder}: {differing}; name another folder")
@@ -173,27 +172,13 @@ def _open(run: Run, stage: str) -> dict[str, Any]:
     return run.manifest
 
 
-def _read_back(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Manifest and settings of a run that is there; the settings are None if the start was cut off before them."""
-    settings = folder / "config.yaml"
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        before = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.exists() else None
-        if not isinstance(manifest["stage"], str) or not isinstance(before, dict | None):
-            raise ValueError("not written by a run")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())
-        raise RunError(f"run={folder}: manifest.json or config.yaml is damaged: {why}; name another folder") from None
-    return manifest, before
-
-
-def _differing(run: Run, stage: str, before: dict[str, Any] | None) -> str:
+def _differing(run: Run, stage: str) -> str:
     """What sets the run in the folder apart from the one asked for; empty if nothing does."""
-    if before is None:
+    if not (run.folder / "config.yaml").exists():
         return "its config.yaml is missing"
-    if run.manifest["stage"] != stage:
-        return f"holds a {run.manifest['stage']} run, not {stage}"
-    old, new = flatten(before), flatten(yaml.safe_load(to_yaml(run.config)))
+    if (there := run.manifest.get("stage")) != stage:
+        return f"holds a {there} run, not {stage}"
+    old, new = flatten(read_mapping(run.folder / "config.yaml")), flatten(yaml.safe_load(to_yaml(run.config)))
     keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and not k.startswith(FREE)]
     shown = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} now)" for k in keys[:4])
     more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
@@ -221,7 +206,7 @@ def parent_of(model_path: str) -> dict[str, Any]:
     """The run that made a model, by its manifest; or just the model's name."""
     for folder in (Path(model_path), Path(model_path).parent):
         if (folder / "manifest.json").is_file():
-            parent = read_json(folder / "manifest.json")
+            parent = read_mapping(folder / "manifest.json")
             return {"model": model_path, "stage": parent.get("stage"), "seed": parent.get("seed")}
     return {"model": model_path}
 

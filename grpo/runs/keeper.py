@@ -7,22 +7,24 @@ stops there, with the batch of the last one in a file.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from grpo.model.distributed import is_sharded, rank
+from grpo.model.distributed import is_sharded
 from grpo.model.optim import Optimizer
 from grpo.model.policy import Policy, load_policy
 from grpo.runs.checkpoint import load_checkpoint, save_checkpoint
 from grpo.runs.config import Config
-from grpo.runs.folder import Run, write_text
+from grpo.runs.files import write_lines
+from grpo.runs.folder import Run
 from grpo.runs.log import RunLog, progress, say
 from grpo.runs.settings import load_config
 from grpo.types import Rollouts
@@ -30,19 +32,8 @@ from grpo.types import Rollouts
 WARN_EVERY = 10
 """Steps between two warnings of one kind."""
 
-SHOWN = {  # figures beside the progress bar: label, metric and format
-    "loss": ("loss", ".3f"),
-    "lr": ("lr", ".1e"),
-    "reward": ("reward", ".2f"),
-    "acc": ("reward_accuracy", ".2f"),
-    "refl": ("reflections", ".2f"),
-    "len": ("length", ".1f"),
-    "kl": ("kl", ".3f"),
-}
-
-
-class NonFiniteError(ValueError):
-    """Too many steps in a row had a loss or gradient of NaN or infinity."""
+SHOWN = ("loss", "reward", "reward_accuracy", "reflections", "length", "kl")
+"""Metrics beside the progress bar."""
 
 
 def step_or_skip(optimizer: Optimizer, step: int, loss: float) -> dict[str, float]:
@@ -57,34 +48,32 @@ def step_or_skip(optimizer: Optimizer, step: int, loss: float) -> dict[str, floa
     return metrics | {"skipped": float(not math.isfinite(metrics["grad_norm"]))}
 
 
+@dataclass
 class Keeper:
     """Keeps the record and the checkpoints of a run in training; made by `Keeper.resume`."""
 
-    def __init__(
-        self,
-        config: Config,
-        run: Run,
-        policy: Policy,
-        optimizer: Optimizer,
-        steps: int,
-        updates: int = 1,
-        state: dict[str, int] | None = None,
-    ):
-        """updates: optimiser steps per step. state: finished steps, data cursor and length of the logs after the last
-        step that moved something."""
-        self.config, self.run, self.policy, self.optimizer = config, run, policy, optimizer
-        self.steps, self.updates, self.state = steps, updates, state or {"step": 0}
-        self.log = RunLog(run.folder, self.state)
-        self._saved, self._skipped = self.state["step"], 0
-        self._warned: dict[str, int] = {}
+    config: Config
+    run: Run
+    policy: Policy
+    optimizer: Optimizer
+    steps: int
+    updates: int
+    """Optimiser steps per step."""
+    state: dict[str, int]
+    """Finished steps, data cursor and length of the logs after the last step that moved something."""
 
     @classmethod
     def resume(
         cls, config: Config, run: Run, policy: Policy, optimizer: Optimizer, steps: int, updates: int = 1
     ) -> Keeper:
         """Go on from the newest checkpoint, or begin. Raises CheckpointError if there are some, all damaged."""
-        state = load_checkpoint(run.folder / "checkpoints", optimizer)
+        state = load_checkpoint(run.folder / "checkpoints", optimizer) or {"step": 0}
         return cls(config, run, policy, optimizer, steps, updates, state)
+
+    def __post_init__(self) -> None:
+        self.log = RunLog(self.run.folder, self.state)
+        self._saved, self._skipped = self.state["step"], 0
+        self._warned: dict[str, int] = {}
 
     def steps_left(self, name: str) -> Iterator[int]:
         """The numbers of the steps that are left, from 0, with a progress bar and a clock."""
@@ -100,12 +89,12 @@ class Keeper:
         """Log step `step` (from 0), save if it is time to, and raise Stopped if the run was asked to stop.
 
         rollouts, rewards: for the record of a step that failed. cursor: where in the data the next step begins.
-        Raises NonFiniteError, OSError.
+        Raises ValueError after too many skipped steps, OSError.
         """
         step, seconds = step + 1, time.perf_counter() - self._began
         tokens = metrics.get("sampled_tokens", metrics.get("tokens", 0.0))
         metrics |= {"seconds": seconds, "tokens_per_second": tokens / seconds}
-        self.bar.set_postfix({name: f"{metrics[key]:{form}}" for name, (key, form) in SHOWN.items() if key in metrics})
+        self.bar.set_postfix({name: f"{metrics[name]:.3g}" for name in SHOWN if name in metrics})
         self.bar.update()
         self.log.step(step, metrics)
         if metrics.get("skipped") == self.updates:
@@ -135,9 +124,8 @@ class Keeper:
         if self.state["step"] > self._saved:
             self.run.check_folder()
             self.log.sync()
-            save_checkpoint(
-                self.run.folder / "checkpoints", self.optimizer, self.state, self.config.log.keep_checkpoints
-            )
+            keep = self.config.log.keep_checkpoints
+            save_checkpoint(self.run.folder / "checkpoints", self.optimizer, self.state, keep)
             self._saved = self.state["step"]
 
     def finish(self) -> Policy:
@@ -149,10 +137,9 @@ class Keeper:
 
     def _give_up(self, step: int, rollouts: Rollouts, rewards: Tensor | None) -> None:
         path = self.run.folder / f"nonfinite-step-{step:08d}.jsonl"
-        if rank() == 0:
-            save_batch(path, self.policy, rollouts, rewards)
+        write_lines(path, batch_rows(self.policy, rollouts, rewards))
         self.save()
-        raise NonFiniteError(
+        raise ValueError(
             f"run={self.run.folder}: {self._skipped} steps in a row (max_skipped={self.config.max_skipped}) had a loss "
             f"or gradient of NaN or infinity; the weights of step {self.state['step']} are kept, the last batch is in "
             f"{path.name}: look for what is wrong with it, or begin a new run with a lower optim.lr "
@@ -189,42 +176,32 @@ def export(run: Path, folder: Path) -> int:
 
 def warnings(config: Config, metrics: dict[str, float]) -> dict[str, str]:
     """What is wrong with a step, by its metrics, and what to do about it."""
-    found = {}
-    truncated, limit = metrics.get("truncated", 0.0), config.sampling.max_new_tokens
-    if truncated > 0.5:
-        share = "all" if truncated == 1 else f"{truncated:.0%}"
-        found["truncated"] = f"{share} of the completions were cut off at sampling.max_new_tokens={limit}; raise it"
-    if metrics.get("zero_spread") == 1:
-        found["zero_spread"] = (
-            "in every group all completions earned the same, so there is nothing to learn from; use problems that the "
-            f"model solves sometimes, raise grpo.group_size={config.grpo.group_size}, or add a finer reward"
-        )
-    if killed := metrics.get("killed"):
-        found["killed"] = (
-            f"the scoring of {killed:.0f} completions was killed for its time or memory, and they have no score; "
-            f"mend the reward, or raise sandbox.seconds={config.sandbox.seconds:g} or "
-            f"sandbox.megabytes={config.sandbox.megabytes}"
-        )
-    if metrics.get("skipped"):
-        found["skipped"] = (
-            "the loss or gradient was NaN or infinite, and the step was skipped; if it happens often, lower "
-            f"optim.lr={config.optim.lr:g}"
-        )
-    return found
+    truncated, killed = metrics.get("truncated", 0.0), metrics.get("killed", 0.0)
+    share = "all" if truncated == 1 else f"{truncated:.0%}"
+    found = {
+        "truncated": truncated > 0.5
+        and f"{share} of the completions were cut off at sampling.max_new_tokens={config.sampling.max_new_tokens}; "
+        "raise it",
+        "zero_spread": metrics.get("zero_spread") == 1
+        and "in every group all completions earned the same, so there is nothing to learn from; use problems that the "
+        f"model solves sometimes, raise grpo.group_size={config.grpo.group_size}, or add a finer reward",
+        "killed": killed
+        and f"the scoring of {killed:.0f} completions was killed for its time or memory, and they have no score; mend "
+        f"the reward, or raise sandbox.seconds={config.sandbox.seconds:g} or "
+        f"sandbox.megabytes={config.sandbox.megabytes}",
+        "skipped": metrics.get("skipped")
+        and "the loss or gradient was NaN or infinite, and the step was skipped; if it happens often, lower "
+        f"optim.lr={config.optim.lr:g}",
+    }
+    return {kind: text for kind, text in found.items() if text}
 
 
-def save_batch(path: Path, policy: Policy, rollouts: Rollouts, rewards: Tensor | None) -> None:
-    """Write a batch to a JSON Lines file, a line per completion: text and token ids, and what each reward gave it."""
-    lines = []
+def batch_rows(policy: Policy, rollouts: Rollouts, rewards: Tensor | None) -> list[dict[str, Any]]:
+    """A batch for a JSON Lines file, a row per completion: text and token ids, and what each reward gave it."""
+    rows = []
     for row, completion in enumerate(rollouts.token_lists()):
         prompt = rollouts.prompts[int(rollouts.prompt_index[row])]
         given = [] if rewards is None else [None if math.isnan(x) else x for x in rewards[row].tolist()]
-        facts = {
-            "prompt": policy.tokenizer.decode(prompt),
-            "completion": policy.tokenizer.decode(completion),
-            "rewards": given,
-            "prompt_ids": prompt,
-            "completion_ids": completion,
-        }
-        lines.append(json.dumps(facts, ensure_ascii=False) + "\n")
-    write_text(path, "".join(lines))
+        texts = {"prompt": policy.tokenizer.decode(prompt), "completion": policy.tokenizer.decode(completion)}
+        rows.append({**texts, "rewards": given, "prompt_ids": prompt, "completion_ids": completion})
+    return rows
