@@ -11,6 +11,6 @@ set -euo pipefail
 out=$(mkdir -p "${1:?where to write the table?}" && cd "$1" && pwd)
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)}
-export PYTHONPATH=. HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH} HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 exec "$python" experiments/launch/gpu_check.py "$out" \
     --device "${DEVICE:-cuda}" --scale "${SCALE:-full}" --budget "${BUDGET:-460}"
