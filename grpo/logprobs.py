@@ -2,7 +2,7 @@
 
     logp_it = log softmax(z_it / temperature)[o_it]        z: logits; the temperature that the tokens were sampled at
 
-Each prompt is forwarded once per micro-batch, with gradient, and its completions attend to it (`prefix.py`). The head
+Each prompt is forwarded once per micro-batch, with gradient, and its completions attend to it (`attention.py`). The head
 touches completion tokens only, a chunk at a time, and each chunk's logits are computed again in the backward
 pass: no [B, T, V] tensor exists.
 """
@@ -18,7 +18,7 @@ from grpo.types import Rollouts
 
 CHUNK_LOGITS = 6 << 20
 """Logits held at a time, whatever the vocabulary: 24 MiB of fp32, which a processor's cache holds; ten times as many on
-a GPU, where a small matmul is a slow one (untested there)."""
+a GPU, where a small matmul is a slow one."""
 
 
 def completion_logps(policy: Policy, rollouts: Rollouts, temperature: float) -> tuple[Tensor, Tensor]:
@@ -69,7 +69,7 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, policy, targets, temperature):
         logps, entropy, lse = torch.zeros(3, len(hidden), device=hidden.device)  # [M] each
-        chunks = _slices(len(hidden), _chunk(hidden) // len(weight))
+        chunks = _slices(len(hidden), len(weight), hidden.device)
         # room for a chunk, used again: to get as much memory anew each time takes longer than to fill it
         room = hidden.new_empty(2, len(hidden[chunks[0]]) if chunks else 0, len(weight), dtype=torch.float32)
         for rows in chunks:
@@ -96,7 +96,7 @@ class _TokenLogps(torch.autograd.Function):
         d_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         d_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
         every = torch.arange(len(x), device=x.device)
-        for some in _slices(len(weight), _chunk(x) // max(1, len(x))):
+        for some in _slices(len(weight), len(x), x.device):
             z = policy.logits(x, some)  # [M, S]
             capped = z if policy.logit_cap is None else z.clone()
             z = z if ctx.temperature == 1 else z.div_(ctx.temperature)
@@ -112,10 +112,7 @@ class _TokenLogps(torch.autograd.Function):
         return d_hidden.to(hidden.dtype), d_weight, d_bias, None, None, None
 
 
-def _chunk(x: Tensor) -> int:
-    return CHUNK_LOGITS if x.device.type == "cpu" else 10 * CHUNK_LOGITS
-
-
-def _slices(length: int, size: int) -> list[slice]:
-    size = max(1, size)
+def _slices(length: int, width: int, device: torch.device) -> list[slice]:
+    """Cut `length` rows or columns so that each piece, `width` numbers a row, holds at most CHUNK_LOGITS."""
+    size = max(1, CHUNK_LOGITS * (1 if device.type == "cpu" else 10) // max(1, width))
     return [slice(first, first + size) for first in range(0, length, size)]

@@ -7,13 +7,13 @@
     kl_it = exp(ref_it - logp_it) - (ref_it - logp_it) - 1                       kl "k3"
     aggregate = mean over tokens of a completion, then over completions          aggregation "sequence_mean"
 
-That is GRPO (arXiv:2402.03300, eq. 3 and 4). Every other published variant here changes one of the four
-functions, and a preset is nothing but a combination of them. To try your own surrogate, register it and name
-it in the YAML (or name it by import path, `my_module:my_surrogate`):
+That is GRPO (arXiv:2402.03300, eq. 3 and 4). Every other published variant here changes some of the four functions, and
+a preset is a combination of them. To try your own surrogate, register it and name it in the YAML (or name it by import
+path, `my_module:my_surrogate`):
 
-    @register_surrogate("squared")
-    def squared(ratio, advantages, logps, config):
-        return ratio * advantages - 0.5 * (ratio - 1) ** 2
+    @register_surrogate("no_clip")
+    def no_clip(ratio, advantages, logps, config):
+        return ratio * advantages
 """
 
 from __future__ import annotations
@@ -65,9 +65,8 @@ PRESETS: dict[str, LossConfig] = {
     "dr_grpo": LossConfig(advantage="none", beta=0.0, aggregation="constant"),  # arXiv:2503.20783
     "dapo": LossConfig(eps_high=0.28, beta=0.0, aggregation="token_mean"),  # arXiv:2503.14476
     "gspo": LossConfig(ratio="sequence", eps_low=3e-4, eps_high=4e-4, beta=0.0),  # arXiv:2507.18071
-    "cispo": LossConfig(  # arXiv:2506.13585; its lower bound is off
-        surrogate="cispo", eps_low=1.0, eps_high=4.0, beta=0.0, aggregation="token_mean"
-    ),
+    # arXiv:2506.13585; its lower bound is off
+    "cispo": LossConfig(surrogate="cispo", eps_low=1.0, eps_high=4.0, beta=0.0, aggregation="token_mean"),
     "sapo": LossConfig(surrogate="sapo", beta=0.0),  # arXiv:2511.20347
     "rloo": LossConfig(  # arXiv:2402.14740
         advantage="rloo", surrogate="reinforce", kl="k1", kl_in="reward", beta=0.05, aggregation="constant"
@@ -94,10 +93,7 @@ def sequence_ratio(logps: Tensor, old_logps: Tensor, mask: Tensor) -> Tensor:
     return s.clamp(max=MAX_LOG_RATIO).exp() * (logps - logps.detach()).exp()
 
 
-RATIOS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "token": token_ratio,
-    "sequence": sequence_ratio,
-}
+RATIOS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"token": token_ratio, "sequence": sequence_ratio}
 
 # ---- surrogate: the per-token objective, to be maximised ----------------------------------------------------
 

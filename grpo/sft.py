@@ -10,9 +10,9 @@ It is the policy's log-probs once more, on given completions in place of sampled
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from data import Prompt, build_prompt, fitting, load_problems, response_text, without_prefill
 from data.stream import Stream
@@ -27,14 +27,8 @@ from grpo.runs.keeper import Keeper, step_or_skip
 from grpo.runs.log import say
 from grpo.types import Problem, Rollouts
 
-
-@dataclass(frozen=True)
-class Example:
-    """One training sequence, as token ids."""
-
-    prompt: list[int]
-    completion: list[int]
-    """The response with the end-of-sequence token."""
+Example = tuple[list[int], list[int]]
+"""Token ids of a prompt and of its response, the end-of-sequence token included."""
 
 
 def train_sft(config: Config, run: Run) -> Policy:
@@ -68,24 +62,21 @@ def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem,
 
 def make_examples(config: Config, policy: Policy, responses: list[tuple[Problem, str]]) -> list[Example]:
     """Tokenize; a pair longer than the model's context is left out, and said so."""
-    examples, limit = [], policy.max_positions or math.inf
+    eos = policy.tokenizer.eos_token_id  # a response is taught to end with the tokenizer's own, or the model's first
+    eos = policy.eos_ids[0] if eos is None else eos
+    examples: list[Example] = []
+    limit = policy.max_positions or math.inf
     for problem, response in responses:
         prompt: Prompt = build_prompt(problem, policy.tokenizer, config.prompt)
         body = without_prefill(response, prompt.prefill)
         ids = policy.tokenizer(body, add_special_tokens=False)["input_ids"]
-        examples.append(Example(prompt.ids, [*ids, end_id(policy)]))
-    fitting = [e for e in examples if len(e.prompt) + len(e.completion) <= limit]
-    if len(fitting) < len(examples):
-        say(f"{len(examples) - len(fitting)} of {len(examples)} examples are longer than {limit} tokens: left out")
-    if not fitting:
+        examples.append((prompt.ids, [*ids, eos]))
+    short = [(prompt, completion) for prompt, completion in examples if len(prompt) + len(completion) <= limit]
+    if len(short) < len(examples):
+        say(f"{len(examples) - len(short)} of {len(examples)} examples are longer than {limit} tokens: left out")
+    if not short:
         raise ValueError("no training example is left; look at the data and the model's context length")
-    return fitting
-
-
-def end_id(policy: Policy) -> int:
-    """The token that a response is taught to end with: the tokenizer's own, or else the model's first."""
-    eos = policy.tokenizer.eos_token_id
-    return policy.eos_ids[0] if eos is None else eos
+    return short
 
 
 def sft_step(policy: Policy, optimizer: Optimizer, batch: Rollouts, tokens: int, step: int) -> dict[str, float]:
@@ -104,18 +95,13 @@ def sft_step(policy: Policy, optimizer: Optimizer, batch: Rollouts, tokens: int,
 
 def as_rollouts(batch: list[Example]) -> Rollouts:
     """Given completions in the form of sampled ones; equal prompts are forwarded once."""
-    index = {prompt: i for i, prompt in enumerate(dict.fromkeys(tuple(e.prompt) for e in batch))}
-    width = max(len(e.completion) for e in batch)
-    ids = torch.zeros(len(batch), width, dtype=torch.long)  # [B, T]
-    mask = torch.zeros(len(batch), width, dtype=torch.bool)
-    for row, example in enumerate(batch):
-        ids[row, : len(example.completion)] = torch.tensor(example.completion)
-        mask[row, : len(example.completion)] = True
+    index = {prompt: i for i, prompt in enumerate(dict.fromkeys(tuple(prompt) for prompt, _ in batch))}
+    lengths = torch.tensor([len(completion) for _, completion in batch])  # [B]
     return Rollouts(
         prompts=[list(prompt) for prompt in index],
-        prompt_index=torch.tensor([index[tuple(e.prompt)] for e in batch]),
-        completion_ids=ids,
-        mask=mask,
-        sampler_logps=torch.zeros(len(batch), width),
+        prompt_index=torch.tensor([index[tuple(prompt)] for prompt, _ in batch]),
+        completion_ids=pad_sequence([torch.tensor(completion) for _, completion in batch], batch_first=True),  # [B, T]
+        mask=torch.arange(int(lengths.max())) < lengths[:, None],
+        sampler_logps=torch.zeros(len(batch), int(lengths.max())),
         truncated=torch.zeros(len(batch), dtype=torch.bool),
     )

@@ -62,13 +62,10 @@ def train_grpo(config: Config, run: Run) -> Policy:
     return keeper.finish()
 
 
-# ---- steps 4 to 7: learning ---------------------------------------------------------------------------------
-
-
 def update(
     config: Config, policy: Policy, optimizer: Optimizer, batch: Batch, weights: Tensor, step: int
 ) -> dict[str, float]:
-    """mu optimiser steps on one batch. Returns the metrics of the last; `sampler_gap` is the first's."""
+    """Steps 4 to 7: mu optimiser steps on one batch. Returns the metrics of the last; `sampler_gap` is the first's."""
     rollouts = batch.rollouts
     mask = trained_tokens(config, batch)  # [N, T]
     if not mask.any():

@@ -57,7 +57,7 @@ def examples() -> list[Example]:
     """Two completions of each prompt."""
     generator = torch.Generator().manual_seed(0)
     tokens = [torch.randint(2, 64, (length,), generator=generator).tolist() for length in LENGTHS]
-    return [Example(PROMPTS[i // 2], tokens[i]) for i in range(len(tokens))]
+    return [(PROMPTS[i // 2], tokens[i]) for i in range(len(tokens))]
 
 
 def updates(folder: Path, case: str, parallel: str = "") -> dict[str, Tensor]:

@@ -35,8 +35,8 @@ def examples() -> list[Example]:
     generator = torch.Generator().manual_seed(0)
     shared = torch.randint(3, 70, (5,), generator=generator).tolist()
     return [
-        Example(shared if p == 5 else torch.randint(3, 70, (p,), generator=generator).tolist(),
-                torch.randint(3, 70, (c,), generator=generator).tolist())
+        (shared if p == 5 else torch.randint(3, 70, (p,), generator=generator).tolist(),
+         torch.randint(3, 70, (c,), generator=generator).tolist())
         for p, c in LENGTHS
     ]  # fmt: skip
 
@@ -54,12 +54,12 @@ def test_the_loss_is_the_mean_over_completion_tokens(policy, examples, batch):
     """Against transformers' plain forward, one unpadded sequence at a time."""
     total, count = 0.0, 0
     for e in examples:
-        ids = torch.tensor([e.prompt + e.completion])
+        ids = torch.tensor([e[0] + e[1]])
         with torch.no_grad(), plain(policy.model) as model:
             logits = model(ids).logits[0].float()
-        first = len(e.prompt)
+        first = len(e[0])
         total += F.cross_entropy(logits[first - 1 : -1], ids[0, first:], reduction="sum").item()
-        count += len(e.completion)
+        count += len(e[1])
     out = sft_step(policy, optimizer(policy), batch, 10_000, 0)
     assert out["tokens"] == count == 21
     assert out["loss"] == pytest.approx(total / count, rel=1e-5)
@@ -71,8 +71,8 @@ def test_the_gradient_is_that_of_the_plain_loss(policy, examples, batch, monkeyp
     ours = {n: p.grad.clone() for n, p in policy.model.named_parameters()}
     policy.model.zero_grad()
     for e in examples:
-        ids = torch.tensor([e.prompt + e.completion])
-        labels = torch.tensor([[-100] * len(e.prompt) + e.completion])
+        ids = torch.tensor([e[0] + e[1]])
+        labels = torch.tensor([[-100] * len(e[0]) + e[1]])
         with plain(policy.model) as model:
             logits = model(ids).logits
         (F.cross_entropy(logits[0, :-1], labels[0, 1:], reduction="sum") / 21).backward()
@@ -93,24 +93,24 @@ def test_equal_prompts_are_forwarded_once_and_the_mask_covers_the_completions(ex
     rollouts = as_rollouts(examples)
     assert len(rollouts.prompts) == 3 and rollouts.prompt_index.tolist() == [0, 0, 1, 2, 0]
     assert rollouts.lengths.tolist() == [c for _, c in LENGTHS]
-    assert rollouts.token_lists() == [e.completion for e in examples]
+    assert rollouts.token_lists() == [completion for _, completion in examples]
 
 
 def test_an_example_is_prompt_and_response_and_one_end_token(policy, config):
     problems = load_problems(DataConfig(count=3))
     responses = [(p, response_text(p, config.coldstart)) for p in problems]
     examples = make_examples(config, policy, responses)
-    for (problem, response), example in zip(responses, examples, strict=True):
-        assert example.prompt == build_prompt(problem, policy.tokenizer, config.prompt).ids
-        assert example.completion[-1] == policy.tokenizer.eos_token_id
-        assert policy.tokenizer.decode(example.completion[:-1]) == response
+    for (problem, response), (prompt, completion) in zip(responses, examples, strict=True):
+        assert prompt == build_prompt(problem, policy.tokenizer, config.prompt).ids
+        assert completion[-1] == policy.tokenizer.eos_token_id
+        assert policy.tokenizer.decode(completion[:-1]) == response
 
 
 def test_what_the_prompt_opened_is_not_taught_again(policy, config, monkeypatch):
     monkeypatch.setattr(sft, "build_prompt", lambda *_: Prompt([3], "q\n<think>\n", None, "<think>\n"))
     problem = Problem("p/0", "?", "4")
-    (example,) = make_examples(config, policy, [(problem, "<think>\n3 + 1\n</think>\n<answer>4</answer>")])
-    assert policy.tokenizer.decode(example.completion[:-1]) == "3 + 1\n</think>\n<answer>4</answer>"
+    ((_, completion),) = make_examples(config, policy, [(problem, "<think>\n3 + 1\n</think>\n<answer>4</answer>")])
+    assert policy.tokenizer.decode(completion[:-1]) == "3 + 1\n</think>\n<answer>4</answer>"
 
 
 def test_examples_longer_than_the_context_are_left_out_and_counted(policy, config, capsys):
@@ -123,10 +123,11 @@ def test_examples_longer_than_the_context_are_left_out_and_counted(policy, confi
 
 
 def test_an_end_token_of_the_model_serves_where_the_tokenizer_has_none(policy, config):
+    pair = (Problem("p/0", "Ana has 3 apples.", "3"), "<think>3</think><answer>3</answer>")
     policy.eos_ids = [0, 1]
-    assert sft.end_id(policy) == policy.tokenizer.eos_token_id == 1
+    assert make_examples(config, policy, [pair])[0][1][-1] == policy.tokenizer.eos_token_id == 1
     policy.tokenizer.eos_token, policy.eos_ids = None, [4, 9]
-    assert sft.end_id(policy) == 4
+    assert make_examples(config, policy, [pair])[0][1][-1] == 4
 
 
 @pytest.mark.parametrize(

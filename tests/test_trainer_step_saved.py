@@ -19,9 +19,9 @@ from grpo.model.lora import LoraConfig
 from grpo.model.optim import OptimConfig, Optimizer
 from grpo.model.policy import ModelConfig, Policy, load_policy
 from grpo.runs.folder import fingerprint
-from grpo.sft import Example, as_rollouts, sft_step
+from grpo.sft import as_rollouts, sft_step
 
-BATCH = [Example([5, 7, 3], [9, 12, 40, 1]), Example([8, 2], [33, 1])]
+BATCH = [([5, 7, 3], [9, 12, 40, 1]), ([8, 2], [33, 1])]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@
 # one table, and writes it to the folder OUT (gpu_check.md; every figure in gpu_check.json). The most telling rows come
 # first; rows for which no time is left say so, and so does a row that fails. BUDGET=1800 gives it more seconds.
 # To try the script itself on a CPU, in a minute: DEVICE=cpu SCALE=small experiments/launch/gpu_check.sh OUT
-# It was written, and tried that way, on machines without a GPU.
+# What it printed on an H100: experiments/results/gpu_h100.md.
 set -euo pipefail
 out=$(mkdir -p "${1:?where to write the table?}" && cd "$1" && pwd)
 cd "$(dirname "$0")/../.."

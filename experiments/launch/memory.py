@@ -28,7 +28,7 @@ from grpo.model.distributed import all_gather, process_group, rank
 from grpo.model.optim import OptimConfig, Optimizer
 from grpo.model.policy import Policy
 from grpo.sampling import sample_groups
-from grpo.sft import Example, as_rollouts, sft_step
+from grpo.sft import as_rollouts, sft_step
 from grpo.types import SamplingConfig
 
 VOCABULARY = 8192
@@ -65,7 +65,7 @@ def measure(layers: int, width: int, dtype: torch.dtype, parallel: str) -> dict[
     parameters = sum(p.numel() for p in policy.parameters())
     policy.start_training(parallel)
     optimizer = Optimizer(policy.trainable(), OptimConfig(), 3, policy.masters)
-    batch = as_rollouts([Example(list(range(3, 11)), list(range(11 + i, 27 + i))) for i in range(4)])
+    batch = as_rollouts([(list(range(3, 11)), list(range(11 + i, 27 + i))) for i in range(4)])
     sft_step(policy, optimizer, batch, 60, 0)  # the first makes AdamW's moments
     update = peak(lambda: sft_step(policy, optimizer, batch, 60, 1), before)
     with policy.unsharded():
