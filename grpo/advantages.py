@@ -9,8 +9,6 @@ GDPO, arXiv:2601.05242; batch-level std, arXiv:2508.08221.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -32,13 +30,15 @@ def unscored(rewards: Tensor) -> Tensor:
     return rewards.isnan().all(dim=1)
 
 
-def _standardise(groups: Tensor) -> Tensor:
-    """(x - mean) / (std + eps) along the last axis; std with G - 1; NaN entries stay out of both."""
-    valid = ~groups.isnan()
-    n = valid.sum(dim=-1, keepdim=True)
-    centred = groups - groups.nanmean(dim=-1, keepdim=True)
-    std = (centred.nan_to_num(nan=0.0).square().sum(dim=-1, keepdim=True) / (n - 1).clamp(min=1)).sqrt()
-    return (centred / (std + EPS)).nan_to_num(nan=0.0)
+def _std(x: Tensor) -> Tensor:
+    """Standard deviation (G - 1) along the last axis, kept; NaN entries stay out of it. 0 for a single value."""
+    squares = (x - x.nanmean(dim=-1, keepdim=True)).nan_to_num(nan=0.0).square().sum(dim=-1, keepdim=True)
+    return (squares / ((~x.isnan()).sum(dim=-1, keepdim=True) - 1).clamp(min=1)).sqrt()
+
+
+def _standardise(x: Tensor) -> Tensor:
+    """(x - mean) / (std + eps) along the last axis; NaN entries stay out of both, and become 0."""
+    return ((x - x.nanmean(dim=-1, keepdim=True)) / (_std(x) + EPS)).nan_to_num(nan=0.0)
 
 
 def _group(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
@@ -54,9 +54,7 @@ def _none(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
 
 def _batch(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
     """A_i = (r_i - mean(r in the group)) / (std(r in the batch) + eps)."""
-    r = total_reward(rewards, weights)
-    r = r[~r.isnan()]
-    return _none(rewards, weights, group_size) / ((r.std() if len(r) > 1 else 0.0) + EPS)
+    return _none(rewards, weights, group_size) / (_std(total_reward(rewards, weights)) + EPS)
 
 
 def _rloo(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
@@ -73,13 +71,7 @@ def _gdpo(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
     return _standardise((per_reward * weights).sum(dim=1).masked_fill(unscored(rewards), torch.nan))
 
 
-ADVANTAGES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
-    "group": _group,
-    "none": _none,
-    "batch": _batch,
-    "rloo": _rloo,
-    "gdpo": _gdpo,
-}
+ADVANTAGES = {"group": _group, "none": _none, "batch": _batch, "rloo": _rloo, "gdpo": _gdpo}
 
 
 def group_advantages(rewards: Tensor, weights: Tensor, group_size: int, normalise: str = "group") -> Tensor:
@@ -112,6 +104,4 @@ def zero_spread(rewards: Tensor, weights: Tensor, group_size: int, normalise: st
 
 def spread(rewards: Tensor, weights: Tensor, group_size: int) -> float:
     """Mean over the groups of the std of the total reward: the signal that GRPO learns from."""
-    groups = total_reward(rewards, weights).view(-1, group_size)  # [P, G]
-    stds = [g[~g.isnan()].std() if (~g.isnan()).sum() > 1 else torch.tensor(0.0) for g in groups]
-    return torch.stack(stds).mean().item()
+    return _std(total_reward(rewards, weights).view(-1, group_size)).mean().item()

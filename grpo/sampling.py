@@ -13,7 +13,6 @@ processes the work is spread over.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -42,13 +41,11 @@ def sample_groups(
     config: SamplingConfig,
     seed: int,
     step: int = 0,
-    on_chunk: Callable[[int], None] | None = None,
 ) -> Rollouts:
     """Sample `group_size` completions of each prompt.
 
     prompts: [P] lists of token ids; problem_ids: [P] names that, with seed and step, fix the random numbers.
-    on_chunk: called with the number of completions done. Returns Rollouts with N = P * group_size rows, groups
-    adjacent and in the order of the prompts.
+    Returns Rollouts with N = P * group_size rows, groups adjacent and in the order of the prompts.
     """
     per_chunk = max(1, config.max_rows // group_size)
     parts = []
@@ -57,8 +54,6 @@ def sample_groups(
         names = [(p, s) for p in problem_ids[some] for s in range(group_size)]
         draws = np.stack([uniforms(seed, step, p, s, config.max_new_tokens) for p, s in names])  # [N, T]
         parts.append(_sample_chunk(policy, prompts[some], group_size, config, torch.from_numpy(draws)))
-        if on_chunk:
-            on_chunk(len(names))
     return concat_rollouts(parts)
 
 

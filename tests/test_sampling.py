@@ -273,12 +273,6 @@ def test_rows_of_a_group_are_adjacent_and_in_the_order_of_the_prompts(whole):
     assert rollouts.prompt_index.tolist() == [i for i in range(5) for _ in range(4)]
 
 
-def test_progress_counts_completions(whole):
-    done = []
-    sample_groups(whole[0], PROMPTS, IDS, 4, replace(CONFIG, max_rows=8), seed=0, on_chunk=done.append)
-    assert done == [8, 8, 4]
-
-
 def test_one_token_prompts_alone(make_policy):
     # nothing is in the cache before the first step, and rows still leave it
     policy = make_policy(eos_ids=(1, 2, 3))
