@@ -44,7 +44,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs/ablations"), help="where the run folders go")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="where the results go")
     arguments = parser.parse_args(argv)
-    plan = yaml.safe_load(arguments.file.read_text(encoding="utf-8"))
+    try:
+        plan = read_plan(arguments.file)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        print(f"ablate: {arguments.file}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     runs = arguments.runs / arguments.file.stem
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
@@ -65,6 +69,24 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def read_plan(file: Path) -> dict[str, Any]:
+    """Stages and variants. Raises ValueError for what would otherwise run as something else, or not at all."""
+    plan = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(plan, dict) or not all(isinstance(plan.get(key), dict) for key in ("stages", "variants")):
+        raise ValueError("needs `stages: {NAME: FILE}` and `variants: {NAME: SETTINGS}`")
+    if missing := [path for path in plan["stages"].values() if not Path(str(path)).is_file()]:
+        raise ValueError(f"stages: no such file: {missing[0]}")
+    for variant, settings in plan["variants"].items():
+        by_stage = settings if isinstance(settings, dict) else {}
+        if unknown := by_stage.keys() - plan["stages"].keys():
+            known = ", ".join(plan["stages"])
+            raise ValueError(f"variants.{variant}: no stage is called {sorted(unknown)[0]!r}; there are {known}")
+        lists = [x or [] for x in (by_stage.values() if isinstance(settings, dict) else [settings])]
+        if not all(isinstance(x, list) and all(isinstance(one, str) for one in x) for x in lists):
+            raise ValueError(f"variants.{variant}: settings are lists of `key.sub=value`")
+    return plan
+
+
 def run_seed(plan: dict[str, Any], runs: Path, seed: int) -> tuple[int, dict[str, dict[str, Any]]]:
     """All variants of one seed, one after the other. Returns (exit code, variant -> stage -> evaluation)."""
     figures: dict[str, dict[str, Any]] = {}
@@ -73,7 +95,7 @@ def run_seed(plan: dict[str, Any], runs: Path, seed: int) -> tuple[int, dict[str
         history: list[str] = []
         parent: Path | None = None
         for stage, file in plan["stages"].items():
-            own = settings.get(stage, []) if isinstance(settings, dict) else settings or []
+            own = (settings.get(stage) if isinstance(settings, dict) else settings) or []
             history += [file, *own]
             # a run is named by all that led to it, so that equal beginnings of variants are one run
             name = f"{stage}-{hashlib.sha256(json.dumps(history).encode()).hexdigest()[:8]}"

@@ -2,8 +2,8 @@
 
     logp_it = log softmax(z_it / temperature)[o_it]        z: logits; the temperature that the tokens were sampled at
 
-Each prompt is forwarded once per micro-batch, with gradient, and its completions attend to it (`attention.py`). The head
-touches completion tokens only, a chunk at a time, and each chunk's logits are computed again in the backward
+Each prompt is forwarded once per micro-batch, with gradient, and its completions attend to it (see `attention.py`). The
+head touches completion tokens only, a chunk at a time, and each chunk's logits are computed again in the backward
 pass: no [B, T, V] tensor exists.
 """
 

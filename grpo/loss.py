@@ -8,19 +8,20 @@
     aggregate = mean over tokens of a completion, then over completions          aggregation "sequence_mean"
 
 That is GRPO (arXiv:2402.03300, eq. 3 and 4). Every other published variant here changes some of the four functions, and
-a preset is a combination of them. To try your own surrogate, register it and name it in the YAML (or name it by import
-path, `my_module:my_surrogate`):
+a preset is a combination of them. To try a surrogate of your own, write a function and name it by its import path,
+`loss.surrogate: my_module:quadratic`; its further arguments are `loss.args`:
 
-    @register_surrogate("no_clip")
-    def no_clip(ratio, advantages, logps, config):
-        return ratio * advantages
+    def quadratic(ratio, advantages, logps, config, strength=1.0):
+        return ratio * advantages - strength * advantages.abs() * (ratio - 1) ** 2
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,9 @@ class LossConfig:
     ratio: str = "token"
     """Importance ratio per `token`, or per `sequence` (GSPO)."""
     surrogate: str = "clip"
-    """clip, reinforce, cispo, sapo, a registered name, or an import path `module:function`."""
+    """clip, reinforce, cispo, sapo, or the import path of your own, `module:function`."""
+    args: dict[str, Any] = field(default_factory=dict)
+    """Further keyword arguments of your own surrogate."""
     eps_low: float = 0.2
     """Lower clip distance: the ratio is clipped at 1 - eps_low."""
     eps_high: float = 0.2
@@ -97,21 +100,9 @@ RATIOS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"token": token_
 
 # ---- surrogate: the per-token objective, to be maximised ----------------------------------------------------
 
-Surrogate = Callable[[Tensor, Tensor, Tensor, LossConfig], Tensor]
-SURROGATES: dict[str, Surrogate] = {}
+Surrogate = Callable[..., Tensor]  # (ratio [B, T], advantages [B, T], logps [B, T], config) -> objective [B, T]
 
 
-def register_surrogate(name: str) -> Callable[[Surrogate], Surrogate]:
-    """Register `f(ratio [B, T], advantages [B, T], logps [B, T], config) -> objective [B, T]` under `name`."""
-
-    def add(function: Surrogate) -> Surrogate:
-        SURROGATES[name] = function
-        return function
-
-    return add
-
-
-@register_surrogate("clip")
 def clip(ratio: Tensor, advantages: Tensor, logps: Tensor, config: LossConfig) -> Tensor:
     """PPO, arXiv:1707.06347 eq. 7: min(rho A, clip(rho, 1 - eps_low, 1 + eps_high) A), `min` for both signs of A."""
     clipped = ratio.clamp(1 - config.eps_low, 1 + config.eps_high)
@@ -119,36 +110,49 @@ def clip(ratio: Tensor, advantages: Tensor, logps: Tensor, config: LossConfig) -
     return torch.minimum(bounded * advantages, clipped * advantages)
 
 
-@register_surrogate("reinforce")
 def reinforce(ratio: Tensor, advantages: Tensor, logps: Tensor, config: LossConfig) -> Tensor:
     """A log pi: the plain policy gradient, right only on-policy (no importance correction)."""
     return advantages * logps
 
 
-@register_surrogate("cispo")
 def cispo(ratio: Tensor, advantages: Tensor, logps: Tensor, config: LossConfig) -> Tensor:
     """CISPO, arXiv:2506.13585 eq. 4: sg(clip(rho)) A log pi; the *weight* is clipped, no token loses its gradient."""
     weight = ratio.detach().clamp(1 - config.eps_low, 1 + config.eps_high)
     return weight * advantages * logps
 
 
-@register_surrogate("sapo")
 def sapo(ratio: Tensor, advantages: Tensor, logps: Tensor, config: LossConfig) -> Tensor:
     """SAPO, arXiv:2511.20347 eq. 6: (4 / tau) sigmoid(tau (rho - 1)) A, a soft gate in place of the clip."""
     tau = torch.where(advantages > 0, config.tau_pos, config.tau_neg)
     return torch.sigmoid(tau * (ratio - 1)) * (4 / tau) * advantages
 
 
-def get_surrogate(name: str) -> Surrogate:
-    """The registered surrogate of that name, or the function at the import path `module:function`."""
-    if name in SURROGATES:
-        return SURROGATES[name]
-    module, _, function = name.partition(":")
+SURROGATES: dict[str, Surrogate] = {"clip": clip, "reinforce": reinforce, "cispo": cispo, "sapo": sapo}
+
+
+def get_surrogate(config: LossConfig) -> Surrogate:
+    """The surrogate that `config` names, with its further arguments. Raises ValueError where there is none."""
+    name, (module, _, function) = config.surrogate, config.surrogate.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)
+        found = SURROGATES[name] if name in SURROGATES else getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         known = ", ".join(SURROGATES)
         raise ValueError(f"unknown surrogate {name!r} ({error}); choose {known} or `module:function`") from None
+    return functools.partial(found, **config.args)
+
+
+def check_surrogate(config: LossConfig) -> None:
+    """Try the surrogate on two completions of three tokens. Raises ValueError unless it gives each token a value, in the
+    type of the log-probs, that depends on the log-prob of that token."""
+    logps = torch.full((2, 3), -1.0, requires_grad=True)
+    ratio, advantages = (logps + 1).exp(), torch.tensor([[1.0], [-1.0]]).expand(2, 3)
+    objective = get_surrogate(config)(ratio, advantages, logps, config)
+    if not isinstance(objective, Tensor) or (objective.shape, objective.dtype) != (logps.shape, logps.dtype):
+        shown = f"{objective.dtype} {list(objective.shape)}" if isinstance(objective, Tensor) else repr(objective)
+        raise ValueError(f"it must return a float32 tensor [B, T], a value for each token: of [2, 3] it made {shown}")
+    gradient = torch.autograd.grad(objective.sum(), logps, allow_unused=True)[0] if objective.requires_grad else None
+    if gradient is None or not gradient.any():
+        raise ValueError("what it returns does not depend on the log-probs, so nothing would be learned")
 
 
 # ---- KL(policy || reference), estimated per token (http://joschu.net/blog/kl-approx.html) -------------------
@@ -224,7 +228,7 @@ def policy_loss(
     logps, old_logps, advantages = (torch.where(mask, x, 0.0) for x in (logps, old_logps, advantages))
 
     ratio = RATIOS[config.ratio](logps, old_logps, mask)  # [B, T]
-    objective = get_surrogate(config.surrogate)(ratio, advantages, logps, config)  # [B, T]
+    objective = get_surrogate(config)(ratio, advantages, logps, config)  # [B, T]
     metrics = _metrics(ratio.detach(), advantages, mask, config, num_tokens)
     if config.beta and config.kl_in == "loss":
         if ref_logps is None:
@@ -243,11 +247,12 @@ def _metrics(ratio: Tensor, advantages: Tensor, mask: Tensor, config: LossConfig
     """Shares of the batch's tokens whose gradient the clip cuts off, and the ratio itself."""
     low = (ratio < 1 - config.eps_low) & (advantages < 0) & mask
     high = (ratio > 1 + config.eps_high) & (advantages > 0) & mask
-    if config.delta is not None:
-        high = high | (ratio > config.delta) & (advantages < 0) & mask
-    return {
+    metrics = {
         "clip_fraction_low": low.sum() / num_tokens,
         "clip_fraction_high": high.sum() / num_tokens,
         "ratio": (ratio * mask).sum() / num_tokens,
         "ratio_max": (ratio * mask).max(),
     }
+    if config.delta is not None:
+        metrics["clip_fraction_delta"] = ((ratio > config.delta) & (advantages < 0) & mask).sum() / num_tokens
+    return metrics

@@ -88,3 +88,32 @@ def test_shipped_ablations_are_valid(file: Path) -> None:
         assert settings == [] or set(settings) <= set(plan["stages"])
         for stage, config in plan["stages"].items():
             load_config(str(REPO / config), settings.get(stage, []) if isinstance(settings, dict) else settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "stages: {sft: F}\nvariants: {a: {sftt: [sft.steps=1]}}",
+            "variants.a: no stage is called 'sftt'; there are sft",
+        ),
+        ("stages: {sft: no/such.yaml}\nvariants: {a: []}", "stages: no such file: no/such.yaml"),
+        ("stages: {sft: F}", "needs `stages: {NAME: FILE}` and `variants: {NAME: SETTINGS}`"),
+        ("- a", "needs `stages:"),
+        ("stages: {sft: F}\nvariants: {a: sft.steps=1}", "variants.a: settings are lists of `key.sub=value`"),
+        ("stages: {sft: F}\nvariants: {a: {sft: [{sft.steps: 1}]}}", "variants.a: settings are lists"),
+        ("stages: [", "while parsing a flow node"),
+    ],
+)
+def test_a_plan_that_is_wrong_runs_nothing(tmp_path, capsys, monkeypatch, text, reason):
+    monkeypatch.setattr(ablate, "run_seed", lambda *_: pytest.fail("ran"))
+    file = tmp_path / "plan.yaml"
+    file.write_text(text.replace("F}", f"{REPO / 'experiments/demo/sft.yaml'}}}"))
+    assert ablate.main([str(file)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith(f"ablate: {file}: ") and reason in error
+
+
+def test_a_missing_plan_is_one_line(tmp_path, capsys):
+    assert ablate.main([str(tmp_path / "none.yaml")]) == 2
+    assert "No such file" in capsys.readouterr().err

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+import sys
 from dataclasses import replace
 
 import pytest
@@ -16,9 +18,10 @@ from grpo.loss import (
     RATIOS,
     SURROGATES,
     LossConfig,
+    check_surrogate,
     policy_loss,
-    register_surrogate,
 )
+from grpo.runs.settings import ConfigError, load_config
 
 # ---- the equations, in plain Python: a value and its derivative by logp_it -----------------------------------
 
@@ -265,30 +268,63 @@ def test_a_reference_is_logged_even_where_it_has_no_weight(make_loss_batch):
 # ---- your own surrogate --------------------------------------------------------------------------------------
 
 
-def test_a_registered_surrogate(make_loss_batch, monkeypatch):
-    monkeypatch.setattr("grpo.loss.SURROGATES", dict(SURROGATES))
-
-    @register_surrogate("squared")
-    def squared(ratio, advantages, logps, config):
-        return ratio * advantages - 0.5 * (ratio - 1) ** 2
-
-    batch = [x.detach() for x in make_loss_batch()]
-    loss, _ = policy_loss(*batch, LossConfig(surrogate="squared", beta=0.0))
-    expected = -average(
-        average(rho * a - 0.5 * (rho - 1) ** 2 for rho, _, _ in tokens) for a, tokens in per_completion(batch)
-    )
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_a_surrogate_by_import_path(make_loss_batch, monkeypatch, tmp_path):
+def test_a_surrogate_by_import_path_with_its_arguments(make_loss_batch, monkeypatch, tmp_path):
     (tmp_path / "my_surrogates.py").write_text(
-        "def mine(ratio, advantages, logps, config):\n    return config.eps_low * ratio * advantages\n"
+        "def mine(ratio, advantages, logps, config, strength):\n"
+        "    return config.eps_low * ratio * advantages - strength * (ratio - 1) ** 2\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     batch = [x.detach() for x in make_loss_batch()]
-    loss, _ = policy_loss(*batch, LossConfig(surrogate="my_surrogates:mine", eps_low=0.7, beta=0.0))
-    expected = -average(average(0.7 * rho * a for rho, _, _ in tokens) for a, tokens in per_completion(batch))
+    config = LossConfig(surrogate="my_surrogates:mine", args={"strength": 0.5}, eps_low=0.7, beta=0.0)
+    loss, _ = policy_loss(*batch, config)
+    expected = -average(
+        average(0.7 * rho * a - 0.5 * (rho - 1) ** 2 for rho, _, _ in tokens) for a, tokens in per_completion(batch)
+    )
     assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("(ratio * advantages).mean()", "must return .* it made torch.float32 []"),
+        ("(ratio * advantages).sum(dim=1)", "it made torch.float32 [2]"),
+        ("(ratio * advantages).double()", "it made torch.float64 [2, 3]"),
+        ("ratio > 1", "it made torch.bool [2, 3]"),
+        ("None", "it made None"),
+        ("ratio.detach() * advantages", "does not depend on the log-probs"),
+        ("(ratio - 1) ** 2", "does not depend on the log-probs"),
+        ("ratio * missing", "'missing' is not defined"),
+    ],
+)
+def test_a_surrogate_that_cannot_be_right_is_refused_before_the_run(monkeypatch, tmp_path, body, reason):
+    (tmp_path / "bad_surrogates.py").write_text(f"def bad(ratio, advantages, logps, config):\n    return {body}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "bad_surrogates", raising=False)
+    with pytest.raises(ConfigError) as error:
+        load_config(None, ["loss.surrogate=bad_surrogates:bad"])
+    line = str(error.value)
+    assert line.startswith("command line: loss.surrogate cannot be used: ") and "\n" not in line
+    assert re.search(re.escape(reason).replace(r"\.\*", ".*"), line)
+
+
+def test_a_surrogates_arguments_must_be_its_own(monkeypatch, tmp_path):
+    (tmp_path / "three_arguments.py").write_text("def f(ratio, advantages, logps):\n    return ratio * advantages\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for settings in (["loss.surrogate=three_arguments:f"], ["loss.args.strength=1"]):
+        with pytest.raises(ConfigError, match=r"loss.surrogate cannot be used: .*argument"):
+            load_config(None, settings)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_surrogate_of_every_preset_passes(preset):
+    check_surrogate(PRESETS[preset])
+
+
+def test_the_upper_bound_of_the_ratio_has_a_figure_of_its_own():
+    logps, zero = torch.tensor([[0.0, 2.0, 0.0, 2.0]]), torch.zeros(1, 4)
+    mask, advantages = torch.ones(1, 4, dtype=torch.bool), torch.tensor([[-1.0, -1.0, 1.0, 1.0]])
+    shares = policy_loss(logps, zero, None, advantages, mask, LossConfig(beta=0.0, delta=3.0))[1]
+    assert [shares[f"clip_fraction_{which}"].item() for which in ("low", "high", "delta")] == [0.0, 0.25, 0.25]
 
 
 @pytest.mark.parametrize("name", ["clipp", "no_such_module:f", "math:no_such_function", "math:", ":f", ""])

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from grpo.advantages import ADVANTAGES
-from grpo.loss import AGGREGATIONS, KL_ESTIMATORS, RATIOS, get_surrogate
+from grpo.loss import AGGREGATIONS, KL_ESTIMATORS, RATIOS, check_surrogate
 from grpo.runs.config import Config
 from rewards import get_reward
 
@@ -92,6 +92,6 @@ def _functions(config: Config) -> Iterator[Mistake]:
         except (ValueError, TypeError) as error:
             yield f"rewards.{name}", f"cannot be used: {error}"
     try:
-        get_surrogate(config.loss.surrogate)
+        check_surrogate(config.loss)
     except Exception as error:  # the user's module may fail in any way at all
         yield "loss.surrogate", f"cannot be used: {error}"
