@@ -142,8 +142,10 @@ def get_surrogate(config: LossConfig) -> Surrogate:
 
 
 def check_surrogate(config: LossConfig) -> None:
-    """Try the surrogate on two completions of three tokens. Raises ValueError unless it gives each token a value, in the
-    type of the log-probs, that depends on the log-prob of that token."""
+    """Try the surrogate on two completions of three tokens.
+
+    Raises ValueError unless it gives each token a value, in the type of the log-probs, that depends on the log-probs.
+    """
     logps = torch.full((2, 3), -1.0, requires_grad=True)
     ratio, advantages = (logps + 1).exp(), torch.tensor([[1.0], [-1.0]]).expand(2, 3)
     objective = get_surrogate(config)(ratio, advantages, logps, config)
