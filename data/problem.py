@@ -14,7 +14,7 @@ class Problem:
     """`<source>/<split>/<row>`, the same in every run: provenance, and the seed of per-problem randomness."""
 
     question: str
-    """The problem as it is put to the model."""
+    """The problem as it is put to the model: the user's last turn."""
 
     answer: str
     """The gold answer, never empty."""
@@ -24,3 +24,6 @@ class Problem:
 
     columns: dict[str, Any] = field(default_factory=dict)
     """The row's other columns, handed to the rewards by name."""
+
+    turns: list[dict[str, str]] = field(default_factory=list)
+    """The messages before the question, `{"role": ..., "content": ...}` each; empty for a question alone."""

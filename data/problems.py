@@ -100,7 +100,9 @@ class DataConfig:
     """How many rows to take, at most; 0 takes all there are. The demo has no end: it needs a count."""
 
     question_field: Fields = ""
-    """Field of the question, or several to join with a space; empty: the source's own (else `question`)."""
+    """Field of the question, or several to join with a space; empty: the source's own (else `question`). One field may
+    hold a conversation, as TRL's `prompt` does: a list of messages `{"role": ..., "content": ...}`, the last the
+    user's."""
 
     answer_field: Fields = ""
     """Field of the gold answer, or several; empty: the source's own (else `answer`, else `\\boxed{}`)."""
@@ -168,7 +170,7 @@ def _read_problems(config: DataConfig) -> list[Problem]:
         try:
             row = parse_row(text)
             problems.append(_to_problem(f"{name}/{config.split}/{number}", row, source, config))
-            stories.append(_join(row, _names(config.question_field or source.question)[:1]))
+            stories.append(_conversation(row, _names(config.question_field or source.question)[:1])[1])
         except DataError as error:
             bad.append(f"{path}:{line}: {error}")
             if not config.skip_bad_rows:
@@ -214,7 +216,7 @@ def _to_problem(id: str, row: Row, source: Source, config: DataConfig) -> Proble
     question_field = config.question_field or source.question
     answer_field = config.answer_field or source.answer
     solution_field = config.solution_field or source.solution
-    question = _join(row, question_field)
+    turns, question = _conversation(row, question_field)
     solution = _join(row, solution_field, optional=not config.solution_field)
     may_be_boxed = bool(solution) and not config.answer_field
     answer = _join(row, answer_field, optional=may_be_boxed, numbers=True)
@@ -232,12 +234,27 @@ def _to_problem(id: str, row: Row, source: Source, config: DataConfig) -> Proble
     plain = strip_annotations(solution)
     if plain != solution:
         columns["annotated_solution"] = solution
-    return Problem(id, question, answer, plain, columns)
+    return Problem(id, question, answer, plain, columns, turns)
 
 
 _PASSED_ANYWAY = "prompts completions completion_ids question answer solution trainer_state log_extra log_metric"
 RESERVED_COLUMNS = frozenset(_PASSED_ANYWAY.split())
 """What a reward is called with anyway: a column of that name would shadow it, and is left out."""
+
+
+def _conversation(row: Row, fields: Fields) -> tuple[list[dict[str, str]], str]:
+    """The turns before the question, and the question; no turns where the field is text."""
+    names = _names(fields)
+    messages = row.get(names[0])
+    if len(names) > 1 or not isinstance(messages, list):
+        return [], _join(row, fields)
+    for message in messages:
+        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
+            raise DataError(f"the field {names[0]!r} is a list, but not of messages {{'role': text, 'content': text}}")
+    if not messages or messages[-1]["role"] != "user":
+        raise DataError(f"the field {names[0]!r} is a conversation whose last message is not the user's")
+    turns = [{"role": message["role"], "content": message["content"]} for message in messages[:-1]]
+    return turns, messages[-1]["content"].strip()
 
 
 def _names(fields: Fields) -> list[str]:

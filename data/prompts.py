@@ -1,6 +1,6 @@
 """From a problem to token ids: through the model's chat template, or as plain text.
 
-    messages = [system, user]  --chat template-->  text  --tokenizer-->  ids
+    messages = [system, (earlier turns,) user]  --chat template-->  text  --tokenizer-->  ids
     template with {system}, {question}           -->  text  --tokenizer-->  ids
 
 The model is asked, as in DeepSeek-R1 (arXiv:2501.12948, table 1), to think in `<think>` tags and
@@ -15,7 +15,6 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -44,7 +43,7 @@ class PromptConfig:
     """`chat` (the tokenizer's chat template), `plain` (`template` below), or `auto`: chat if there is one."""
 
     system: str = SYSTEM
-    """Instruction before the question: the system message of a chat, {system} in the plain template."""
+    """Instruction before the question: the system message of a chat that has none, {system} in the plain template."""
 
     instruction: str = ""
     """Text after the question after a blank line; for models that heed no system message."""
@@ -66,8 +65,8 @@ class PromptConfig:
             raise DataError(f"prompt.date: {self.date!r} is no day such as 2024-07-26") from None
         if taken := sorted(TAKEN & self.template_args.keys()):
             raise DataError(f"prompt.template_args: {taken[0]!r} is not the template's variable, but set by us")
-        if self.style not in ("auto", *STYLES):
-            raise DataError(f"prompt.style: unknown style {self.style!r}; it is auto, {' or '.join(STYLES)}")
+        if self.style not in ("auto", "chat", "plain"):
+            raise DataError(f"prompt.style: unknown style {self.style!r}; it is auto, chat or plain")
         if "{question}" not in self.template:
             raise DataError("prompt.template: there is no {question} in it")
 
@@ -100,7 +99,7 @@ def build_prompt(problem: Problem, tokenizer: PreTrainedTokenizerBase, config: P
     """Render and tokenize the prompt of one problem.
 
     Args:
-        problem: its question is the user's turn.
+        problem: its question is the user's turn, after `problem.turns`.
         tokenizer: a transformers tokenizer; its chat template runs in transformers' Jinja sandbox.
         config: style and texts.
 
@@ -112,7 +111,12 @@ def build_prompt(problem: Problem, tokenizer: PreTrainedTokenizerBase, config: P
     if style == "auto":
         style = "chat" if tokenizer.chat_template else "plain"
     question = problem.question + (f"\n\n{config.instruction}" if config.instruction else "")
-    prompt = STYLES[style](question, tokenizer, config)
+    if style == "chat":
+        prompt = _chat([*problem.turns, {"role": "user", "content": question.strip()}], tokenizer, config)
+    elif problem.turns:
+        raise DataError(f"problem {problem.id} is a conversation, which needs a chat template: prompt.style=chat")
+    else:
+        prompt = _plain(question, tokenizer, config)
     if question.strip() not in prompt.text:
         raise DataError(
             f"the question of problem {problem.id} is not in its prompt: the chat template leaves out text that is not "
@@ -177,14 +181,14 @@ def without_prefill(response: str, prefill: str) -> str:
 # --------------------------------------------------------------------------- the two styles
 
 
-def _chat(question: str, tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> Prompt:
+def _chat(turns: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> Prompt:
     """Through the chat template, which writes every special token itself, BOS included."""
     if not tokenizer.chat_template:
         raise DataError("prompt.style is chat, but the tokenizer has no chat template: use plain or auto")
     for name in config.template_args:
         if not re.search(rf"\b{re.escape(name)}\b", str(tokenizer.chat_template)):
             raise DataError(f"prompt.template_args: the tokenizer's chat template has no {name!r}")
-    messages, text = _render_messages(question, tokenizer, config)
+    messages, text = _render_messages(turns, tokenizer, config)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return Prompt(ids, text, messages, _opened(text.rpartition(messages[-1]["content"])[2]))
 
@@ -203,26 +207,23 @@ def _plain(question: str, tokenizer: PreTrainedTokenizerBase, config: PromptConf
     return Prompt(ids, text, None, _opened(text.rpartition(question)[2]))
 
 
-STYLES: dict[str, Callable[[str, Any, PromptConfig], Prompt]] = {"chat": _chat, "plain": _plain}
-"""A style turns (question, tokenizer, config) into a prompt."""
-
-
 def _render_messages(
-    question: str, tokenizer: PreTrainedTokenizerBase, config: PromptConfig
+    turns: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, config: PromptConfig
 ) -> tuple[list[dict[str, str]], str]:
-    """The messages and their text; a system text that the template has no place for joins the user's turn."""
-    question, system = question.strip(), config.system.strip()
-    if system:
-        messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+    """The messages and their text; a system text that the template has no place for joins the user's first turn."""
+    system = config.system.strip()
+    if system and all(turn["role"] != "system" for turn in turns):
+        messages = [{"role": "system", "content": system}, *turns]
         try:
             text = _render(messages, tokenizer, config)
         except DataError:  # "System role not supported"; any other error comes back below
             text = ""
         if system in text:  # some templates drop what they do not know
             return messages, text
-        question = f"{system}\n\n{question}"
-    messages = [{"role": "user", "content": question}]
-    return messages, _render(messages, tokenizer, config)
+        first = next(i for i, turn in enumerate(turns) if turn["role"] == "user")
+        joined = {"role": "user", "content": f"{system}\n\n{turns[first]['content']}"}
+        turns = [*turns[:first], joined, *turns[first + 1 :]]
+    return turns, _render(turns, tokenizer, config)
 
 
 def _render(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> str:
