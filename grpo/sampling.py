@@ -3,7 +3,7 @@
     compute each prompt once -> for all completions of its group repeat:
         logp = log softmax(z / temperature)        z: logits of the last token; no top-k, no top-p
         token = smallest k with  sum_{j <= k} p_j > u
-        a row that drew an end-of-sequence token leaves the batch
+        a row that drew an end-of-sequence token, or has written a stop string, leaves the batch
 
 u is one uniform number per token, a function of (seed, step, problem, sample index, position) and of nothing else.
 So what is sampled does not depend on which rows share a batch, on when finished rows leave it, or on how many
@@ -79,6 +79,8 @@ def _sample_chunk(
         token, logp = draw(policy.logits(hidden), config.temperature, draws[alive, t])  # [A], [A]
         completion_ids[alive, t], logps[alive, t], mask[alive, t] = token * going, logp * going, going
         going &= ~torch.isin(token, eos)  # the end-of-sequence token itself was sampled, so it is in the mask
+        if config.stop:
+            going &= ~has_stop(policy, completion_ids[alive, : t + 1], config.stop)
         if device.type != "cpu" and (t + 1) % 8:  # to look at which rows go on is to wait for a GPU
             continue
         left = int(going.sum())
@@ -107,6 +109,13 @@ def prefill(policy: Policy, prompts: list[list[int]], group_size: int, room: int
     if len(ids):  # not all prompts are of one token
         policy(ids, memory.positions, memory)
     return Cache(memory, group_size, room)
+
+
+def has_stop(policy: Policy, ids: Tensor, stop: tuple[str, ...]) -> Tensor:
+    """Which rows have just written a stop string, bool [A]. ids: [A, t], the tokens so far."""
+    most = max(len(text.encode()) for text in stop)  # as many tokens spell it at most: none is shorter than a byte
+    texts = policy.tokenizer.batch_decode(ids[:, -most:], clean_up_tokenization_spaces=False)
+    return torch.tensor([any(one in text for one in stop) for text in texts], device=ids.device)
 
 
 def draw(logits: Tensor, temperature: float, u: Tensor) -> tuple[Tensor, Tensor]:

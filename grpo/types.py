@@ -20,8 +20,14 @@ class SamplingConfig:
     """Softmax temperature; log-probs are of the tempered distribution. 0 is greedy decoding."""
     max_new_tokens: int = 512
     """Length limit of a completion in tokens; one that reaches it is marked truncated."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a completion, such as `</answer>`; the completion holds it, and is not truncated."""
     max_rows: int = 256
     """Completions decoded at a time, in whole groups (at least one); bounds the memory of the key-value cache."""
+
+    def __post_init__(self) -> None:
+        if not all(self.stop):
+            raise ValueError("sampling.stop: an empty text would end every completion at once")
 
 
 @dataclass(frozen=True)

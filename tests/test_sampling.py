@@ -10,6 +10,7 @@ import torch
 from helpers_models import plain
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from data import make_problems
 from grpo.logprobs import completion_logps
 from grpo.model.policy import ModelConfig, Policy, load_policy
 from grpo.sampling import SamplingConfig, draw, sample_groups, uniforms
@@ -291,3 +292,29 @@ def test_a_model_that_has_diverged_is_not_sampled_from(make_policy):
 def test_an_empty_prompt_is_refused(whole):
     with pytest.raises(ValueError, match="a prompt holds no token"):
         sample(whole[0], [[2, 3], []], IDS[:2])
+
+
+# ---- stop strings --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", [("</think>",), ("Wait,", " = 1"), ("never written",)])
+def test_a_completion_ends_once_it_has_written_a_stop_string(stop):
+    """And is the beginning of what it would have been; a stop string may take several tokens."""
+    policy = load_policy(ModelConfig(path="tiny"))
+    prompts = [policy.tokenizer(p.question + "\n")["input_ids"] for p in make_problems("train", 6, seed=1)]
+    config, ids = SamplingConfig(max_new_tokens=60), [f"p/{i}" for i in range(6)]
+    whole = sample(policy, prompts, ids, 4, config)
+    cut = sample(policy, prompts, ids, 4, replace(config, stop=stop))
+    stopped = 0
+    for row, tokens in enumerate(whole.token_lists()):
+        texts = [policy.tokenizer.decode(tokens[:n]) for n in range(1, len(tokens) + 1)]
+        ends = next((n for n, text in enumerate(texts, 1) if any(s in text for s in stop)), None)
+        assert cut.token_lists()[row] == tokens[:ends]
+        assert bool(cut.truncated[row]) == (bool(whole.truncated[row]) and ends is None)
+        stopped += ends is not None
+    assert (stopped > 12) == (stop != ("never written",))
+
+
+def test_an_empty_stop_string_is_refused():
+    with pytest.raises(ValueError, match=r"sampling.stop: an empty text"):
+        SamplingConfig(stop=("a", ""))
