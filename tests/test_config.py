@@ -56,8 +56,22 @@ def test_a_preset_is_where_the_loss_starts_and_further_keys_go_on_from_there(tmp
     changed = load_config(None, ["loss.eps_high=0.3", "loss.preset=dapo"]).loss
     assert changed == dataclasses.replace(PRESETS["dapo"], eps_high=0.3)
     (tmp_path / "c.yaml").write_text("loss: {preset: dr_grpo, beta: 0.1}\n")
-    over = load_config(str(tmp_path / "c.yaml"), ["loss.preset=gspo"]).loss
-    assert over == dataclasses.replace(PRESETS["gspo"], beta=0.1)
+    assert load_config(str(tmp_path / "c.yaml")).loss == dataclasses.replace(PRESETS["dr_grpo"], beta=0.1)
+    (tmp_path / "d.yaml").write_text("include: c.yaml\nloss: {eps_low: 0.1}\n")
+    assert load_config(str(tmp_path / "d.yaml"), ["loss.kl=k2"]).loss == dataclasses.replace(
+        PRESETS["dr_grpo"], beta=0.1, eps_low=0.1, kl="k2"
+    )
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: str(f.relative_to(REPO)))
+def test_a_preset_replaces_the_loss_of_the_layers_below_it(file, preset, tmp_path):
+    """`loss.preset=dapo` on the demo is DAPO, whatever beta its file has."""
+    assert load_config(str(file), [f"loss.preset={preset}"]).loss == PRESETS[preset]
+    for settings in (["loss.beta=0.3", f"loss.preset={preset}"], [f"loss.preset={preset}", "loss.beta=0.3"]):
+        assert load_config(str(file), settings).loss == dataclasses.replace(PRESETS[preset], beta=0.3)
+    (tmp_path / "on_top.yaml").write_text(f"include: {file}\nloss: {{beta: 0.3, preset: {preset}}}\n")
+    assert load_config(str(tmp_path / "on_top.yaml")).loss == dataclasses.replace(PRESETS[preset], beta=0.3)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -40,8 +40,10 @@ def load_config(file: str | None, overrides: list[str] | None = None) -> Config:
     """Read a YAML file and `key.sub=value` overrides. Raises ConfigError, a line per mistake."""
     errors: list[str] = []
     settings = read_file(Path(file), errors) if file is not None else {}
+    command_line: Settings = {}
     for override in overrides or []:
-        settings = over(settings, read_override(override, errors))
+        command_line = over(command_line, read_override(override, errors))
+    settings = on_top(settings, command_line)
     config = Config()
     for key in sorted(settings, key=lambda key: key != ("loss", "preset")):  # the preset first, the rest as they came
         value, place = settings[key]
@@ -78,7 +80,7 @@ def read_file(path: Path, errors: list[str], including: tuple[Path, ...] = ()) -
     settings = read_yaml(text, str(path), errors)
     base, place = settings.pop(("include",), (None, ""))
     if isinstance(base, str):
-        return over(read_file(path.parent / base, errors, (*including, path.resolve())), settings)
+        return on_top(read_file(path.parent / base, errors, (*including, path.resolve())), settings)
     if base is not None:
         errors.append(f"{place}: include must be a file name, relative to this file")
     return settings
@@ -134,6 +136,12 @@ def _leaves(node: yaml.Node | None, key: Key, source: str, line: str = "") -> It
 
 def _overlap(a: Key, b: Key) -> bool:
     return a[: len(b)] == b or b[: len(a)] == a
+
+
+def on_top(below: Settings, layer: Settings) -> Settings:
+    """A layer over those below it (command line over file over included file). A preset replaces their whole loss."""
+    preset = ("loss", "preset") in layer
+    return over({key: setting for key, setting in below.items() if not (preset and key[0] == "loss")}, layer)
 
 
 def over(old: Settings, new: Settings) -> Settings:
