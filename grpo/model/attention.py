@@ -115,12 +115,15 @@ def attend(
 ) -> Tensor:
     """q [B, H, S, D], k and v [B, H_kv, L, D], mask true where a key may be seen (None: causal) -> [B, H, S, D]"""
     shared = q.shape[1] // k.shape[1]
-    if shared > 1 and (softcap is not None or q.is_cuda):  # no fused kernel of a GPU takes both a mask and shared heads
+    # PyTorch's fused kernel knows no soft cap, and its backward pass in bf16 on a CPU takes longer than what it replaces
+    fused = softcap is None and (q.is_cuda or q.dtype == torch.float32)
+    if shared > 1 and (q.is_cuda or not fused):  # no fused kernel of a GPU takes both a mask and shared heads
         k, v = (x.repeat_interleave(shared, dim=1) for x in (k, v))
-    if softcap is None:
+    if fused:
         gqa = q.shape[1] != k.shape[1]
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=scaling, enable_gqa=gqa)
-    scores = (q @ k.transpose(2, 3) * scaling / softcap).tanh() * softcap  # Gemma 2, arXiv:2408.00118, section 2
+    scores = q * scaling @ k.transpose(2, 3)
+    scores = scores if softcap is None else (scores / softcap).tanh() * softcap  # Gemma 2, arXiv:2408.00118, section 2
     mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril() if mask is None else mask
     return scores.masked_fill(~mask, -torch.inf).softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v
 
