@@ -15,8 +15,6 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from data import fitting, load_problems
 from grpo.experience import make_prompts, sample_texts
 from grpo.model.distributed import all_gather, rank_slice
@@ -52,11 +50,11 @@ def evaluate(
         "source": f"{config.eval.data.source}/{config.eval.data.split}",
         "sampled": {
             **describe(sampled),
-            "ci95": normal_interval(shares),
+            "ci95": interval(shares, config.eval.samples),
             "pass_at": {str(k): pass_at_k(sampled, len(problems), k) for k in config.eval.pass_at},
             "maj": {str(config.eval.samples): majority(sampled, problems)},
         },
-        "greedy": {**describe(greedy), "ci95": wilson_interval(sum(j.correct for j in greedy), len(greedy))},
+        "greedy": {**describe(greedy), "ci95": interval(per_problem(greedy, len(problems)), 1)},
     }
 
 
@@ -167,15 +165,25 @@ def majority(judged: list[Judged], problems: list[Problem]) -> float:
     return right / len(problems)
 
 
-def normal_interval(shares: list[float]) -> list[float]:
-    """95 % interval of a mean over problems: mean +- 1.96 s / sqrt(n), cut to [0, 1]."""
-    x = torch.tensor(shares, dtype=torch.float64)
-    half = 1.96 * (x.std().item() if len(shares) > 1 else 1.0) / math.sqrt(len(shares))
-    return [max(0.0, x.mean().item() - half), min(1.0, x.mean().item() + half)]
+def interval(shares: list[float], samples: int) -> list[float]:
+    """95 % interval of the accuracy, from each problem's share of right completions among `samples`.
+
+    Wilson's interval with continuity correction (Newcombe 1998, method 4) for as many independent trials as the spread
+    of the shares is worth: n problems, if each is always or never solved; n * samples, if they do not differ. The fewer
+    problems tell the spread, the less of it is believed: by (1.96 / t)^2, as in Korn and Graubard (1998).
+    """
+    n, p, z = len(shares), sum(shares) / len(shares), 1.96
+    spread = sum((x - p) ** 2 for x in shares) / max(1, n - 1)
+    trials = float(n)
+    if spread > 0 and samples > 1:
+        free = min(sum(x > 0 for x in shares), sum(x < 1 for x in shares), n - 1)
+        t = z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)  # Student's, two terms of it
+        trials = min(max(n, n * p * (1 - p) / spread * (z / t) ** 2), n * samples)
+    return [_lower_bound(p, trials), 1 - _lower_bound(1 - p, trials)]
 
 
-def wilson_interval(right: int, n: int) -> list[float]:
-    """95 % Wilson interval of a share of n independent trials (Wilson 1927, eq. 4)."""
-    z2, p = 1.96**2, right / n
-    centre, half = p + z2 / (2 * n), 1.96 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return [max(0.0, (centre - half) / (1 + z2 / n)), min(1.0, (centre + half) / (1 + z2 / n))]
+def _lower_bound(p: float, n: float, z: float = 1.96) -> float:
+    if p * n < 1 - 1e-9:  # less than one success in n trials
+        return 0.0
+    root = math.sqrt(max(0.0, z * z - 2 - 1 / n + 4 * p * (n * (1 - p) + 1)))
+    return max(0.0, (2 * n * p + z * z - 1 - z * root) / (2 * (n + z * z)))

@@ -7,8 +7,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 from helpers_runs import grpo as run_stage
 from helpers_runs import memorised
 from hypothesis import given
@@ -20,12 +20,11 @@ from grpo.evaluate import (
     Judged,
     describe,
     evaluate,
+    interval,
     judge,
     majority,
-    normal_interval,
     pass_at_k,
     per_problem,
-    wilson_interval,
 )
 from grpo.model.policy import load_policy
 from grpo.report.tables import evaluation_table
@@ -107,33 +106,41 @@ def test_majority_is_averaged_over_problems():
 # ---- intervals ----------------------------------------------------------------------------------------------
 
 
-def test_wilson_interval_has_its_published_values():
-    """Newcombe 1998, table I (z = 1.96), method 3: Wilson's score interval without continuity correction."""
+def test_the_interval_of_one_sample_has_its_published_values():
+    """Newcombe 1998, table I (z = 1.96), method 4: Wilson's score interval with continuity correction."""
     for right, n, low, high in (
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
+        (81, 263, 0.2535, 0.3682),
+        (15, 148, 0.0598, 0.1644),
+        (0, 20, 0.0, 0.2005),
+        (1, 29, 0.0018, 0.1963),
     ):
-        assert wilson_interval(right, n) == pytest.approx([low, high], abs=2e-4)
-    assert wilson_interval(20, 20) == pytest.approx([1 - 0.1611, 1.0], abs=2e-4)
+        assert interval([1.0] * right + [0.0] * (n - right), 1) == pytest.approx([low, high], abs=1e-4)
+        assert interval([0.0] * right + [1.0] * (n - right), 1) == pytest.approx([1 - high, 1 - low], abs=1e-4)
 
 
-def test_normal_interval_is_that_of_a_mean():
-    assert normal_interval([0.0, 0.5, 1.0, 0.5]) == pytest.approx(
-        [0.5 - 1.96 * 0.408248 / 2, 0.5 + 1.96 * 0.408248 / 2], abs=1e-5
-    )
-    assert normal_interval([1.0, 1.0, 1.0]) == [1.0, 1.0]
-    assert normal_interval([0.0]) == [0.0, 1.0]  # one problem says nothing
+def test_the_interval_of_several_samples_lies_between_those_of_problems_and_of_completions():
+    shares = [0.0, 0.25, 0.75, 1.0] * 25
+    low, high = interval(shares, 4)
+    by_problem, by_completion = interval([0.0, 1.0] * 50, 1), interval([0.0, 1.0] * 200, 1)
+    assert by_problem[0] < low < by_completion[0] < 0.5 < by_completion[1] < high < by_problem[1]
+    assert interval([0.0, 1.0] * 50, 4) == by_problem  # completions of a problem are alike: they are one trial
+    assert interval([0.5] * 100, 4) == interval([0.0, 1.0] * 50, 1)  # no spread, so nothing is known of it
+    assert interval([0.5], 4) == [0.0, 1.0]
+    assert interval([0.0] * 50, 4)[1] > 0.05  # not a width of 0
 
 
-def test_normal_interval_covers_the_mean_as_often_as_it_says():
-    generator, hits = torch.Generator().manual_seed(0), 0
-    for _ in range(1000):
-        shares = torch.bernoulli(torch.full((100, 4), 0.6), generator=generator).mean(dim=1)
-        low, high = normal_interval(shares.tolist())
-        hits += low <= 0.6 <= high
-    assert 0.93 < hits / 1000 < 0.97
+@pytest.mark.parametrize("problems", [5, 20, 100, 500])
+def test_the_interval_covers_the_accuracy_as_often_as_it_says(problems):
+    """From 0.3 % to 99.7 %, whether the problems are equally hard (alike = 0) or each is mostly solved or never."""
+    generator, trials, worst = np.random.default_rng(0), 1000, 1.0
+    for samples, alike, p in itertools.product((4, 16), (0.0, 0.2, 0.8), (0.003, 0.03, 0.3, 0.5, 0.9, 0.997)):
+        size = (trials, problems)
+        strength = (1 - alike) / max(alike, 1e-9)
+        solved = generator.beta(p * strength, (1 - p) * strength, size) if alike else np.full(size, p)
+        shares = (generator.binomial(samples, solved) / samples).tolist()
+        covered = sum(low <= p <= high for low, high in (interval(x, samples) for x in shares)) / trials
+        worst = min(worst, covered)
+    assert worst >= 0.93
 
 
 # ---- figures ------------------------------------------------------------------------------------------------
@@ -185,10 +192,10 @@ def test_the_result_is_what_the_samples_say(learned):
     assert sampled["pass_at"]["1"] == pytest.approx(sampled["accuracy"])
     assert sampled["pass_at"]["1"] <= sampled["pass_at"]["3"] <= sampled["pass_at"]["6"]
     assert set(sampled["maj"]) == {"6"} and (result["problems"], result["source"]) == (4, "demo/train")
-    assert sampled["ci95"] == normal_interval(per_problem(judged, 4))
+    assert sampled["ci95"] == interval(per_problem(judged, 4), 6)
     greedy = judge(config, policy, given, 1, 0.0, "")
     assert result["greedy"]["accuracy"] == sum(j.correct for j in greedy) / 4
-    assert result["greedy"]["ci95"] == wilson_interval(sum(j.correct for j in greedy), 4)
+    assert result["greedy"]["ci95"] == interval([float(j.correct) for j in greedy], 1)
     assert json.loads(json.dumps(result)) == result
     assert "accuracy, sampled" in evaluation_table({"it": result})
 

@@ -51,6 +51,7 @@ def test_custom_reward_from_the_working_directory(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)  # another test has one of that name
     assert get_reward("my_rewards:shout", sign="?")(["what?", "what!"], prompts=["", ""]) == [1.0, 0.0]
     with pytest.raises(RewardError, match="did you mean 'sign'"):
         get_reward("my_rewards:shout", sing="?")

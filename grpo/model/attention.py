@@ -115,7 +115,7 @@ def attend(
 ) -> Tensor:
     """q [B, H, S, D], k and v [B, H_kv, L, D], mask true where a key may be seen (None: causal) -> [B, H, S, D]"""
     shared = q.shape[1] // k.shape[1]
-    # PyTorch's fused kernel knows no soft cap, and its backward pass in bf16 on a CPU takes longer than what it replaces
+    # PyTorch's fused kernel knows no soft cap, and on a CPU its backward pass in bf16 is slower than what it replaces
     fused = softcap is None and (q.is_cuda or q.dtype == torch.float32)
     if shared > 1 and (q.is_cuda or not fused):  # no fused kernel of a GPU takes both a mask and shared heads
         k, v = (x.repeat_interleave(shared, dim=1) for x in (k, v))

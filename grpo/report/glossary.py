@@ -27,6 +27,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "kl": "KL(policy || reference) per token, k3 estimate: how far the policy has moved since the stage began.",
         "clip_fraction_low": "Share of tokens with A < 0 below the clip range: a clip leaves them no gradient.",
         "clip_fraction_high": "Share of tokens with A > 0 above the clip range: a clip leaves them no gradient.",
+        "clip_fraction_delta": "Share of tokens with A < 0 above loss.delta, where that is set: no gradient either.",
         "ratio": "Mean importance ratio pi / pi_old of a token; exactly 1 in the first update on a batch.",
         "ratio_max": "Largest importance ratio of the batch.",
         "grad_norm": "L2 norm of the gradient before clipping; spikes announce trouble.",
