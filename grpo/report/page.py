@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 
 from grpo.report.charts import chart, number
-from grpo.report.glossary import EVALUATION, REJECTION, explain, in_order
+from grpo.report.glossary import REJECTION, explain, in_order
 from grpo.report.tables import evaluation_rows, evaluation_table
 from grpo.runs.files import write_text
 from grpo.runs.folder import flatten
@@ -118,10 +118,7 @@ def page(title: str, runs: list[Row]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("grpo.report"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    figures = [
-        (label, cells, EVALUATION.get(label.strip().rstrip("0123456789").replace("@", "@k"), ""))
-        for label, cells in evaluation_rows([run["evaluation"] for run in runs])
-    ]
+    figures = evaluation_rows([run["evaluation"] for run in runs])
     html = environment.get_template("report.html").render(title=title, figures=figures, runs=runs)
     return html.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be written
 
