@@ -66,7 +66,7 @@ def test_what_a_kill_left_behind_is_named_and_skipped(tmp_path, broken):
     (folder / "metrics.jsonl").write_bytes(b'{"step": 1, "reward": 0.25}\n' + broken)
     (folder / "eval.json").write_bytes(broken)
     html = html_of(folder)
-    assert "metrics.jsonl (1 of 2 lines), eval.json" in html
+    assert "Could not be read: eval.json, metrics.jsonl." in html
     assert "<title>reward</title>" in html
 
 

@@ -58,13 +58,7 @@ EVALUATION: tuple[tuple[str, str, str, int, str], ...] = (  # label, part, figur
     ("reflections per completion", "sampled", "reflections", 2, "Reflections per sampled completion."),
     ("accuracy when reflecting", "sampled", "accuracy_reflecting", 3, "Accuracy of the completions that reflect."),
     ("accuracy otherwise", "sampled", "accuracy_others", 3, "Accuracy of the sampled completions that do not."),
-    (
-        "length in tokens",
-        "sampled",
-        "length",
-        1,
-        "Mean over the sampled completions, the end-of-sequence token included.",
-    ),
+    ("length in tokens", "sampled", "length", 1, "Mean tokens per completion, the end-of-sequence token included."),
     ("truncated", "sampled", "truncated", 3, "Share of sampled completions cut off at max_new_tokens."),
 )
 

@@ -44,9 +44,6 @@ def write_reports(folder: Path) -> str:
     return f"{table}\n\nreport: {folder / 'report.html'}"
 
 
-# ---- reading: whatever is there -----------------------------------------------------------------------------
-
-
 def find_runs(folder: Path) -> list[Path]:
     """The folder if it is a run, or else the runs directly below it, by name."""
     if not folder.is_dir():
@@ -66,18 +63,17 @@ def read_run(folder: Path) -> Row:
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
     def rows(name: str) -> list[Row]:
-        found = [_parse(line) for line in text(name).splitlines() if line.strip()]
+        """The objects of a file: one a line of a .jsonl, one in a .json."""
+        parts = text(name).splitlines() if name.endswith(".jsonl") else [text(name)]
+        found = [_parse(part) for part in parts if part.strip()]
         if None in found:
-            unreadable.append(f"{name} ({found.count(None)} of {len(found)} lines)")
+            unreadable.append(name)
         return [row for row in found if row is not None]
 
-    def one(name: str) -> Row:
-        row = _parse(text(name) or "{}")
-        if row is None:
-            unreadable.append(name)
-        return row or {}
-
-    manifest, metrics, rejection = one("manifest.json"), rows("metrics.jsonl"), one("rejection.json")
+    manifest, rejection, evaluation = (
+        next(iter(rows(name)), {}) for name in ("manifest.json", "rejection.json", "eval.json")
+    )
+    metrics = rows("metrics.jsonl")
     sampled = _number(rejection.get("sampled")) or math.nan
     steps = number(_number(metrics[-1].get("step")) if metrics else 0.0)
     return {
@@ -88,9 +84,11 @@ def read_run(folder: Path) -> Row:
         "config": text("config.yaml"),
         "curves": curves(metrics),
         "rejection": [(k, [v, f"{_number(v) / sampled:.3f}"], REJECTION.get(k, "")) for k, v in rejection.items()],
-        "completions": [completion(row) for row in pick(rows("completions.jsonl"))],
-        "samples": [completion(row) for row in rows("samples.jsonl")[:4]],
-        "evaluation": one("eval.json"),
+        "completions": {
+            "Sampled completions, with what each reward gave them": [*map(completion, pick(rows("completions.jsonl")))],
+            "Samples that were kept": [completion(row) for row in rows("samples.jsonl")[:4]],
+        },
+        "evaluation": evaluation,
         "unreadable": unreadable,
     }
 
@@ -108,9 +106,6 @@ def _number(value: Any) -> float:
     if isinstance(value, int) and abs(value) < 1 << 53 and not isinstance(value, bool):
         return float(value)
     return value if isinstance(value, float) else math.nan
-
-
-# ---- the page -----------------------------------------------------------------------------------------------
 
 
 def page(title: str, runs: list[Row]) -> str:
