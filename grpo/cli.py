@@ -162,8 +162,7 @@ def _evaluate(config: Config, _: argparse.Namespace) -> None:
         run.tidy()
     else:
         with run.working():
-            result = evaluate(config, load_policy(config.model, config.seed), None, run)
-            write_json(run.folder / "eval.json", result)
+            write_json(run.folder / "eval.json", evaluate(config, load_policy(config.model, config.seed), None, run))
             run.end()
     _show(evaluation_table({config.model.path: from_first(lambda: read_mapping(run.folder / "eval.json"))}))
 

@@ -25,21 +25,17 @@ MOST_CHARACTERS = 3000  # of one completion
 Row = dict[str, Any]
 
 
-class NoRun(ValueError):
-    """A folder without runs, in one line."""
-
-
 def write_reports(folder: Path) -> str:
     """Write report.html into the folder and into every run below it. Returns the text for the terminal.
 
-    Raises NoRun where there is nothing to report or nothing can be written.
+    Raises ValueError where there is nothing to report or nothing can be written.
     """
     runs = {path: read_run(path) for path in find_runs(folder)}
     try:
         for where, shown in ({path: [run] for path, run in runs.items()} | {folder: list(runs.values())}).items():
             write_text(where / "report.html", page(where.resolve().name, shown))
     except OSError as error:
-        raise NoRun(f"{error.filename or folder}: report.html cannot be written: {error.strerror}") from None
+        raise ValueError(f"{error.filename or folder}: report.html cannot be written: {error.strerror}") from None
     table = evaluation_table({run["name"]: run["evaluation"] for run in runs.values()})
     return f"{table}\n\nreport: {folder / 'report.html'}"
 
@@ -47,11 +43,11 @@ def write_reports(folder: Path) -> str:
 def find_runs(folder: Path) -> list[Path]:
     """The folder if it is a run, or else the runs directly below it, by name."""
     if not folder.is_dir():
-        raise NoRun(f"{folder}: no such folder")
+        raise ValueError(f"{folder}: no such folder")
     for found in ([folder], sorted(path for path in folder.iterdir() if path.is_dir())):
         if runs := [path for path in found if any((path / name).is_file() for name in RUN_FILES)]:
             return runs
-    raise NoRun(f"{folder}: holds no run; name a run folder or the folder that holds several")
+    raise ValueError(f"{folder}: holds no run; name a run folder or the folder that holds several")
 
 
 def read_run(folder: Path) -> Row:
