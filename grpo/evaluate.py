@@ -112,9 +112,6 @@ def judge_completions(completions: Completions, rollouts: Rollouts, first: int, 
     ]
 
 
-# ---- figures ------------------------------------------------------------------------------------------------
-
-
 def describe(judged: list[Judged]) -> dict[str, float | None]:
     """Means over completions; None where there is nothing to average."""
     return {

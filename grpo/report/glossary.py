@@ -73,18 +73,17 @@ REJECTION: dict[str, str] = {
 }
 
 
-def entry(metric: str) -> str:
-    """The glossary's name of a logged metric, or ""."""
-    return metric if metric in METRICS else "reward_<name>" if metric.startswith("reward_") else ""
-
-
 def explain(metric: str) -> str:
     """The explanation of a logged metric; "" for one that the glossary does not know."""
-    return METRICS.get(entry(metric), "")
+    return METRICS.get(metric) or (METRICS["reward_<name>"] if metric.startswith("reward_") else "")
 
 
 def in_order(metrics: list[str]) -> dict[str, list[str]]:
     """Logged metrics below their group's title, in the glossary's order; unknown ones come last, as "Other"."""
-    grouped = {title: [m for name in group for m in metrics if entry(m) == name] for title, group in GROUPS.items()}
-    grouped["Other"] = [m for m in metrics if not entry(m)]
+    grouped: dict[str, list[str]] = {}
+    for title, group in GROUPS.items():
+        for name in group:
+            found = [m for m in metrics if m == name or (m not in METRICS and METRICS[name] == explain(m))]
+            grouped.setdefault(title, []).extend(found)
+    grouped["Other"] = [m for m in metrics if not explain(m)]
     return {title: names for title, names in grouped.items() if names}
