@@ -43,11 +43,7 @@ from grpo.runs.signals import Stopped
 from grpo.sft import train_sft
 from grpo.trainer import train_grpo
 
-STAGES: dict[str, Callable[[Config, Run], Policy]] = {
-    "sft": train_sft,
-    "grpo": train_grpo,
-    "reject": train_rejection,
-}
+STAGES: dict[str, Callable[[Config, Run], Policy]] = {"sft": train_sft, "grpo": train_grpo, "reject": train_rejection}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -140,9 +136,8 @@ def _train(config: Config, arguments: argparse.Namespace) -> None:
     run = open_run(config, arguments.name)
     if run.complete:
         run.tidy()
-        say(
-            f"{run.folder}: this run is complete, nothing to do (name another run= or delete the folder to train again)"
-        )
+        way_out = "(name another run= or delete the folder to train again)"
+        say(f"{run.folder}: this run is complete, nothing to do {way_out}")
         return
     if (run.folder / "checkpoints").exists():
         say(f"{run.folder}: goes on from its last checkpoint")
@@ -167,8 +162,7 @@ def _evaluate(config: Config, _: argparse.Namespace) -> None:
         run.tidy()
     else:
         with run.working():
-            result = evaluate(config, load_policy(config.model, config.seed), None, run)
-            write_json(run.folder / "eval.json", result)
+            write_json(run.folder / "eval.json", evaluate(config, load_policy(config.model, config.seed), None, run))
             run.end()
     _show(evaluation_table({config.model.path: from_first(lambda: read_mapping(run.folder / "eval.json"))}))
 

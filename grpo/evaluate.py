@@ -110,20 +110,15 @@ def judge_completions(completions: Completions, rollouts: Rollouts, first: int, 
     ]
 
 
-# ---- figures ------------------------------------------------------------------------------------------------
-
-
 def describe(judged: list[Judged]) -> dict[str, float | None]:
     """Means over completions; None where there is nothing to average."""
-    reflecting = [j for j in judged if j.reflections]
-    others = [j for j in judged if not j.reflections]
     return {
         "accuracy": _mean([j.correct for j in judged]),
         "format": _mean([j.well_formed for j in judged]),
         "reflection_rate": _mean([bool(j.reflections) for j in judged]),
         "reflections": _mean([j.reflections for j in judged]),
-        "accuracy_reflecting": _mean([j.correct for j in reflecting]),
-        "accuracy_others": _mean([j.correct for j in others]),
+        "accuracy_reflecting": _mean([j.correct for j in judged if j.reflections]),
+        "accuracy_others": _mean([j.correct for j in judged if not j.reflections]),
         "length": _mean([j.tokens for j in judged]),
         "truncated": _mean([j.truncated for j in judged]),
     }
@@ -134,11 +129,9 @@ def _mean(values: list) -> float | None:
 
 
 def per_problem(judged: list[Judged], problems: int) -> list[float]:
-    """[problems]: share of right completions of each."""
-    groups: list[list[bool]] = [[] for _ in range(problems)]
-    for j in judged:
-        groups[j.problem].append(j.correct)
-    return [sum(g) / len(g) for g in groups]
+    """[problems]: share of right completions of each; those of a problem are adjacent."""
+    n = len(judged) // problems
+    return [sum(j.correct for j in judged[i * n : (i + 1) * n]) / n for i in range(problems)]
 
 
 def pass_at_k(judged: list[Judged], problems: int, k: int) -> float:
@@ -152,17 +145,13 @@ def pass_at_k(judged: list[Judged], problems: int, k: int) -> float:
 
 def majority(judged: list[Judged], problems: list[Problem]) -> float:
     """maj@k over all k samples: equivalent answers vote together, ties go to the first; no answer, no vote."""
-    right = 0
-    for i in range(len(problems)):
-        votes: list[tuple[str, list[bool]]] = []
-        for j in (j for j in judged if j.problem == i and j.answer is not None):
-            same = next((v for a, v in votes if a == j.answer or equivalent(a, j.answer)), None)
-            if same is None:
-                votes.append((j.answer, same := []))
-            same.append(j.correct)
-        if votes:
-            right += max(votes, key=lambda vote: len(vote[1]))[1][0]
-    return right / len(problems)
+    votes: list[dict[str, list[bool]]] = [{} for _ in problems]  # by the first of the equivalent answers
+    for j in judged:
+        if j.answer is not None:
+            of_problem = votes[j.problem]
+            same = next((a for a in of_problem if a == j.answer or equivalent(a, j.answer)), j.answer)
+            of_problem.setdefault(same, []).append(j.correct)
+    return sum(max(answers.values(), key=len, default=[False])[0] for answers in votes) / len(problems)
 
 
 def interval(shares: list[float], samples: int) -> list[float]:

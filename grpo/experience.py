@@ -137,9 +137,9 @@ def describe(config: Config, parts: list[Part], rewards: RewardSet) -> dict[str,
 
 def log_completions(log: RunLog, step: int, parts: list[Part], rewards: RewardSet, count: int) -> None:
     """Write the first completions of a step with what each reward gave them."""
-    rows = [(part.completions, row) for part in parts for row in range(len(part.rollouts))]
+    texts = [text for part in parts for text in part.completions.texts]
+    problems = [problem for part in parts for problem in part.completions.problems]
     scores = torch.cat([part.rewards for part in parts]).tolist()
-    for (some, row), given in list(zip(rows, scores, strict=True))[:count]:
+    for text, p, given in list(zip(texts, problems, scores, strict=True))[:count]:
         named = {n: None if math.isnan(s) else s for n, s in zip(rewards.functions, given, strict=True)}
-        problem = some.problems[row]
-        log.sample(step + 1, problem=problem.id, answer=problem.answer, completion=some.texts[row], rewards=named)
+        log.sample(step + 1, problem=p.id, answer=p.answer, completion=text, rewards=named)

@@ -83,10 +83,9 @@ def sample_and_filter(
     drawn_from = {"model": config.model.path, "temperature": temperature, "seed": config.seed}
     rows = []
     for i, problem in enumerate(problems):
-        facts = {"id": problem.id, "question": problem.question, "answer": problem.answer}
+        facts = {"id": problem.id, "question": problem.question, "answer": problem.answer, **drawn_from}
         for number, sample in filter_samples(list(enumerate(judged[i * k : (i + 1) * k])), config, counts):
-            own = {"response": sample.text, "reflections": sample.reflections, "sample": number}
-            rows.append({**facts, **own, **drawn_from})
+            rows.append({**facts, "response": sample.text, "reflections": sample.reflections, "sample": number})
     return rows, {**counts, "kept": len(rows)}
 
 

@@ -34,7 +34,6 @@ class RewardSet:
         """Score every completion with every function. Returns [N, K] fp32; NaN where one does not apply.
 
         A completion that was killed in scoring is NaN throughout: it has no reward, and may have no advantage.
-
         progress: `global_step` and `max_steps`, which reach the functions as TRL's `trainer_state`.
         """
         # TRL's hooks for figures of the function's own; what they are told is not kept

@@ -19,7 +19,8 @@ Shares lie between 0 and 1, log-probs are in nats, lengths in tokens. Figures of
 def glossary() -> str:
     """The page, from the same lines that the report shows."""
     lines = [HEAD.rstrip()]
-    for title, names in {**GROUPS, "Evaluation": EVALUATION, "Rejection sampling": REJECTION}.items():
+    evaluation = {label.strip(): text for label, *_, text in EVALUATION}
+    for title, names in {**GROUPS, "Evaluation": evaluation, "Rejection sampling": REJECTION}.items():
         lines += ["", f"## {title}", "", "| figure | meaning |", "|---|---|"]
         lines += [f"| `{name}` | {text.replace('|', chr(92) + '|')} |" for name, text in names.items()]
     return "\n".join(lines) + "\n"

@@ -54,7 +54,7 @@ def test_every_logged_metric_is_explained_and_nothing_else(real_runs):
         logged |= {name for line in lines for name in json.loads(line)} - {"step"}
     assert {"loss", "kl", "reward_accuracy", "tokens"} <= logged  # the runs did log what they are for
     assert [name for name in sorted(logged) if not explain(name)] == []
-    known = {n for n in METRICS if n != "reward_<name>"}
+    known = METRICS.keys() - {"reward_<name>", "clip_fraction_delta"}  # the latter where loss.delta is set
     assert known <= logged, "explained, but not logged by any stage"
     assert all(name.startswith("reward_") for name in logged - known)
 
@@ -70,9 +70,9 @@ def test_a_real_run_has_a_chart_of_each_metric(real_runs):
 
 
 def test_every_evaluated_figure_is_explained():
-    labels = [label.strip() for label, _ in evaluation_rows([evaluation()])]
-    assert [x for x in labels if re.sub(r"@\d+$", "@k", x) not in EVALUATION] == []
-    assert len(EVALUATION) == len(set(labels))
+    rows = evaluation_rows([evaluation()])
+    assert [re.sub(r"@\d+$", "@k", label) for label, *_ in rows] == [label for label, *_ in EVALUATION]
+    assert all(text for *_, text in rows)
 
 
 def test_every_rejection_count_is_explained():
@@ -166,7 +166,7 @@ def test_a_parent_s_report_shows_its_runs_side_by_side_and_each_gets_its_own(tmp
     assert not (tmp_path / "not-a-run" / "report.html").exists()
     row = html[html.index("<th>wrong</th>") :].split("</tr>")[0]
     assert ">150<" in row and ">0.750<" in row and REJECTION["wrong"] in row
-    assert EVALUATION["pass@k"] in html and EVALUATION["maj@k"] in html
+    assert all(text in unescape(html) for *_, text in EVALUATION)
     assert not list(tmp_path.rglob("*.partial"))
 
 

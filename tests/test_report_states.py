@@ -49,13 +49,13 @@ def test_an_unfinished_run_says_how_far_it_is(tmp_path):
     assert "unfinished, 0 steps so far" in html and "No step has been logged" in html
 
 
-def test_values_that_are_no_numbers_leave_gaps(tmp_path):
+def test_values_that_are_no_numbers_are_left_out(tmp_path):
     values = [1.0, math.nan, math.inf, None, "x", True, 10**400, 1e308, 3.0]
     rows = [{"step": i, "kl": v, "reward": math.nan} for i, v in enumerate(values)]
     rows += [{"step": 9}, {"step": None, "kl": 5.0}, {"step": math.nan, "kl": 6.0}]
     html = html_of(write_run(tmp_path / "run", metrics__jsonl=rows))
     figure = re.search(r"<svg[^>]*><title>kl</title>.*?</svg>", html)[0]
-    assert figure.count("<polyline") == figure.count("<circle") == 2  # 1.0 and 3.0, apart
+    assert len(re.search('points="(.*?)"', figure)[1].split()) == 2  # 1.0 and 3.0
     assert "no finite value was logged" in html  # reward
     assert not re.search(r"\b(nan|inf)\b", "".join(re.findall(r"<svg.*?</svg>", html)))
 
@@ -66,7 +66,7 @@ def test_what_a_kill_left_behind_is_named_and_skipped(tmp_path, broken):
     (folder / "metrics.jsonl").write_bytes(b'{"step": 1, "reward": 0.25}\n' + broken)
     (folder / "eval.json").write_bytes(broken)
     html = html_of(folder)
-    assert "metrics.jsonl (1 of 2 lines), eval.json" in html
+    assert "Could not be read: eval.json, metrics.jsonl." in html
     assert "<title>reward</title>" in html
 
 

@@ -47,20 +47,21 @@ GROUPS: dict[str, dict[str, str]] = {
 
 METRICS: dict[str, str] = {name: text for group in GROUPS.values() for name, text in group.items()}
 
-EVALUATION: dict[str, str] = {
-    "accuracy, sampled": "Share of right completions, several sampled for each held-out problem.",
-    "accuracy, greedy": "Share of right completions, the most likely token taken each time.",
-    "95 % interval": "Where the share would lie for other problems of this kind; problems count, not completions.",
-    "pass@k": "Share of problems that at least one of k samples solves (unbiased estimate).",
-    "maj@k": "Share of problems whose most frequent answer among k samples is right.",
-    "format rate": "Share of sampled completions in the format <think>...</think><answer>...</answer>.",
-    "reflection rate": "Share of sampled completions that reflect at least once.",
-    "reflections per completion": "Reflections per sampled completion.",
-    "accuracy when reflecting": "Accuracy of the sampled completions that reflect.",
-    "accuracy otherwise": "Accuracy of the sampled completions that do not.",
-    "length in tokens": "Mean over the sampled completions, the end-of-sequence token included.",
-    "truncated": "Share of sampled completions cut off at max_new_tokens.",
-}
+EVALUATION: tuple[tuple[str, str, str, int, str], ...] = (  # label, part, figure, digits, what it means
+    ("accuracy, sampled", "sampled", "accuracy", 3, "Share of right completions, several for each held-out problem."),
+    ("  95 % interval", "sampled", "ci95", 3, "Where it would lie for other problems of this kind; problems count."),
+    ("accuracy, greedy", "greedy", "accuracy", 3, "Share of right completions, the most likely token taken each time."),
+    ("  95 % interval", "greedy", "ci95", 3, "Where it would lie for other problems of this kind; problems count."),
+    ("pass@k", "sampled", "pass_at", 3, "Share of problems that at least one of k samples solves (unbiased estimate)."),
+    ("maj@k", "sampled", "maj", 3, "Share of problems whose most frequent answer among k samples is right."),
+    ("format rate", "sampled", "format", 3, "Share in the format <think>...</think><answer>...</answer>."),
+    ("reflection rate", "sampled", "reflection_rate", 3, "Share of sampled completions that reflect at least once."),
+    ("reflections per completion", "sampled", "reflections", 2, "Reflections per sampled completion."),
+    ("accuracy when reflecting", "sampled", "accuracy_reflecting", 3, "Accuracy of the completions that reflect."),
+    ("accuracy otherwise", "sampled", "accuracy_others", 3, "Accuracy of the sampled completions that do not."),
+    ("length in tokens", "sampled", "length", 1, "Mean tokens per completion, the end-of-sequence token included."),
+    ("truncated", "sampled", "truncated", 3, "Share of sampled completions cut off at max_new_tokens."),
+)
 
 REJECTION: dict[str, str] = {
     "sampled": "Completions sampled, k per problem.",

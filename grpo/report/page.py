@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 
 from grpo.report.charts import chart, number
-from grpo.report.glossary import EVALUATION, REJECTION, explain, in_order
+from grpo.report.glossary import REJECTION, explain, in_order
 from grpo.report.tables import evaluation_rows, evaluation_table
 from grpo.runs.files import write_text
 from grpo.runs.folder import flatten
@@ -25,36 +25,29 @@ MOST_CHARACTERS = 3000  # of one completion
 Row = dict[str, Any]
 
 
-class NoRun(ValueError):
-    """A folder without runs, in one line."""
-
-
 def write_reports(folder: Path) -> str:
     """Write report.html into the folder and into every run below it. Returns the text for the terminal.
 
-    Raises NoRun where there is nothing to report or nothing can be written.
+    Raises ValueError where there is nothing to report or nothing can be written.
     """
     runs = {path: read_run(path) for path in find_runs(folder)}
     try:
         for where, shown in ({path: [run] for path, run in runs.items()} | {folder: list(runs.values())}).items():
             write_text(where / "report.html", page(where.resolve().name, shown))
     except OSError as error:
-        raise NoRun(f"{error.filename or folder}: report.html cannot be written: {error.strerror}") from None
+        raise ValueError(f"{error.filename or folder}: report.html cannot be written: {error.strerror}") from None
     table = evaluation_table({run["name"]: run["evaluation"] for run in runs.values()})
     return f"{table}\n\nreport: {folder / 'report.html'}"
-
-
-# ---- reading: whatever is there -----------------------------------------------------------------------------
 
 
 def find_runs(folder: Path) -> list[Path]:
     """The folder if it is a run, or else the runs directly below it, by name."""
     if not folder.is_dir():
-        raise NoRun(f"{folder}: no such folder")
+        raise ValueError(f"{folder}: no such folder")
     for found in ([folder], sorted(path for path in folder.iterdir() if path.is_dir())):
         if runs := [path for path in found if any((path / name).is_file() for name in RUN_FILES)]:
             return runs
-    raise NoRun(f"{folder}: holds no run; name a run folder or the folder that holds several")
+    raise ValueError(f"{folder}: holds no run; name a run folder or the folder that holds several")
 
 
 def read_run(folder: Path) -> Row:
@@ -66,18 +59,17 @@ def read_run(folder: Path) -> Row:
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
     def rows(name: str) -> list[Row]:
-        found = [_parse(line) for line in text(name).splitlines() if line.strip()]
+        """The objects of a file: one a line of a .jsonl, one in a .json."""
+        parts = text(name).splitlines() if name.endswith(".jsonl") else [text(name)]
+        found = [_parse(part) for part in parts if part.strip()]
         if None in found:
-            unreadable.append(f"{name} ({found.count(None)} of {len(found)} lines)")
+            unreadable.append(name)
         return [row for row in found if row is not None]
 
-    def one(name: str) -> Row:
-        row = _parse(text(name) or "{}")
-        if row is None:
-            unreadable.append(name)
-        return row or {}
-
-    manifest, metrics, rejection = one("manifest.json"), rows("metrics.jsonl"), one("rejection.json")
+    manifest, rejection, evaluation = (
+        next(iter(rows(name)), {}) for name in ("manifest.json", "rejection.json", "eval.json")
+    )
+    metrics = rows("metrics.jsonl")
     sampled = _number(rejection.get("sampled")) or math.nan
     steps = number(_number(metrics[-1].get("step")) if metrics else 0.0)
     return {
@@ -88,9 +80,11 @@ def read_run(folder: Path) -> Row:
         "config": text("config.yaml"),
         "curves": curves(metrics),
         "rejection": [(k, [v, f"{_number(v) / sampled:.3f}"], REJECTION.get(k, "")) for k, v in rejection.items()],
-        "completions": [completion(row) for row in pick(rows("completions.jsonl"))],
-        "samples": [completion(row) for row in rows("samples.jsonl")[:4]],
-        "evaluation": one("eval.json"),
+        "completions": {
+            "Sampled completions, with what each reward gave them": [*map(completion, pick(rows("completions.jsonl")))],
+            "Samples that were kept": [completion(row) for row in rows("samples.jsonl")[:4]],
+        },
+        "evaluation": evaluation,
         "unreadable": unreadable,
     }
 
@@ -110,18 +104,12 @@ def _number(value: Any) -> float:
     return value if isinstance(value, float) else math.nan
 
 
-# ---- the page -----------------------------------------------------------------------------------------------
-
-
 def page(title: str, runs: list[Row]) -> str:
     """One self-contained HTML page: no script, nothing loaded from elsewhere, all text of models and data escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("grpo.report"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    figures = [
-        (label, cells, EVALUATION.get(label.strip().rstrip("0123456789").replace("@", "@k"), ""))
-        for label, cells in evaluation_rows([run["evaluation"] for run in runs])
-    ]
+    figures = evaluation_rows([run["evaluation"] for run in runs])
     html = environment.get_template("report.html").render(title=title, figures=figures, runs=runs)
     return html.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be written
 

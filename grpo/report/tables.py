@@ -4,23 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-WIDTH = 100  # characters of a text table; evaluations that do not fit go below
+from grpo.report.glossary import EVALUATION
 
-ROWS = (  # label, part of the evaluation, figure and digits; `glossary.EVALUATION` says what each means
-    ("accuracy, sampled", "sampled", "accuracy", 3),
-    ("  95 % interval", "sampled", "ci95", 3),
-    ("accuracy, greedy", "greedy", "accuracy", 3),
-    ("  95 % interval", "greedy", "ci95", 3),
-    ("pass@", "sampled", "pass_at", 3),
-    ("maj@", "sampled", "maj", 3),
-    ("format rate", "sampled", "format", 3),
-    ("reflection rate", "sampled", "reflection_rate", 3),
-    ("reflections per completion", "sampled", "reflections", 2),
-    ("accuracy when reflecting", "sampled", "accuracy_reflecting", 3),
-    ("accuracy otherwise", "sampled", "accuracy_others", 3),
-    ("length in tokens", "sampled", "length", 1),
-    ("truncated", "sampled", "truncated", 3),
-)
+WIDTH = 100  # characters of a text table; evaluations that do not fit go below
 
 
 def table(headers: list[str], rows: list[list[str]]) -> str:
@@ -33,16 +19,16 @@ def table(headers: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def evaluation_rows(results: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Label and a cell per evaluation, row by row; "-" for what an evaluation lacks."""
+def evaluation_rows(results: list[dict[str, Any]]) -> list[tuple[str, list[str], str]]:
+    """Label, a cell per evaluation ("-" for what it lacks) and explanation of each figure."""
     rows = []
-    for label, part, figure, digits in ROWS:
+    for label, part, figure, digits, text in EVALUATION:
         values = [result.get(part, {}).get(figure) for result in results]
-        if label.endswith("@"):  # one value for each k; that of 1 is the accuracy once more
+        if label.endswith("@k"):  # one value for each k; that of 1 is the accuracy once more
             ks = sorted({k for by_k in values for k in by_k or ()} - {"1"}, key=int)
-            rows += [(label + k, [_cell((by_k or {}).get(k), digits) for by_k in values]) for k in ks]
+            rows += [(label[:-1] + k, [_cell((by_k or {}).get(k), digits) for by_k in values], text) for k in ks]
         else:
-            rows.append((label, [_cell(value, digits) for value in values]))
+            rows.append((label, [_cell(value, digits) for value in values], text))
     return rows
 
 
@@ -51,7 +37,7 @@ def evaluation_table(results: dict[str, dict[str, Any]]) -> str:
     for count in range(len(results), 0, -1):
         names = list(results)[:count]
         rows = evaluation_rows([results[name] for name in names])
-        block = table(["", *names], [[label, *cells] for label, cells in rows])
+        block = table(["", *names], [[label, *cells] for label, cells, _ in rows])
         if count == 1 or max(map(len, block.splitlines())) <= WIDTH:
             break
     rest = {name: result for name, result in results.items() if name not in names}
