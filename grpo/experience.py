@@ -60,7 +60,7 @@ def collect(config: Config, policy: Policy, rewards: RewardSet, stream: Stream, 
     parts: list[Part] = []
     stream.new_step()
     while refills < config.grpo.max_refills and (problems := stream.take(missing)):
-        sampled = sample_round(config, policy, rewards, problems, step)
+        sampled = sample_round(config, policy, rewards, problems, step, stream.position / len(stream.items))
         missing -= sum(len(part.kept) for part in sampled) // config.grpo.group_size
         parts, refills = parts + sampled, refills + 1
     log_completions(log, step, parts, rewards, config.log.completions_per_step)
@@ -71,24 +71,39 @@ def collect(config: Config, policy: Policy, rewards: RewardSet, stream: Stream, 
     )
 
 
-def sample_round(config: Config, policy: Policy, rewards: RewardSet, problems: list[Problem], step: int) -> list[Part]:
+def sample_round(
+    config: Config, policy: Policy, rewards: RewardSet, problems: list[Problem], step: int, epoch: float
+) -> list[Part]:
     """G completions of each problem, scored, and which of the groups to keep; each process samples a slice of them."""
     mine = problems[rank_slice(len(problems))]
-    return [part for part in gather_results(lambda: sample_part(config, policy, rewards, mine, step)) if part]
+    return [part for part in gather_results(lambda: sample_part(config, policy, rewards, mine, step, epoch)) if part]
 
 
-def sample_part(config: Config, policy: Policy, rewards: RewardSet, problems: list[Problem], step: int) -> Part | None:
+def sample_part(
+    config: Config, policy: Policy, rewards: RewardSet, problems: list[Problem], step: int, epoch: float
+) -> Part | None:
     """G completions of each of these problems, scored; None if there is no problem."""
     if not problems:
         return None
     size, prompts, killed = config.grpo.group_size, make_prompts(config, policy, problems), rewards.killed
     rollouts, completions = sample_texts(config, policy, problems, prompts, size, step)
-    progress = {"global_step": step, "max_steps": config.grpo.steps, "max_new_tokens": config.sampling.max_new_tokens}
-    scores = rewards(completions, progress)  # [N, K]
-    flat = zero_spread(scores, rewards.weights, size, config.loss.advantage)  # [P]
-    keep = ~flat if config.grpo.drop_zero_spread else torch.ones_like(flat)
-    kept = keep.repeat_interleave(size).nonzero().squeeze(1)
+    progress = {"global_step": step, "max_steps": config.grpo.steps, "epoch": epoch}
+    scores = rewards(completions, {**progress, "max_new_tokens": config.sampling.max_new_tokens})  # [N, K]
+    kept = groups_to_keep(config, rewards, scores).repeat_interleave(size).nonzero().squeeze(1)
     return Part(rollouts, completions, scores, kept, rewards.killed - killed)
+
+
+def groups_to_keep(config: Config, rewards: RewardSet, scores: Tensor) -> Tensor:
+    """Groups with a spread of what `grpo.drop_by` names, bool [P]. scores: [N, K].
+
+    With the KL in the reward all are kept: its part of the reward differs from completion to completion.
+    """
+    weights, by = rewards.weights, [i for i, name in enumerate(rewards.functions) if name in config.grpo.drop_by]
+    if by:
+        scores, weights = scores[:, by], torch.ones(len(by))
+    flat = zero_spread(scores, weights, config.grpo.group_size, config.loss.advantage)
+    kl_in_reward = bool(config.loss.beta) and config.loss.kl_in == "reward"
+    return ~flat if config.grpo.drop_zero_spread and not kl_in_reward else torch.ones_like(flat)
 
 
 def sample_texts(
@@ -120,7 +135,11 @@ def describe(config: Config, parts: list[Part], rewards: RewardSet) -> dict[str,
     scores = torch.cat([part.rewards for part in parts])  # [N, K]
     lengths = torch.cat([part.rollouts.lengths for part in parts]).float()  # [N]
     texts = [text for part in parts for text in part.completions.texts]
+    told: dict[str, list[float]] = {}  # what the rewards logged themselves
+    for name, values in (item for part in parts for item in part.completions.metrics.items()):
+        told.setdefault(name, []).extend(values)
     return {
+        **{name: sum(values) / len(values) for name, values in told.items()},
         "reward": total_reward(scores, weights).nanmean().item(),
         "spread": spread(scores, weights, size),
         **{f"reward_{name}": m for name, m in zip(rewards.functions, scores.nanmean(dim=0).tolist(), strict=True)},
@@ -137,9 +156,9 @@ def describe(config: Config, parts: list[Part], rewards: RewardSet) -> dict[str,
 
 def log_completions(log: RunLog, step: int, parts: list[Part], rewards: RewardSet, count: int) -> None:
     """Write the first completions of a step with what each reward gave them."""
-    texts = [text for part in parts for text in part.completions.texts]
-    problems = [problem for part in parts for problem in part.completions.problems]
-    scores = torch.cat([part.rewards for part in parts]).tolist()
-    for text, p, given in list(zip(texts, problems, scores, strict=True))[:count]:
+    rows = [(part.completions, row, given) for part in parts for row, given in enumerate(part.rewards.tolist())]
+    for some, row, given in rows[:count]:
         named = {n: None if math.isnan(s) else s for n, s in zip(rewards.functions, given, strict=True)}
-        log.sample(step + 1, problem=p.id, answer=p.answer, completion=text, rewards=named)
+        problem, extras = some.problems[row], {name: str(values[row]) for name, values in some.extras.items()}
+        facts = {"problem": problem.id, "answer": problem.answer, "completion": some.texts[row], "rewards": named}
+        log.sample(step + 1, **facts, **({"extras": extras} if extras else {}))

@@ -6,7 +6,7 @@ Every reward keeps its own column of the [N, K] matrix; the total is only ever f
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,14 +30,13 @@ class RewardSet:
     weights: Tensor
     """[K]"""
 
-    def __call__(self, batch: Completions, progress: dict[str, int]) -> Tensor:
+    def __call__(self, batch: Completions, progress: dict[str, float]) -> Tensor:
         """Score every completion with every function. Returns [N, K] fp32; NaN where one does not apply.
 
         A completion that was killed in scoring is NaN throughout: it has no reward, and may have no advantage.
-        progress: `global_step` and `max_steps`, which reach the functions as TRL's `trainer_state`.
+        progress: `global_step`, `max_steps`, `epoch`, which reach the functions as TRL's `trainer_state`.
         """
-        # TRL's hooks for figures of the function's own; what they are told is not kept
-        hooks = {"log_extra": lambda *_: None, "log_metric": lambda *_: None}
+        hooks = {"log_metric": batch.log_metric, "log_extra": batch.log_extra}
         columns = {**batch.columns(), "trainer_state": SimpleNamespace(**progress), **hooks}
         places = [f"problem {p.id}, completion {text!r}" for p, text in zip(batch.problems, batch.texts, strict=True)]
         given = [checked_scores(name, function, columns, places) for name, function in self.functions.items()]
@@ -73,6 +72,18 @@ class Completions:
     token_ids: list[list[int]]
     prompts: list[Prompt]
     problems: list[Problem]
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    """Figures that the rewards logged of the batch, each as often as it was logged."""
+    extras: dict[str, list[Any]] = field(default_factory=dict)
+    """Columns that the rewards logged, a value per completion."""
+
+    def log_metric(self, name: str, value: float) -> None:
+        """TRL's hook for a figure of the batch; it is logged as the mean over the step."""
+        self.metrics.setdefault(name, []).append(float(value))
+
+    def log_extra(self, column: str, values: list[Any]) -> None:
+        """TRL's hook for a value per completion; it stands beside the text in completions.jsonl."""
+        self.extras[column] = list(values)
 
     def columns(self) -> dict[str, list]:
         """Keyword arguments of a reward function. Chat prompts make chat completions, as in TRL."""

@@ -55,6 +55,7 @@ def test_a_function_sees_what_trl_would_show_it(chat):
     assert seen["completion_ids"] == [[5], [5, 5]] and seen["answer"] == ["4", "4"]
     assert seen["level"] == [3, None] and seen["rest"]["other"] == [None, "x"]
     assert (seen["trainer_state"].global_step, seen["trainer_state"].max_steps) == (3, 9)
+    assert batch.metrics == {"mean": [0.5]} and batch.extras == {"level": [3, None]}
 
 
 def test_the_solution_column_holds_the_gold_unless_the_solution_states_it():

@@ -13,6 +13,7 @@ from data import Problem, PromptConfig
 from data.stream import Stream
 from data.tiny_model import build_model, build_tokenizer
 from grpo.experience import collect
+from grpo.loss import PRESETS, LossConfig
 from grpo.model.policy import Policy
 from grpo.runs.config import Config, GRPOConfig, LogConfig
 from grpo.runs.log import RunLog
@@ -41,13 +42,14 @@ def sometimes(completions, **columns):
 REWARDS = RewardSet({"alternate": alternate, "sometimes": sometimes}, torch.tensor([2.0, 0.0]))
 
 
-def run(policy, folder, spread, rewards=REWARDS, **grpo):
+def run(policy, folder, spread, rewards=REWARDS, loss=PRESETS["grpo"], **grpo):
     """Collect step 0 from problems that have a spread or not, in the order of the stream."""
     config = Config(
         sampling=SamplingConfig(max_new_tokens=6),
         prompt=PromptConfig(style="plain", template="{question}"),
         grpo=GRPOConfig(**{"prompts_per_step": 3, "group_size": SIZE, "max_refills": 2, **grpo}),
         log=LogConfig(completions_per_step=2),
+        loss=loss,
     )
     problems = [
         Problem(id=f"test/{i}", question=f"Mia has {i} apples.", answer=str(i), solution="", columns={})
@@ -126,3 +128,37 @@ def test_a_prompt_without_room_in_the_context_is_refused(policy, tmp_path):
     )
     with pytest.raises(ValueError, match=r"max_new_tokens=8 exceeds the model's context of 256"):
         collect(config, policy, REWARDS, Stream([long], 0), 0, RunLog(tmp_path))
+
+
+def telling(completions, trainer_state, log_metric, log_extra, **columns):
+    log_metric("letters", sum(map(len, completions)))
+    log_metric("epoch", trainer_state.epoch)
+    log_extra("first", [text[:1] for text in completions])
+    return alternate(completions, **columns)
+
+
+def test_what_rewards_log_is_logged(policy, tmp_path):
+    """TRL's hooks: a figure as its mean over the step, a column beside each completion."""
+    rewards = RewardSet({"telling": telling}, torch.ones(1))
+    batch, _, _ = run(policy, tmp_path, [True, False, True, False, True, True], rewards=rewards)
+    assert batch.metrics["epoch"] == pytest.approx((3 / 6 + 4 / 6 + 5 / 6) / 3)  # passes over the data, as in TRL
+    lines = [json.loads(line) for line in (tmp_path / "completions.jsonl").read_text().splitlines()]
+    assert batch.metrics["letters"] > 0
+    assert all(line["extras"] == {"first": line["completion"][:1]} for line in lines)
+
+
+def test_groups_are_dropped_by_the_rewards_that_are_named(policy, tmp_path):
+    """DAPO drops by correctness: a group that is all right stays out, whatever else its completions earn."""
+    whole, _, order = run(policy, tmp_path, [True, False, True], max_refills=0)
+    assert questions(policy, whole) == [order[0], order[2]]
+    for by, kept in ((("alternate",), [0, 2]), (("sometimes",), []), (("alternate", "sometimes"), [0, 1, 2])):
+        batch, _, _ = run(policy, tmp_path, [True, False, True], max_refills=0, drop_by=by)
+        assert questions(policy, batch) == [order[i] for i in kept]  # `sometimes` counts, though its weight is 0
+
+
+def test_with_the_kl_in_the_reward_no_group_is_flat(policy, tmp_path):
+    loss = LossConfig(beta=0.1, kl_in="reward")
+    batch, _, order = run(policy, tmp_path, [False, True, False], loss=loss)
+    assert questions(policy, batch) == order[:3]
+    batch, _, order = run(policy, tmp_path, [False, True, False], loss=replace(loss, beta=0.0), max_refills=0)
+    assert questions(policy, batch) == [order[1]]

@@ -7,7 +7,7 @@ from html import escape
 
 WIDTH, HEIGHT = 320, 132
 LEFT, RIGHT, TOP, BOTTOM = 50, 10, 8, 22  # margins of the plot in the figure, in pixels
-MOST_POINTS = 200  # of a longer run every n-th point is drawn
+MOST_POINTS = 200  # of a longer run every n-th point is drawn, the last for one
 
 
 def chart(name: str, points: list[tuple[float, float]]) -> str:
@@ -15,7 +15,7 @@ def chart(name: str, points: list[tuple[float, float]]) -> str:
     points = [(x, y) for x, y in points if math.isfinite(y) and abs(y) < 1e100]
     if not points:
         return ""
-    points = points[:: math.ceil(len(points) / MOST_POINTS)] if len(points) > 1 else points * 2  # a dot
+    points = points[:: -math.ceil(len(points) / MOST_POINTS)][::-1] if len(points) > 1 else points * 2  # a dot
     first, last = points[0][0], points[-1][0]
     low, high = min(y for _, y in points), max(y for _, y in points)
 

@@ -72,6 +72,11 @@ def _contradictions(config: Config) -> Iterator[Mistake]:
         yield "loss.eps_low", f"must be at most 1, not {loss.eps_low}: a ratio is never below 0"
     if loss.max_length is not None and loss.max_length < 1:
         yield "loss.max_length", f"must be at least 1, not {loss.max_length}"
+    if unknown := [name for name in config.grpo.drop_by if name not in config.rewards]:
+        yield (
+            "grpo.drop_by",
+            f"{unknown[0]!r} is no reward of this run; there are {', '.join(config.rewards) or 'none'}",
+        )
     if config.grpo.group_size < 2:
         yield "grpo.group_size", "must be at least 2: an advantage compares siblings"
     if not all(1 <= k <= samples for k in pass_at):
