@@ -131,8 +131,8 @@ def _configured(command: Callable[[Config, argparse.Namespace], None], arguments
 
 def _train(config: Config, arguments: argparse.Namespace) -> None:
     """Train a stage in its run folder, then evaluate what came out."""
-    # held-out problems that cannot be read would end a run after its last step
-    held_out = load_problems(config.eval.data, config.seed) if config.eval.at_end else []
+    if config.eval.at_end:
+        load_problems(config.eval.data, config.seed)  # what cannot be read would end a run after its last step
     run = open_run(config, arguments.name)
     if run.complete:
         run.tidy()
@@ -145,7 +145,7 @@ def _train(config: Config, arguments: argparse.Namespace) -> None:
         policy = STAGES[arguments.name](config, run)
         if config.eval.at_end:
             try:
-                result = evaluate(config, policy, held_out, run)
+                result = evaluate(config, policy, run)
             except ValueError as error:
                 way_out = "(training is done: with eval.at_end=false the same command ends it)"
                 raise ValueError(f"{error} {way_out}") from error
@@ -162,7 +162,7 @@ def _evaluate(config: Config, _: argparse.Namespace) -> None:
         run.tidy()
     else:
         with run.working():
-            write_json(run.folder / "eval.json", evaluate(config, load_policy(config.model, config.seed), None, run))
+            write_json(run.folder / "eval.json", evaluate(config, load_policy(config.model, config.seed), run))
             run.end()
     _show(evaluation_table({config.model.path: from_first(lambda: read_mapping(run.folder / "eval.json"))}))
 

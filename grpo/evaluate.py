@@ -16,11 +16,12 @@ from dataclasses import replace
 from typing import Any
 
 from data import fitting, load_problems
+from data.prompts import prompts_hash
 from grpo.experience import make_prompts, sample_texts
 from grpo.model.distributed import all_gather, rank_slice
 from grpo.model.policy import Policy
 from grpo.runs.config import Config
-from grpo.runs.folder import Run, fingerprint
+from grpo.runs.folder import Run, data_hash, fingerprint
 from grpo.runs.journal import Journal, Judged
 from grpo.runs.log import progress
 from grpo.scoring import Completions
@@ -31,15 +32,26 @@ from rewards.answer import equivalent, extract_answer
 EVAL_STEP = -1  # sampling's step number for evaluation: its random numbers are not those of any training step
 
 
-def evaluate(
-    config: Config, policy: Policy, problems: list[Problem] | None = None, run: Run | None = None
-) -> dict[str, Any]:
+def held_out(config: Config, policy: Policy) -> list[Problem]:
+    """The problems of the evaluation. Raises ValueError where they cannot be read or a prompt is too long."""
+    problems = load_problems(config.eval.data, config.seed)
+    problems = fitting(problems, policy.tokenizer, config.prompt, config.eval.data)
+    make_prompts(config, policy, problems)
+    return problems
+
+
+def check_evaluation(config: Config, policy: Policy, run: Run) -> None:
+    """Before a stage begins: what would stop the evaluation at its end stops it now."""
+    if config.eval.at_end:
+        run.note_input("eval_hash", data_hash(held_out(config, policy)), "held-out data")
+
+
+def evaluate(config: Config, policy: Policy, run: Run | None = None) -> dict[str, Any]:
     """Evaluate a policy on `config.eval`. Returns figures ready for JSON; shares are in [0, 1].
 
     run: the open run folder, where an evaluation that was stopped goes on.
     """
-    problems = problems or load_problems(config.eval.data, config.seed)
-    problems = fitting(problems, policy.tokenizer, config.prompt, config.eval.data)
+    problems = held_out(config, policy)
     sampled = judge(config, policy, problems, config.eval.samples, config.eval.temperature, "eval sampled", run)
     greedy = judge(config, policy, problems, 1, 0.0, "eval greedy", run)
     shares = per_problem(sampled, len(problems))
@@ -73,7 +85,8 @@ def judge(
     """
     config = replace(config, sampling=replace(config.sampling, temperature=temperature))
     prompts, per_round = make_prompts(config, policy, problems), max(1, config.sampling.max_rows // samples)
-    journal = Journal(run, name, fingerprint(policy), per_round * samples, len(problems) * samples)
+    origin = " ".join((fingerprint(policy), prompts_hash(prompts), data_hash(problems)))
+    journal = Journal(run, name, origin, per_round * samples, len(problems) * samples)
     done = len(journal.judged)
     with progress(total=journal.total, initial=done, desc=name, unit="completion") as bar:
         for first in range(done // samples, len(problems), per_round):

@@ -17,7 +17,7 @@ from typing import Any
 
 from data import DataError, fitting, load_problems
 from data.jsonl import parse_row
-from grpo.evaluate import judge
+from grpo.evaluate import check_evaluation, judge
 from grpo.model.distributed import from_first
 from grpo.model.policy import Policy, load_policy
 from grpo.report.tables import table
@@ -38,7 +38,10 @@ def train_rejection(config: Config, run: Run) -> Policy:
     problems = load_problems(config.data, config.seed)
     run.note_input("data_hash", data_hash(problems), "training data")
     if not from_first((run.folder / "samples.jsonl").exists):
+        if config.reject.sft_from:  # a model that cannot be loaded is found before all is sampled
+            load_policy(replace(config.model, path=config.reject.sft_from), config.seed)
         policy = load_policy(config.model, config.seed)
+        check_evaluation(config, policy, run)
         fit_in = fitting(problems, policy.tokenizer, config.prompt, config.data)
         rows, counts = sample_and_filter(config, policy, fit_in, run)
         if not rows:

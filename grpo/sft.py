@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from data import Prompt, build_prompt, fitting, load_problems, response_text, without_prefill
 from data.stream import Stream
+from grpo.evaluate import check_evaluation
 from grpo.logprobs import completion_logps
 from grpo.model.batching import my_micro_batches
 from grpo.model.distributed import all_reduce
@@ -36,6 +37,7 @@ def train_sft(config: Config, run: Run) -> Policy:
     problems = load_problems(config.data, config.seed)
     policy = load_policy(config.model, config.seed, training=True)
     problems = fitting(problems, policy.tokenizer, config.prompt, config.data)
+    check_evaluation(config, policy, run)
     responses = [(p, response_text(p, config.coldstart, config.seed)) for p in problems]
     run.note_input("data_hash", data_hash(problems), "training data")
     return fit(config, run, policy, responses)

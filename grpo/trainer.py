@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from data import fitting, load_problems
+from data.prompts import prompts_hash
 from data.stream import Stream
 from grpo.advantages import group_advantages, unscored
+from grpo.evaluate import check_evaluation
 from grpo.experience import Batch, collect, make_prompts
 from grpo.logprobs import completion_logps
 from grpo.loss import KL_ESTIMATORS, policy_loss
@@ -42,8 +44,10 @@ def train_grpo(config: Config, run: Run) -> Policy:
     rewards = load_rewards(config.rewards, config.sandbox)
     policy = load_policy(config.model, config.seed, training=True)
     problems = fitting(problems, policy.tokenizer, config.prompt, config.data)
-    make_prompts(config, policy, problems)  # a prompt that is too long is found before the first step
+    prompts = make_prompts(config, policy, problems)  # a prompt that is too long is found before the first step
+    check_evaluation(config, policy, run)
     run.note_input("data_hash", data_hash(problems), "training data")
+    run.note_input("prompt_hash", prompts_hash(prompts), "text of the prompts (set prompt.date if it holds the day)")
     run.note_input("model_hash", fingerprint(policy), "model at model.path")
     if config.loss.beta:
         policy.freeze_reference()

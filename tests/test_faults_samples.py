@@ -9,14 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_runs import PARITY, command, manifest, metrics, one_line, weights, write_module
+from helpers_runs import PARITY, command, metrics, one_line, weights, write_module
 from helpers_runs import grpo as run_stage
 
-import grpo.sft
+from data import make_problems
 from data.tiny_model import build_model, build_tokenizer
 from grpo import cli
+from grpo.evaluate import evaluate
+from grpo.model.policy import load_policy
 from grpo.runs.config import Config
+from grpo.runs.folder import open_run
 from grpo.runs.keeper import warnings as warnings_of
+from grpo.runs.settings import load_config
 
 
 @pytest.fixture
@@ -119,16 +123,32 @@ def test_prompts_longer_than_the_context_are_found_before_the_first_step(tmp_pat
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_held_out_prompts_that_are_too_long_do_not_cost_the_training(tmp_path, capsys):
+@pytest.mark.parametrize("stage", ["sft", "grpo", "reject"])
+def test_held_out_prompts_that_are_too_long_stop_a_run_before_its_first_step(tmp_path, capsys, rewards, stage):
     held_out = tmp_path / "held.jsonl"
     held_out.write_text(json.dumps({"question": "Ana has 3 apples. " * 100, "answer": "3"}) + "\n")
-    settings = {"eval__data__source": held_out, "eval__data__count": 0}
-    assert run_stage("sft", tmp_path / "run", **settings, eval__at_end="true") == 2
-    assert "training is done: with eval.at_end=false the same command ends it" in one_line(capsys)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grpo.sft, "sft_step", None)
-        assert run_stage("sft", tmp_path / "run", **settings) == 0
-    assert manifest(tmp_path / "run")["finished"]
+    settings = {"eval__data__source": held_out, "eval__data__count": 0, "eval__at_end": "true"}
+    assert run_stage(stage, tmp_path / "run", *(rewards if stage == "grpo" else []), **settings) == 2
+    assert "exceeds the model's context of 256" in one_line(capsys)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists() and not (tmp_path / "run" / "judged").exists()
+
+
+def test_an_evaluation_does_not_go_on_with_the_answers_to_other_problems(tmp_path):
+    held_out = tmp_path / "held.jsonl"
+    settings = [f"run={tmp_path / 'run'}", "model.path=tiny", f"eval.data.source={held_out}", "eval.data.count=0"]
+    settings += ["prompt.style=plain", "prompt.template='{question}\\n'", "eval.samples=1", "eval.pass_at=[1]"]
+    config = load_config(None, [*settings, "sampling.max_new_tokens=40"])
+    policy = load_policy(config.model)
+    run = open_run(config, "eval")
+    rows = [{"question": p.question, "answer": p.answer} for p in make_problems("test", 6, seed=0)]
+    figures = []
+    unsolvable = [{**row, "answer": "-1"} for row in rows[3:]]
+    for some, kept in ((rows[:3], run), (rows[3:], run), (rows[3:], None), (unsolvable, run)):
+        held_out.write_text("".join(json.dumps(row) + "\n" for row in some))
+        figures.append(evaluate(config, policy, kept))
+    assert figures[1] == figures[2] != figures[0]
+    assert figures[3]["greedy"]["accuracy"] == 0 < figures[2]["greedy"]["accuracy"]
+    run.lock.close()
 
 
 def test_skipped_rows_are_counted_in_one_line(tmp_path, capsys):
