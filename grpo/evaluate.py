@@ -29,6 +29,7 @@ from grpo.types import Problem, Rollouts
 from rewards import accuracy_reward, count_reflections, format_reward
 from rewards.answer import equivalent, extract_answer
 
+PROMPTS = "text of the prompts (if it holds the day, set prompt.date)"
 EVAL_STEP = -1  # sampling's step number for evaluation: its random numbers are not those of any training step
 
 

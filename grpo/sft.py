@@ -15,8 +15,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from data import Prompt, build_prompt, fitting, load_problems, response_text, without_prefill
+from data.prompts import prompts_hash
 from data.stream import Stream
-from grpo.evaluate import check_evaluation
+from grpo.evaluate import PROMPTS, check_evaluation
 from grpo.logprobs import completion_logps
 from grpo.model.batching import my_micro_batches
 from grpo.model.distributed import all_reduce
@@ -46,6 +47,8 @@ def train_sft(config: Config, run: Run) -> Policy:
 def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem, str]]) -> Policy:
     """Fine-tune a policy on (problem, response) pairs, from the start or from the run's newest checkpoint."""
     run.note_input("model_hash", fingerprint(policy), "model to start from")
+    prompts = [build_prompt(problem, policy.tokenizer, config.prompt) for problem, _ in responses]
+    run.note_input("prompt_hash", prompts_hash(prompts), PROMPTS)
     examples = make_examples(config, policy, responses)
     policy.start_training(config.parallel)
     per_epoch = math.ceil(len(examples) / config.sft.batch_size)

@@ -22,7 +22,7 @@ from data import fitting, load_problems
 from data.prompts import prompts_hash
 from data.stream import Stream
 from grpo.advantages import group_advantages, unscored
-from grpo.evaluate import check_evaluation
+from grpo.evaluate import PROMPTS, check_evaluation
 from grpo.experience import Batch, collect, make_prompts
 from grpo.logprobs import completion_logps
 from grpo.loss import KL_ESTIMATORS, policy_loss
@@ -47,7 +47,7 @@ def train_grpo(config: Config, run: Run) -> Policy:
     prompts = make_prompts(config, policy, problems)  # a prompt that is too long is found before the first step
     check_evaluation(config, policy, run)
     run.note_input("data_hash", data_hash(problems), "training data")
-    run.note_input("prompt_hash", prompts_hash(prompts), "text of the prompts (set prompt.date if it holds the day)")
+    run.note_input("prompt_hash", prompts_hash(prompts), PROMPTS)
     run.note_input("model_hash", fingerprint(policy), "model at model.path")
     if config.loss.beta:
         policy.freeze_reference()

@@ -159,6 +159,28 @@ def test_a_resume_on_other_data_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_a_resume_with_other_prompts_is_refused(tmp_path, capsys, rewards, stage):
+    """As they are on another day, where the chat template prints today's."""
+    save_tiny(tmp_path / "model", seed=0)
+    template, run = tmp_path / "model" / "chat_template.jinja", tmp_path / "run"
+    template.write_text("{% for m in messages %}{{ m['content'] }} 3{% endfor %}")
+    extra = rewards if stage == "grpo" else []
+    settings = {"model__path": tmp_path / "model", "prompt__style": "chat", "prompt__system": "''"}
+    with pytest.MonkeyPatch.context() as patch:
+        module, name = {"sft": (grpo.sft, "sft_step"), "grpo": (grpo.trainer, "update")}[stage]
+        original = getattr(module, name)
+        patch.setattr(module, name, lambda *a: original(*a) if a[-1] < 2 else (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run_stage(stage, run, *extra, **settings) == 130
+    template.write_text(template.read_text().replace("3", "4"))
+    capsys.readouterr()
+    assert run_stage(stage, run, *extra, **settings) == 2
+    said = one_line(capsys)
+    assert "the text of the prompts (if it holds the day, set prompt.date) is not what this run began with" in said
+    template.write_text(template.read_text().replace("4", "3"))
+    assert run_stage(stage, run, *extra, **settings) == 0
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
 def test_a_resume_from_another_model_is_refused(tmp_path, capsys, rewards, stage):
     """The weights are the checkpoint's, but the KL's reference and a LoRA's base are not."""
     save_tiny(tmp_path / "model", seed=0)

@@ -137,13 +137,13 @@ def test_an_evaluation_does_not_go_on_with_the_answers_to_other_problems(tmp_pat
     held_out = tmp_path / "held.jsonl"
     settings = [f"run={tmp_path / 'run'}", "model.path=tiny", f"eval.data.source={held_out}", "eval.data.count=0"]
     settings += ["prompt.style=plain", "prompt.template='{question}\\n'", "eval.samples=1", "eval.pass_at=[1]"]
-    config = load_config(None, [*settings, "sampling.max_new_tokens=40"])
+    config = load_config(None, [*settings, "sampling.max_new_tokens=100"])
     policy = load_policy(config.model)
     run = open_run(config, "eval")
-    rows = [{"question": p.question, "answer": p.answer} for p in make_problems("test", 6, seed=0)]
+    rows = [{"question": p.question, "answer": p.answer} for p in make_problems("test", 40, seed=0)]
     figures = []
-    unsolvable = [{**row, "answer": "-1"} for row in rows[3:]]
-    for some, kept in ((rows[:3], run), (rows[3:], run), (rows[3:], None), (unsolvable, run)):
+    unsolvable = [{**row, "answer": "-1"} for row in rows[20:]]
+    for some, kept in ((rows[:20], run), (rows[20:], run), (rows[20:], None), (unsolvable, run)):
         held_out.write_text("".join(json.dumps(row) + "\n" for row in some))
         figures.append(evaluate(config, policy, kept))
     assert figures[1] == figures[2] != figures[0]
