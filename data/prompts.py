@@ -158,6 +158,18 @@ def fitting(
     return kept
 
 
+def after_response(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> list[int]:
+    """Token ids that the chat template writes after a response, the end of the turn first; none without a template."""
+    if config.style == "plain" or not tokenizer.chat_template:
+        return []
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": MARK}]
+    text = _render(turns, tokenizer, config, respond=False)
+    return tokenizer(text.rpartition(MARK)[2], add_special_tokens=False)["input_ids"] if MARK in text else []
+
+
+MARK = "response"
+
+
 def without_prefill(response: str, prefill: str) -> str:
     """The part of a full response that is left to write after a prompt which already holds `prefill`.
 
@@ -226,10 +238,12 @@ def _render_messages(
     return turns, _render(turns, tokenizer, config)
 
 
-def _render(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> str:
+def _render(
+    messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, config: PromptConfig, respond: bool = True
+) -> str:
     def render(template: str) -> str:
         return tokenizer.apply_chat_template(
-            messages, chat_template=template, tokenize=False, add_generation_prompt=True, **config.template_args
+            messages, chat_template=template, tokenize=False, add_generation_prompt=respond, **config.template_args
         )
 
     try:

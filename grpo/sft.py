@@ -15,7 +15,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from data import Prompt, build_prompt, fitting, load_problems, response_text, without_prefill
-from data.prompts import prompts_hash
+from data.prompts import after_response, prompts_hash
 from data.stream import Stream
 from grpo.evaluate import PROMPTS, check_evaluation
 from grpo.logprobs import completion_logps
@@ -67,21 +67,27 @@ def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem,
 
 def make_examples(config: Config, policy: Policy, responses: list[tuple[Problem, str]]) -> list[Example]:
     """Tokenize; a pair longer than the model's context is left out, and said so."""
-    eos = policy.tokenizer.eos_token_id  # a response is taught to end with the tokenizer's own, or the model's first
-    eos = policy.eos_ids[0] if eos is None else eos
     examples: list[Example] = []
-    limit = policy.max_positions or math.inf
+    end, limit = end_token(config, policy), policy.max_positions or math.inf
     for problem, response in responses:
         prompt: Prompt = build_prompt(problem, policy.tokenizer, config.prompt)
         body = without_prefill(response, prompt.prefill)
         ids = policy.tokenizer(body, add_special_tokens=False)["input_ids"]
-        examples.append((prompt.ids, [*ids, eos]))
+        examples.append((prompt.ids, [*ids, end]))
     short = [(prompt, completion) for prompt, completion in examples if len(prompt) + len(completion) <= limit]
     if len(short) < len(examples):
         say(f"{len(examples) - len(short)} of {len(examples)} examples are longer than {limit} tokens: left out")
     if not short:
         raise ValueError("no training example is left; look at the data and the model's context length")
     return short
+
+
+def end_token(config: Config, policy: Policy) -> int:
+    """The token that a response is taught to end with: the chat template's end of the turn (Gemma's `<end_of_turn>`),
+    if it ends a completion; else the tokenizer's end of sequence; else the model's first."""
+    written = after_response(policy.tokenizer, config.prompt)[:1]
+    tokens = [*written, policy.tokenizer.eos_token_id, *policy.eos_ids]
+    return next(token for token in tokens if token in policy.eos_ids)
 
 
 def sft_step(policy: Policy, optimizer: Optimizer, batch: Rollouts, tokens: int, step: int) -> dict[str, float]:

@@ -149,3 +149,14 @@ def test_data_without_worked_solutions_is_one_line(tmp_path, capsys):
     (tmp_path / "d.jsonl").write_text('{"question": "3 + 4?", "answer": "7"}\n')
     assert run_stage("sft", tmp_path / "run", f"data.source={tmp_path / 'd.jsonl'}", data__count=0) == 2
     assert "solution" in one_line(capsys)
+
+
+def test_a_response_is_taught_to_end_as_the_chat_template_ends_a_turn(policy, config):
+    """Gemma's template ends a turn with `<end_of_turn>`, which is not its tokenizer's end of sequence."""
+    pair = (Problem("p/0", "Ana has 3 apples.", "3"), "<think>3</think><answer>3</answer>")
+    policy.eos_ids = [1, 2]  # <eos> and <unk>
+    template = "{% for m in messages %}{{ m['content'] }}END{% endfor %}"
+    chat = replace(config, prompt=replace(config.prompt, style="auto"))
+    for end, chosen, expected in (("<unk>", chat, 2), ("<unk>", config, 1), ("<pad>", chat, 1), ("", chat, 1)):
+        policy.tokenizer.chat_template = template.replace("END", end)
+        assert make_examples(chosen, policy, [pair])[0][1][-1] == expected
