@@ -20,13 +20,13 @@ from data.prompts import prompts_hash
 from grpo.experience import make_prompts, sample_texts
 from grpo.model.distributed import all_gather, rank_slice
 from grpo.model.policy import Policy
-from grpo.runs.config import Config
+from grpo.runs.config import Config, RewardConfig
 from grpo.runs.folder import Run, data_hash, fingerprint
 from grpo.runs.journal import Journal, Judged
 from grpo.runs.log import progress
-from grpo.scoring import Completions
+from grpo.scoring import Completions, RewardSet, load_rewards
 from grpo.types import Problem, Rollouts
-from rewards import accuracy_reward, count_reflections, format_reward
+from rewards import count_reflections, format_reward
 from rewards.answer import equivalent, extract_answer
 
 PROMPTS = "text of the prompts (if it holds the day, set prompt.date)"
@@ -71,6 +71,15 @@ def evaluate(config: Config, policy: Policy, run: Run | None = None) -> dict[str
     }
 
 
+def judges(config: Config) -> RewardSet:
+    """The rewards of the run, with their arguments there, and the one that says which completion is right."""
+    name = config.eval.reward
+    right = config.rewards.get(name, RewardConfig())
+    if (right.function or name) == "accuracy":
+        right = replace(right, args={"require_tags": config.eval.require_tags, **right.args})
+    return load_rewards({**config.rewards, name: right}, config.sandbox)
+
+
 def judge(
     config: Config,
     policy: Policy,
@@ -88,7 +97,7 @@ def judge(
     prompts, per_round = make_prompts(config, policy, problems), max(1, config.sampling.max_rows // samples)
     origin = " ".join((fingerprint(policy), prompts_hash(prompts), data_hash(problems)))
     journal = Journal(run, name, origin, per_round * samples, len(problems) * samples)
-    done = len(journal.judged)
+    done, rewards = len(journal.judged), judges(config)
     with progress(total=journal.total, initial=done, desc=name, unit="completion") as bar:
         for first in range(done // samples, len(problems), per_round):
             index = range(first, min(first + per_round, len(problems)))
@@ -97,7 +106,7 @@ def judge(
             if index:
                 some = slice(index.start, index.stop)
                 rollouts, completions = sample_texts(config, policy, problems[some], prompts[some], samples, EVAL_STEP)
-                own = judge_completions(completions, rollouts, index.start, config.eval.require_tags)
+                own = judge_completions(config, rewards, completions, rollouts, index.start)
             fresh = [one for part in all_gather(own) for one in part]
             bar.update(len(fresh))
             journal.add(fresh)
@@ -105,27 +114,36 @@ def judge(
     return journal.judged
 
 
-def judge_completions(completions: Completions, rollouts: Rollouts, first: int, require_tags: bool) -> list[Judged]:
+def judge_completions(
+    config: Config, rewards: RewardSet, completions: Completions, rollouts: Rollouts, first: int
+) -> list[Judged]:
     """What is known of each completion. first: the index of the first problem."""
-    columns = completions.columns()
-    correct, formed = accuracy_reward(**columns, require_tags=require_tags), format_reward(**columns)
+    progress = {"global_step": 0, "max_steps": config.grpo.steps, "epoch": 0.0}
+    scores = rewards(completions, {**progress, "max_new_tokens": config.sampling.max_new_tokens}).tolist()  # [N, K]
+    given = [
+        {name: None if math.isnan(score) else score for name, score in zip(rewards.functions, row, strict=True)}
+        for row in scores
+    ]
+    formed, require_tags = format_reward(**completions.columns()), config.eval.require_tags
     return [
         Judged(
             problem=first + int(rollouts.prompt_index[row]),
             text=text,
-            correct=bool(correct[row]),
+            correct=(given[row][config.eval.reward] or 0.0) > 0,
             well_formed=bool(formed[row]),
             reflections=count_reflections(text, require_tags=require_tags),
             answer=extract_answer(text, require_tags=require_tags),
             tokens=len(completions.token_ids[row]),
             truncated=bool(rollouts.truncated[row]),
+            rewards=given[row],
         )
         for row, text in enumerate(completions.texts)
     ]
 
 
-def describe(judged: list[Judged]) -> dict[str, float | None]:
+def describe(judged: list[Judged]) -> dict[str, Any]:
     """Means over completions; None where there is nothing to average."""
+    names = judged[0].rewards if judged else ()
     return {
         "accuracy": _mean([j.correct for j in judged]),
         "format": _mean([j.well_formed for j in judged]),
@@ -135,6 +153,7 @@ def describe(judged: list[Judged]) -> dict[str, float | None]:
         "accuracy_others": _mean([j.correct for j in judged if not j.reflections]),
         "length": _mean([j.tokens for j in judged]),
         "truncated": _mean([j.truncated for j in judged]),
+        "rewards": {name: _mean([j.rewards[name] for j in judged if j.rewards[name] is not None]) for name in names},
     }
 
 

@@ -23,6 +23,7 @@ def evaluation(accuracy: float = 0.5, **sampled) -> dict:
         "ci95": [accuracy - 0.125, accuracy + 0.125],
         "pass_at": {"1": accuracy, "4": 0.75},
         "maj": {"4": 0.625},
+        "rewards": {"accuracy": accuracy},
     }
     return {"sampled": figures | sampled, "greedy": {"accuracy": 0.9375, "ci95": [0.8, 1.0]}}
 

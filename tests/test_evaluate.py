@@ -28,7 +28,7 @@ from grpo.evaluate import (
 )
 from grpo.model.policy import load_policy
 from grpo.report.tables import evaluation_table
-from grpo.runs.settings import load_config
+from grpo.runs.settings import ConfigError, load_config
 from rewards import accuracy_reward, count_reflections, format_reward
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
@@ -156,7 +156,7 @@ def test_describe_averages_over_completions_and_splits_by_reflection():
     ]
     assert describe(judged) == {
         "accuracy": 0.4, "format": 0.8, "reflection_rate": 0.4, "reflections": 0.6, "accuracy_reflecting": 0.5,
-        "accuracy_others": pytest.approx(1 / 3), "length": 30.0, "truncated": 0.2,
+        "accuracy_others": pytest.approx(1 / 3), "length": 30.0, "truncated": 0.2, "rewards": {},
     }  # fmt: skip
     assert describe(judged[:2])["accuracy_others"] is None and describe(judged[2:])["accuracy_reflecting"] is None
 
@@ -228,6 +228,50 @@ def test_tags_may_be_waived_for_base_models(learned, monkeypatch):
     loose = judge(replace(config, eval=replace(config.eval, require_tags=False)), policy, given, 2, 1.0, "")
     assert [j.correct for j in strict] == [False, True] and [j.correct for j in loose] == [True, True]
     assert [j.answer for j in strict] == [None, "7"] and [j.answer for j in loose] == ["7", "7"]
+
+
+def evaluated(learned, monkeypatch, texts: list[str], gold: str, **settings: str) -> dict:
+    """The sampled figures of these completions of one problem."""
+    config, policy = learned
+    own = load_config(None, ["sandbox.enabled=false", *(f"{k}={v}" for k, v in settings.items())])
+    config = replace(
+        config, rewards=own.rewards, sandbox=own.sandbox, eval=replace(config.eval, reward=own.eval.reward)
+    )
+    given = [replace(load_problems(config.eval.data)[0], answer=gold)]
+    monkeypatch.setattr(
+        experience,
+        "decode",
+        lambda policy, rollouts, prompts, problems: experience.Completions(
+            texts, [[1]] * len(texts), prompts * len(texts), problems * len(texts)
+        ),
+    )
+    return describe(judge(config, policy, given, len(texts), 1.0, ""))
+
+
+def test_evaluation_grades_by_the_rules_of_training(learned, monkeypatch):
+    """The arguments of `rewards.accuracy` count, and every reward is scored on held-out data."""
+    texts = ["<think>a</think><answer>50</answer>", "<think>a</think><answer>50%</answer>"]
+    args = {"rewards.accuracy.args.grading.percent": "optional", "rewards.format.weight": "0.1"}
+    assert evaluated(learned, monkeypatch, texts, "50%")["accuracy"] == 0.5
+    sampled = evaluated(learned, monkeypatch, texts, "50%", **args)
+    assert sampled["accuracy"] == 1.0 and sampled["rewards"] == {"accuracy": 1.0, "format": 1.0}
+
+
+def test_the_reward_that_says_what_is_right_may_be_ones_own(learned, monkeypatch, tmp_path):
+    (tmp_path / "long_is_right.py").write_text(
+        "def grade(completions, least, **_):\n"
+        "    return [None if not c else 1.0 if len(c) >= least else -1.0 for c in completions]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = {"rewards.long_is_right:grade.args.least": "3", "eval.reward": "'long_is_right:grade'"}
+    sampled = evaluated(learned, monkeypatch, ["abc", "a", "", "abcd"], "7", **settings)
+    assert sampled["accuracy"] == 0.5
+    assert sampled["rewards"] == {"long_is_right:grade": pytest.approx(1 / 3)}
+
+
+def test_a_reward_that_does_not_exist_cannot_say_what_is_right():
+    with pytest.raises(ConfigError, match=r"eval.reward is none of the rewards and cannot be used: .*'acuracy'"):
+        load_config(None, ["eval.reward=acuracy"])
 
 
 @pytest.mark.parametrize("source", ["gsm8k", "math", "svamp"])

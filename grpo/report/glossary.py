@@ -61,6 +61,7 @@ EVALUATION: tuple[tuple[str, str, str, int, str], ...] = (  # label, part, figur
     ("accuracy otherwise", "sampled", "accuracy_others", 3, "Accuracy of the sampled completions that do not."),
     ("length in tokens", "sampled", "length", 1, "Mean tokens per completion, the end-of-sequence token included."),
     ("truncated", "sampled", "truncated", 3, "Share of sampled completions cut off at max_new_tokens."),
+    ("reward *", "sampled", "rewards", 3, "Mean of that reward, before its weight, over those that it applies to."),
 )
 
 REJECTION: dict[str, str] = {

@@ -24,9 +24,9 @@ def evaluation_rows(results: list[dict[str, Any]]) -> list[tuple[str, list[str],
     rows = []
     for label, part, figure, digits, text in EVALUATION:
         values = [result.get(part, {}).get(figure) for result in results]
-        if label.endswith("@k"):  # one value for each k; that of 1 is the accuracy once more
-            ks = sorted({k for by_k in values for k in by_k or ()} - {"1"}, key=int)
-            rows += [(label[:-1] + k, [_cell((by_k or {}).get(k), digits) for by_k in values], text) for k in ks]
+        if label.endswith(("@k", " *")):  # one value for each k (that of 1 is the accuracy once more) or reward
+            keys = sorted({key for some in values for key in some or ()} - {"1"}, key=lambda key: (len(key), key))
+            rows += [(label[:-1] + k, [_cell((some or {}).get(k), digits) for some in values], text) for k in keys]
         else:
             rows.append((label, [_cell(value, digits) for value in values], text))
     return rows

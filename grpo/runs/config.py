@@ -103,6 +103,8 @@ class EvalConfig:
     """Their temperature; the greedy completion is evaluated besides."""
     pass_at: tuple[int, ...] = (1, 4)
     """The k of pass@k, none above `samples`."""
+    reward: str = "accuracy"
+    """The reward that says which completion is right, by a score above 0; with its arguments in training."""
     require_tags: bool = True
     """Take the answer from the <answer> tags alone; false: also a box or a final-answer phrase (base models)."""
     at_end: bool = True

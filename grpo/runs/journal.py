@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import get_type_hints
 
@@ -33,6 +33,8 @@ class Judged:
     answer: str | None
     tokens: int
     truncated: bool
+    rewards: dict = field(default_factory=dict)
+    """What each reward gave it; None where it does not apply."""
 
 
 class Journal:

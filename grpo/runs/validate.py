@@ -96,6 +96,11 @@ def _functions(config: Config) -> Iterator[Mistake]:
             get_reward(reward.function or name, **reward.args)
         except (ValueError, TypeError) as error:
             yield f"rewards.{name}", f"cannot be used: {error}"
+    if config.eval.reward not in config.rewards:
+        try:
+            get_reward(config.eval.reward)
+        except ValueError as error:
+            yield "eval.reward", f"is none of the rewards and cannot be used: {error}"
     try:
         check_surrogate(config.loss)
     except Exception as error:  # the user's module may fail in any way at all
