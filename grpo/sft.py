@@ -56,7 +56,7 @@ def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem,
         stream.new_step()
         batch = as_rollouts(stream.take(config.sft.batch_size))
         metrics = sft_step(policy, optimizer, batch, config.tokens_per_micro_batch, step)
-        keeper.after_step(step, metrics, batch, position=stream.position)
+        keeper.after_step(step, metrics, position=stream.position)
     return keeper.finish()
 
 

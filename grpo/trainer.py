@@ -58,7 +58,7 @@ def train_grpo(config: Config, run: Run) -> Policy:
         with policy.unsharded(), keeper.saved_on(RewardFailure):
             batch = collect(config, policy, rewards, stream, step, keeper.log)
         metrics = batch.metrics | update(config, policy, optimizer, batch, rewards.weights, step)
-        keeper.after_step(step, metrics, batch.rollouts, batch.rewards, position=stream.position)
+        keeper.after_step(step, metrics, position=stream.position)
     return keeper.finish()
 
 

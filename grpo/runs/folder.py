@@ -4,7 +4,7 @@
     manifest.json    stage, parent, seed, versions     completions.jsonl  sampled completions
     checkpoints/     to resume from                    model/             the result
     eval.json        its evaluation                    report.html        all of it, to look at
-    judged/          an unfinished evaluation          nonfinite-*.jsonl  a batch that stopped the run
+    judged/          an unfinished evaluation
 
 The same command continues an unfinished run and leaves a finished one alone; another configuration in the same
 folder is refused, once there is anything to lose. Nothing is ever overwritten. Of several processes, the first writes.
