@@ -5,12 +5,9 @@
         exp_avg/NAME, ...            AdamW's state of it: both moments and the number of steps
         metadata                     finished steps, data cursor, length of the logs; SHA-256 of all this
 
-A file is written aside, flushed to the disk and renamed into place: it is there in full or not at all. A damaged one
-is named, and the one before it is used. Nothing is unpickled. There are no random states to keep: sampling and data
-order are functions of (seed, step) alone, and so is the learning rate.
-
-Whether weights are sharded or not, the file is the same: the first process gathers one tensor after the other (12
-bytes of its main memory per parameter) and writes. So a run goes on with any number of processes.
+There are no random states to keep: sampling and data order are functions of (seed, step) alone, and so is the learning
+rate. Whether weights are sharded or not, the file is the same: the first process gathers one tensor after the other
+(12 bytes of its main memory per parameter) and writes. So a run goes on with any number of processes.
 """
 
 from __future__ import annotations
@@ -47,7 +44,12 @@ def save_checkpoint(folder: Path, optimizer: Optimizer, state: State, keep: int)
 
     Raises OSError where the disk is full or the run folder is gone; the checkpoints before it stay as they are.
     """
-    tensors = gather_state(optimizer)
+    tensors = {}
+    for name, master in optimizer.masters.items():
+        for key, value in {"weight": master.detach(), **optimizer.adamw.state[master]}.items():
+            full = full_tensor(value)  # by all processes
+            if rank() == 0:
+                tensors[f"{key}/{name}"] = full.cpu().contiguous()
     if rank():
         return
     target, partial = folder / f"step-{state['step']:08d}.safetensors", folder / "partial"
@@ -64,20 +66,8 @@ def save_checkpoint(folder: Path, optimizer: Optimizer, state: State, keep: int)
         partial.unlink(missing_ok=True)
     # later ones are damaged, or the run would have gone on from there
     kept = [old for old in checkpoints(folder) if old.name <= target.name][:keep]
-    for old in checkpoints(folder):
-        if old not in kept:
-            old.unlink()
-
-
-def gather_state(optimizer: Optimizer) -> dict[str, Tensor]:
-    """The masters and AdamW's state of each, by `key/name`, out of all processes' shards; empty but in the first."""
-    tensors = {}
-    for name, master in optimizer.masters.items():
-        for key, value in {"weight": master.detach(), **optimizer.adamw.state[master]}.items():
-            full = full_tensor(value)
-            if rank() == 0:
-                tensors[f"{key}/{name}"] = full.cpu().contiguous()
-    return tensors
+    for old in set(checkpoints(folder)) - set(kept):
+        old.unlink()
 
 
 def digest(metadata: dict[str, str], tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -139,8 +129,7 @@ def restore(checkpoint: Path, optimizer: Optimizer) -> None:
         for key in sorted(file.keys()):
             kind, _, name = key.partition("/")
             master, value = optimizer.masters[name], file.get_tensor(key)
-            value = value.to(master.device)
-            value = shard_like(value, master) if value.dim() else value
+            value = shard_like(value.to(master.device), master) if value.dim() else value.to(master.device)
             if kind == "weight":
                 master.copy_(value)
             else:
