@@ -73,7 +73,7 @@ def judge(
     """
     config = replace(config, sampling=replace(config.sampling, temperature=temperature))
     prompts, per_round = make_prompts(config, policy, problems), max(1, config.sampling.max_rows // samples)
-    journal = Journal(run, name, fingerprint(policy), per_round * samples, len(problems) * samples)
+    journal = Journal(run, name, fingerprint(policy), len(problems) * samples)
     done = len(journal.judged)
     with progress(total=journal.total, initial=done, desc=name, unit="completion") as bar:
         for first in range(done // samples, len(problems), per_round):
