@@ -24,14 +24,10 @@ from torch import Tensor
 
 from grpo.model.distributed import from_first, full_tensor, rank, shard_like
 from grpo.model.optim import Optimizer
-from grpo.runs.files import sync
+from grpo.runs.files import RunError, sync
 from grpo.runs.log import say
 
 State = dict[str, int]
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used, and why."""
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -82,13 +78,13 @@ def digest(metadata: dict[str, str], tensors: Iterable[tuple[str, Tensor]]) -> s
 def load_checkpoint(folder: Path, optimizer: Optimizer) -> State | None:
     """Restore the newest sound checkpoint into the optimiser and its model.
 
-    Returns its state, or None if there is no checkpoint. Raises CheckpointError if there are some and all are damaged.
+    Returns its state, or None if there is no checkpoint. Raises RunError if there are some and all are damaged.
     """
     damaged = []
     for checkpoint in from_first(lambda: checkpoints(folder)):
         try:
             state = from_first(lambda checkpoint=checkpoint: check(checkpoint, optimizer))
-        except CheckpointError as error:
+        except RunError as error:
             damaged.append(f"{checkpoint}: {error}")
             say(f"damaged checkpoint {damaged[-1]}; looking for the one before it")
             continue
@@ -97,7 +93,7 @@ def load_checkpoint(folder: Path, optimizer: Optimizer) -> State | None:
             say(f"goes on from {checkpoint}")
         return state
     if damaged:
-        raise CheckpointError(
+        raise RunError(
             f"{damaged[0]}; no checkpoint before it is sound: restore one from a backup, or delete {folder} to begin "
             "the run anew"
         )
@@ -105,20 +101,20 @@ def load_checkpoint(folder: Path, optimizer: Optimizer) -> State | None:
 
 
 def check(checkpoint: Path, optimizer: Optimizer) -> State:
-    """The state of a checkpoint. Raises CheckpointError unless it is as it was written, and of this model."""
+    """The state of a checkpoint. Raises RunError unless it is as it was written, and of this model."""
     try:
         with safe_open(checkpoint, "pt") as file:
             metadata, names = file.metadata() or {}, sorted(file.keys())
             written = metadata.pop("sha256", None)
             if digest(metadata, ((name, file.get_tensor(name)) for name in names)) != written:
-                raise CheckpointError("is not as it was written (SHA-256)")
+                raise RunError("is not as it was written (SHA-256)")
             shapes = {name: file.get_slice(name).get_shape() for name in names if name.startswith("weight/")}
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot be read: {error}") from error
+        raise RunError(f"cannot be read: {error}") from error
     ours = {f"weight/{name}": list(master.shape) for name, master in optimizer.masters.items()}
     for name in sorted(shapes.keys() | ours.keys()):
         if shapes.get(name) != ours.get(name):
-            raise CheckpointError(f"{name} is missing or has another shape: it is of another model")
+            raise RunError(f"{name} is missing or has another shape: it is of another model")
     return {key: int(value) for key, value in metadata.items()}
 
 

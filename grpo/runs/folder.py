@@ -139,12 +139,11 @@ def _open(run: Run, stage: str) -> dict[str, Any]:
             raise RunError(f"run={folder}: the folder holds other files; name a new or empty one")
         folder.mkdir(parents=True, exist_ok=True)
         run.lock = (folder / "lock").open("w")
-    except OSError as error:
-        raise RunError(f"run={folder}: cannot be written: {error.strerror}; name another folder") from None
-    try:
         fcntl.flock(run.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise RunError(f"run={folder}: another process is writing there; wait for it or name another folder") from None
+    except OSError as error:
+        raise RunError(f"run={folder}: cannot be written: {error.strerror}; name another folder") from None
     if manifest_file.exists():
         run.manifest = read_mapping(manifest_file)
         if not (differing := _differing(run, stage)):

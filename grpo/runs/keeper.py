@@ -53,16 +53,14 @@ class Keeper:
     policy: Policy
     optimizer: Optimizer
     steps: int
-    updates: int
-    """Optimiser steps per step."""
-    state: dict[str, int]
-    """Finished steps, data cursor and length of the logs after the last step that moved something."""
+    updates: int  # optimiser steps per step
+    state: dict[str, int]  # step, data cursor and length of the logs after the last step that moved something
 
     @classmethod
     def resume(
         cls, config: Config, run: Run, policy: Policy, optimizer: Optimizer, steps: int, updates: int = 1
     ) -> Keeper:
-        """Go on from the newest checkpoint, or begin. Raises CheckpointError if there are some, all damaged."""
+        """Go on from the newest checkpoint, or begin. Raises RunError if there are some, all damaged."""
         state = load_checkpoint(run.folder / "checkpoints", optimizer) or {"step": 0}
         return cls(config, run, policy, optimizer, steps, updates, state)
 
