@@ -23,7 +23,7 @@ from grpo.model.optim import Optimizer
 from grpo.model.policy import Policy, load_policy
 from grpo.runs.config import Config
 from grpo.runs.folder import Run, data_hash, fingerprint
-from grpo.runs.keeper import Keeper, step_or_skip
+from grpo.runs.keeper import Keeper
 from grpo.runs.log import say
 from grpo.types import Problem, Rollouts
 
@@ -90,7 +90,7 @@ def sft_step(policy: Policy, optimizer: Optimizer, batch: Rollouts, tokens: int,
         total += loss.item()
     optimizer.reduce_gradients()
     total = all_reduce(total).item()
-    return {"loss": total, "tokens": num_tokens, **step_or_skip(optimizer, step, total)}
+    return {"loss": total, "tokens": num_tokens, **optimizer.step(step, total)}
 
 
 def as_rollouts(batch: list[Example]) -> Rollouts:

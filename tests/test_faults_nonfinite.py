@@ -13,7 +13,6 @@ from torch import nn
 import grpo.sft
 import grpo.trainer
 from grpo.model.optim import OptimConfig, Optimizer
-from grpo.runs.keeper import step_or_skip
 
 STEPS = {"sft__steps": 8, "grpo__steps": 8, "log__save_every": 1, "max_skipped": 3}
 
@@ -56,7 +55,7 @@ def test_the_gradient_of_a_loss_that_is_not_finite_moves_nothing_even_if_it_is_f
         optimizer = Optimizer(dict(model.named_parameters()), OptimConfig(lr=0.1), 10)
         before = model.weight.detach().clone()
         model(torch.ones(1, 2)).sum().backward()
-        assert step_or_skip(optimizer, 0, loss)["skipped"] == (not moves)
+        assert optimizer.step(0, loss)["skipped"] == (not moves)
         assert torch.equal(before, model.weight) != moves
         assert model.weight.grad is None
 
@@ -133,13 +132,13 @@ def test_a_stop_among_bad_steps_changes_nothing(tmp_path, rewards, stop):
 
 
 def test_a_step_with_one_of_two_updates_skipped_has_moved_something(tmp_path, rewards, monkeypatch):
-    calls, original = [], grpo.trainer.step_or_skip
+    calls, original = [], Optimizer.step
 
     def every_second(optimizer, number, loss):
         calls.append(number)
         return original(optimizer, number, math.nan if number % 2 else loss)
 
-    monkeypatch.setattr(grpo.trainer, "step_or_skip", every_second)
+    monkeypatch.setattr(Optimizer, "step", every_second)
     settings = {**STEPS, "grpo__updates_per_batch": 2, "max_skipped": 1}
     assert run_stage("grpo", tmp_path / "run", *rewards, **settings) == 0
     assert calls == list(range(16))

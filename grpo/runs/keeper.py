@@ -7,14 +7,11 @@ stops there.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from grpo.model.distributed import is_sharded
 from grpo.model.optim import Optimizer
@@ -30,18 +27,6 @@ WARN_EVERY = 10
 
 SHOWN = ("loss", "reward", "reward_accuracy", "reflections", "length", "kl")
 """Metrics beside the progress bar."""
-
-
-def step_or_skip(optimizer: Optimizer, step: int, loss: float) -> dict[str, float]:
-    """`optimizer.step`, which skips a gradient that is not finite; so is the gradient of such a loss, finite or not.
-
-    Returns its figures and `skipped`, 1 if nothing was moved.
-    """
-    if not math.isfinite(loss):
-        master = next(iter(optimizer.masters.values()))
-        master.grad = torch.full_like(master, math.nan)
-    metrics = optimizer.step(step)
-    return metrics | {"skipped": float(not math.isfinite(metrics["grad_norm"]))}
 
 
 @dataclass
