@@ -135,7 +135,6 @@ def _train(config: Config, arguments: argparse.Namespace) -> None:
         load_problems(config.eval.data, config.seed)  # what cannot be read would end a run after its last step
     run = open_run(config, arguments.name)
     if run.complete:
-        run.tidy()
         way_out = "(name another run= or delete the folder to train again)"
         say(f"{run.folder}: this run is complete, nothing to do {way_out}")
         return
@@ -158,9 +157,7 @@ def _train(config: Config, arguments: argparse.Namespace) -> None:
 def _evaluate(config: Config, _: argparse.Namespace) -> None:
     """Evaluate config.model on config.eval; the result also goes to <run>/eval.json."""
     run = open_run(config, "eval")
-    if run.complete:
-        run.tidy()
-    else:
+    if not run.complete:
         with run.working():
             write_json(run.folder / "eval.json", evaluate(config, load_policy(config.model, config.seed), run))
             run.end()

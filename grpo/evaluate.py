@@ -96,7 +96,7 @@ def judge(
     config = replace(config, sampling=replace(config.sampling, temperature=temperature))
     prompts, per_round = make_prompts(config, policy, problems), max(1, config.sampling.max_rows // samples)
     origin = " ".join((fingerprint(policy), prompts_hash(prompts), data_hash(problems)))
-    journal = Journal(run, name, origin, per_round * samples, len(problems) * samples)
+    journal = Journal(run, name, origin, len(problems) * samples)
     done, rewards = len(journal.judged), judges(config)
     with progress(total=journal.total, initial=done, desc=name, unit="completion") as bar:
         for first in range(done // samples, len(problems), per_round):

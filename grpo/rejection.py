@@ -9,6 +9,7 @@ As in DeepSeek-R1 (arXiv:2501.12948, section 2.3.3) and RFT (arXiv:2308.01825).
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -22,7 +23,7 @@ from grpo.model.distributed import from_first
 from grpo.model.policy import Policy, load_policy
 from grpo.report.tables import table
 from grpo.runs.config import Config
-from grpo.runs.files import RunError, write_json, write_lines
+from grpo.runs.files import RunError, write_json, write_text
 from grpo.runs.folder import Run, data_hash
 from grpo.runs.journal import Judged
 from grpo.runs.log import say
@@ -51,7 +52,7 @@ def train_rejection(config: Config, run: Run) -> Policy:
                 "malformed); raise reject.samples, train stage 2 longer or set reject.reflection=any"
             )
         write_json(run.folder / "rejection.json", counts)
-        write_lines(run.folder / "samples.jsonl", rows)
+        write_text(run.folder / "samples.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         shares = [[name, str(count), f"{count / counts['sampled']:.3f}"] for name, count in counts.items()]
         say(table(["samples", "count", "share"], shares))
     responses = from_first(lambda: read_samples(run.folder / "samples.jsonl", problems))

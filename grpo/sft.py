@@ -25,7 +25,7 @@ from grpo.model.optim import Optimizer
 from grpo.model.policy import Policy, load_policy
 from grpo.runs.config import Config
 from grpo.runs.folder import Run, data_hash, fingerprint
-from grpo.runs.keeper import Keeper, step_or_skip
+from grpo.runs.keeper import Keeper
 from grpo.runs.log import say
 from grpo.types import Problem, Rollouts
 
@@ -61,7 +61,7 @@ def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem,
         stream.new_step()
         batch = as_rollouts(stream.take(config.sft.batch_size))
         metrics = sft_step(policy, optimizer, batch, config.tokens_per_micro_batch, step)
-        keeper.after_step(step, metrics, batch, position=stream.position)
+        keeper.after_step(step, metrics, position=stream.position)
     return keeper.finish()
 
 
@@ -101,7 +101,7 @@ def sft_step(policy: Policy, optimizer: Optimizer, batch: Rollouts, tokens: int,
         total += loss.item()
     optimizer.reduce_gradients()
     total = all_reduce(total).item()
-    return {"loss": total, "tokens": num_tokens, **step_or_skip(optimizer, step, total)}
+    return {"loss": total, "tokens": num_tokens, **optimizer.step(step, total)}
 
 
 def as_rollouts(batch: list[Example]) -> Rollouts:

@@ -32,7 +32,7 @@ from grpo.model.optim import Optimizer
 from grpo.model.policy import Policy, load_policy
 from grpo.runs.config import Config
 from grpo.runs.folder import Run, data_hash, fingerprint
-from grpo.runs.keeper import Keeper, step_or_skip
+from grpo.runs.keeper import Keeper
 from grpo.scoring import load_rewards
 from grpo.types import Rollouts
 from rewards.scores import RewardFailure
@@ -62,7 +62,7 @@ def train_grpo(config: Config, run: Run) -> Policy:
         with policy.unsharded(), keeper.saved_on(RewardFailure):
             batch = collect(config, policy, rewards, stream, step, keeper.log)
         metrics = batch.metrics | update(config, policy, optimizer, batch, rewards.weights, step)
-        keeper.after_step(step, metrics, batch.rollouts, batch.rewards, position=stream.position)
+        keeper.after_step(step, metrics, position=stream.position)
     return keeper.finish()
 
 
@@ -100,7 +100,7 @@ def update(
         optimizer.reduce_gradients()
         metrics = reduce_metrics(sums)
         number = step * config.grpo.updates_per_batch + iteration
-        metrics |= step_or_skip(optimizer, number, metrics["loss"])
+        metrics |= optimizer.step(number, metrics["loss"])
         skipped += metrics["skipped"]
         gap = metrics["sampler_gap"] if gap is None else gap  # it is one only before the first step
     return metrics | {"skipped": skipped, "sampler_gap": gap}

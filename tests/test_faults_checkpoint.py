@@ -18,7 +18,8 @@ from torch import nn
 import grpo.runs.checkpoint
 import grpo.sft
 from grpo.model.optim import OptimConfig, Optimizer
-from grpo.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from grpo.runs.checkpoint import load_checkpoint, save_checkpoint
+from grpo.runs.files import RunError
 
 
 def make(seed: int = 0) -> tuple[nn.Module, Optimizer]:
@@ -146,7 +147,7 @@ def test_a_flipped_bit_is_found_wherever_it_is(tmp_path, at):
     flip(tmp_path / step(1), at)
     _, optimizer = make(seed=1)
     before = {n: m.clone() for n, m in optimizer.masters.items()}
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(RunError) as caught:
         load_checkpoint(tmp_path, optimizer)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(optimizer.masters[n], x) for n, x in before.items())
@@ -158,7 +159,7 @@ def test_all_damaged_is_one_line_that_says_what_to_do(tmp_path):
         flip(checkpoint)
     _, optimizer = make()
     before = {n: m.clone() for n, m in optimizer.masters.items()}
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(RunError) as caught:
         load_checkpoint(tmp_path, optimizer)
     said = str(caught.value)
     assert f"{step(3)}: is not as it was written" in said and f"delete {tmp_path}" in said
@@ -172,7 +173,7 @@ def test_a_checkpoint_of_another_model_is_refused_before_anything_is_changed(tmp
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3))
     optimizer = Optimizer(dict(model.named_parameters()), OptimConfig(), 10)
     before = [p.clone() for p in model.parameters()]
-    with pytest.raises(CheckpointError, match=r"1\.(weight|bias) is missing or has another shape"):
+    with pytest.raises(RunError, match=r"1\.(weight|bias) is missing or has another shape"):
         load_checkpoint(tmp_path, optimizer)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 

@@ -119,7 +119,7 @@ def test_evaluation_goes_on_where_it_was(tmp_path, capsys, monkeypatch, number):
     assert not (run / "judged").exists()
 
 
-@pytest.mark.parametrize("damage", [b"", b'{"problem": 1', b"\x00\xff\n", b"[]\n", b'{"problem": "1"}\n'])
+@pytest.mark.parametrize("damage", [b"", b'[{"problem": 1', b"\x00\xff\n", b"[]\n", b'[{"problem": "1"}]\n'])
 def test_a_judged_completion_that_is_cut_short_is_judged_again(tmp_path, damage):
     settings = {"eval__data__count": 6, "sampling__max_rows": 4}
     assert run_stage("eval", tmp_path / "whole", **settings) == 0
@@ -129,7 +129,7 @@ def test_a_judged_completion_that_is_cut_short_is_judged_again(tmp_path, damage)
     patch.undo()
     journal = run / "judged" / "eval-sampled.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join(lines[:6]) + damage + b"".join(lines[6:]))  # the head, a round and a bit of another
+    journal.write_bytes(b"".join(lines[:2]) + damage + b"".join(lines[2:]))  # the head and a round, then damage
     assert run_stage("eval", run, **settings) == 0
     assert (run / "eval.json").read_bytes() == (tmp_path / "whole" / "eval.json").read_bytes()
 
@@ -138,20 +138,20 @@ def test_a_journal_is_cut_back_to_its_last_whole_round(tmp_path):
     """On the disk too: what is added later must follow what was read."""
     run = SimpleNamespace(folder=tmp_path, stop=StopRequest())
     rows = [Judged(i // 2, f"text {i}", True, True, 0, None, 3, False) for i in range(10)]
-    journal = Journal(run, "eval", "w", per_round=4, total=10)
+    journal = Journal(run, "eval", "w", total=10)
     assert journal.judged == []
     journal.add(rows[:4])
-    journal.add(rows[4:7])
-    assert journal.judged == rows[:7]
-    for damage in (b"", b"garbage\n"):
-        with journal.path.open("ab") as f:
-            f.write(damage)
-        assert Journal(run, "eval", "w", 4, 10).judged == rows[:4]
-        assert len(journal.path.read_bytes().splitlines()) == 5
-    again = Journal(run, "eval", "w", 4, 10)
+    journal.add(rows[4:8])
+    assert journal.judged == rows[:8]
+    whole = journal.path.read_bytes()
+    for damaged in (whole[:-1], whole[:-1] + b"garbage\n", whole.replace(b"text 7", b"text\n7"), whole[:-9]):
+        journal.path.write_bytes(damaged)
+        assert Journal(run, "eval", "w", 10).judged == rows[:4]
+        assert whole.startswith(journal.path.read_bytes()) and len(journal.path.read_bytes().splitlines()) == 2
+    again = Journal(run, "eval", "w", 10)
     again.add(rows[4:8])
     again.add(rows[8:])
-    assert Journal(run, "eval", "w", 4, 10).judged == rows  # the last round is a short one
+    assert Journal(run, "eval", "w", 10).judged == rows  # the last round is a short one
 
 
 def test_what_other_weights_sampled_is_not_used(tmp_path):
@@ -163,8 +163,8 @@ def test_what_other_weights_sampled_is_not_used(tmp_path):
     patch.undo()
     journal = run / "judged" / "eval-sampled.jsonl"
     head, *rows = journal.read_text().splitlines()
-    other = [json.dumps({**json.loads(row), "correct": True, "tokens": 999}) for row in rows]
-    journal.write_text("\n".join([head.replace(json.loads(head)["weights"], "0" * 64), *other]) + "\n")
+    other = [json.dumps([{**one, "correct": True, "tokens": 999} for one in json.loads(row)]) for row in rows]
+    journal.write_text("\n".join([head.replace(json.loads(head)["origin"], "0" * 64), *other]) + "\n")
     assert run_stage("eval", run, **settings) == 0
     assert (run / "eval.json").read_bytes() == (tmp_path / "whole" / "eval.json").read_bytes()
 
@@ -194,7 +194,8 @@ def test_rejection_sampling_goes_on_where_it_was(tmp_path, tmp_path_factory, num
     assert run_stage("reject", run, **settings) == CODES[number]
     patch.undo()
     assert not (run / "samples.jsonl").exists()
-    assert len((run / "judged" / "sampling.jsonl").read_text().splitlines()) == 1 + 12
+    _, *rounds = map(json.loads, (run / "judged" / "sampling.jsonl").read_text().splitlines())
+    assert sum(map(len, rounds)) == 12
     assert run_stage("reject", run, **settings) == 0
     for name in ("samples.jsonl", "rejection.json"):
         assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

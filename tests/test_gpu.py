@@ -66,9 +66,9 @@ def test_the_trained_model_writes_the_same_texts():
 class Watched(Optimizer):
     """Keeps the gradient of its last step."""
 
-    def step(self, step: int) -> dict[str, float]:
+    def step(self, step: int, loss: float) -> dict[str, float]:
         self.gradient = {name: master.grad.cpu().clone() for name, master in self.masters.items()}
-        return super().step(step)
+        return super().step(step, loss)
 
 
 def one_step(policy, rollouts) -> tuple[dict[str, float], dict[str, Tensor], dict[str, Tensor]]:

@@ -100,7 +100,7 @@ def trainer_config():
 
 
 def run_trainer(monkeypatch, folder):
-    advantages, steps = spy(monkeypatch, trainer, "batch_advantages"), spy(monkeypatch, trainer, "step_or_skip")
+    advantages, steps = spy(monkeypatch, trainer, "batch_advantages"), spy(monkeypatch, Optimizer, "step")
     config = trainer_config()
     policy, rewards = load_policy(config.model), load_rewards(config.rewards, config.sandbox)
     policy.freeze_reference()

@@ -68,7 +68,7 @@ def test_the_loss_is_the_mean_over_completion_tokens(policy, examples, batch):
 
 
 def test_the_gradient_is_that_of_the_plain_loss(policy, examples, batch, monkeypatch):
-    monkeypatch.setattr(Optimizer, "step", lambda self, step: {"grad_norm": 0.0})
+    monkeypatch.setattr(Optimizer, "step", lambda self, step, loss: {"grad_norm": 0.0})
     sft_step(policy, optimizer(policy), batch, 10_000, 0)
     ours = {n: p.grad.clone() for n, p in policy.model.named_parameters()}
     policy.model.zero_grad()

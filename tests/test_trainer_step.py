@@ -30,11 +30,11 @@ class Recorder:
     def reduce_gradients(self):
         pass
 
-    def step(self, step):
+    def step(self, step, loss):
         self.steps.append(step)
         self.gradients.append({n: p.grad.clone() for n, p in self.policy.model.named_parameters()})
         self.policy.model.zero_grad(set_to_none=True)
-        return {"grad_norm": 0.0, "lr": 0.0}
+        return {"grad_norm": 0.0, "lr": 0.0, "skipped": 0.0}
 
 
 def make_config(loss=PRESETS["grpo"], temperature=1.0, tokens=16384, **grpo):
@@ -165,7 +165,7 @@ def test_inner_iterations_move_the_ratio_but_not_old_logps(setup, monkeypatch):
     policy, batch = setup()
     seen = []
     real = Optimizer.step
-    monkeypatch.setattr(Optimizer, "step", lambda self, step: seen.append(step) or real(self, step))
+    monkeypatch.setattr(Optimizer, "step", lambda self, step, loss: seen.append(step) or real(self, step, loss))
     config = make_config(updates_per_batch=3, tokens=30)
     before = frozen_logps(config, policy, batch.rollouts)
     optimizer = Optimizer(policy.trainable(), OptimConfig(lr=1e-2), steps=100)

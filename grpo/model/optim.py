@@ -91,10 +91,14 @@ class Optimizer:
         """Sum the gradients of all processes."""
         reduce_gradients(self.masters)
 
-    def step(self, step: int) -> dict[str, float]:
-        """Clip, step and clear. Returns `grad_norm` (before clipping) and `lr`; a non-finite gradient moves nothing."""
+    def step(self, step: int, loss: float = 0.0) -> dict[str, float]:
+        """Clip, step and clear; nothing is moved where the gradient, or the loss that it is of, is not finite.
+
+        Returns `grad_norm` before clipping, `lr`, and `skipped`: 1 if nothing was moved, and then no norm is finite.
+        """
         masters = list(self.masters.values())
         norm = full_tensor(nn.utils.clip_grad_norm_(masters, self.config.max_grad_norm)).item()
+        norm = norm if math.isfinite(loss) else math.nan
         lr = self.config.lr * lr_share(step, self.steps, self.config)
         if math.isfinite(norm):
             for group in self.adamw.param_groups:
@@ -102,7 +106,7 @@ class Optimizer:
             self.adamw.step()
             self.copy_to_model()
         self.adamw.zero_grad(set_to_none=True)
-        return {"grad_norm": norm, "lr": lr}
+        return {"grad_norm": norm, "lr": lr, "skipped": float(not math.isfinite(norm))}
 
     def full_masters(self) -> Iterator[tuple[str, Tensor]]:
         """Name and fp32 value of one parameter after the other, out of all processes' shards."""

@@ -5,12 +5,9 @@
         exp_avg/NAME, ...            AdamW's state of it: both moments and the number of steps
         metadata                     finished steps, data cursor, length of the logs; SHA-256 of all this
 
-A file is written aside, flushed to the disk and renamed into place: it is there in full or not at all. A damaged one
-is named, and the one before it is used. Nothing is unpickled. There are no random states to keep: sampling and data
-order are functions of (seed, step) alone, and so is the learning rate.
-
-Whether weights are sharded or not, the file is the same: the first process gathers one tensor after the other (12
-bytes of its main memory per parameter) and writes. So a run goes on with any number of processes.
+There are no random states to keep: sampling and data order are functions of (seed, step) alone, and so is the learning
+rate. Whether weights are sharded or not, the file is the same: the first process gathers one tensor after the other
+(12 bytes of its main memory per parameter) and writes. So a run goes on with any number of processes.
 """
 
 from __future__ import annotations
@@ -27,14 +24,10 @@ from torch import Tensor
 
 from grpo.model.distributed import from_first, full_tensor, rank, shard_like
 from grpo.model.optim import Optimizer
-from grpo.runs.files import sync
+from grpo.runs.files import RunError, sync
 from grpo.runs.log import say
 
 State = dict[str, int]
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used, and why."""
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -47,7 +40,12 @@ def save_checkpoint(folder: Path, optimizer: Optimizer, state: State, keep: int)
 
     Raises OSError where the disk is full or the run folder is gone; the checkpoints before it stay as they are.
     """
-    tensors = gather_state(optimizer)
+    tensors = {}
+    for name, master in optimizer.masters.items():
+        for key, value in {"weight": master.detach(), **optimizer.adamw.state[master]}.items():
+            full = full_tensor(value)  # by all processes
+            if rank() == 0:
+                tensors[f"{key}/{name}"] = full.cpu().contiguous()
     if rank():
         return
     target, partial = folder / f"step-{state['step']:08d}.safetensors", folder / "partial"
@@ -64,20 +62,8 @@ def save_checkpoint(folder: Path, optimizer: Optimizer, state: State, keep: int)
         partial.unlink(missing_ok=True)
     # later ones are damaged, or the run would have gone on from there
     kept = [old for old in checkpoints(folder) if old.name <= target.name][:keep]
-    for old in checkpoints(folder):
-        if old not in kept:
-            old.unlink()
-
-
-def gather_state(optimizer: Optimizer) -> dict[str, Tensor]:
-    """The masters and AdamW's state of each, by `key/name`, out of all processes' shards; empty but in the first."""
-    tensors = {}
-    for name, master in optimizer.masters.items():
-        for key, value in {"weight": master.detach(), **optimizer.adamw.state[master]}.items():
-            full = full_tensor(value)
-            if rank() == 0:
-                tensors[f"{key}/{name}"] = full.cpu().contiguous()
-    return tensors
+    for old in set(checkpoints(folder)) - set(kept):
+        old.unlink()
 
 
 def digest(metadata: dict[str, str], tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -92,13 +78,13 @@ def digest(metadata: dict[str, str], tensors: Iterable[tuple[str, Tensor]]) -> s
 def load_checkpoint(folder: Path, optimizer: Optimizer) -> State | None:
     """Restore the newest sound checkpoint into the optimiser and its model.
 
-    Returns its state, or None if there is no checkpoint. Raises CheckpointError if there are some and all are damaged.
+    Returns its state, or None if there is no checkpoint. Raises RunError if there are some and all are damaged.
     """
     damaged = []
     for checkpoint in from_first(lambda: checkpoints(folder)):
         try:
             state = from_first(lambda checkpoint=checkpoint: check(checkpoint, optimizer))
-        except CheckpointError as error:
+        except RunError as error:
             damaged.append(f"{checkpoint}: {error}")
             say(f"damaged checkpoint {damaged[-1]}; looking for the one before it")
             continue
@@ -107,7 +93,7 @@ def load_checkpoint(folder: Path, optimizer: Optimizer) -> State | None:
             say(f"goes on from {checkpoint}")
         return state
     if damaged:
-        raise CheckpointError(
+        raise RunError(
             f"{damaged[0]}; no checkpoint before it is sound: restore one from a backup, or delete {folder} to begin "
             "the run anew"
         )
@@ -115,20 +101,20 @@ def load_checkpoint(folder: Path, optimizer: Optimizer) -> State | None:
 
 
 def check(checkpoint: Path, optimizer: Optimizer) -> State:
-    """The state of a checkpoint. Raises CheckpointError unless it is as it was written, and of this model."""
+    """The state of a checkpoint. Raises RunError unless it is as it was written, and of this model."""
     try:
         with safe_open(checkpoint, "pt") as file:
             metadata, names = file.metadata() or {}, sorted(file.keys())
             written = metadata.pop("sha256", None)
             if digest(metadata, ((name, file.get_tensor(name)) for name in names)) != written:
-                raise CheckpointError("is not as it was written (SHA-256)")
+                raise RunError("is not as it was written (SHA-256)")
             shapes = {name: file.get_slice(name).get_shape() for name in names if name.startswith("weight/")}
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot be read: {error}") from error
+        raise RunError(f"cannot be read: {error}") from error
     ours = {f"weight/{name}": list(master.shape) for name, master in optimizer.masters.items()}
     for name in sorted(shapes.keys() | ours.keys()):
         if shapes.get(name) != ours.get(name):
-            raise CheckpointError(f"{name} is missing or has another shape: it is of another model")
+            raise RunError(f"{name} is missing or has another shape: it is of another model")
     return {key: int(value) for key, value in metadata.items()}
 
 
@@ -139,8 +125,7 @@ def restore(checkpoint: Path, optimizer: Optimizer) -> None:
         for key in sorted(file.keys()):
             kind, _, name = key.partition("/")
             master, value = optimizer.masters[name], file.get_tensor(key)
-            value = value.to(master.device)
-            value = shard_like(value, master) if value.dim() else value
+            value = shard_like(value.to(master.device), master) if value.dim() else value.to(master.device)
             if kind == "weight":
                 master.copy_(value)
             else:

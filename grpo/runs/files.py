@@ -13,7 +13,7 @@ from grpo.model.distributed import rank
 
 
 class RunError(ValueError):
-    """A run folder that cannot be used as asked, in one line."""
+    """A run folder, or a file in it, that cannot be used as asked, in one line."""
 
 
 def sync(path: Path) -> None:
@@ -37,11 +37,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """`write_text` of readable JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """`write_text` of JSON Lines."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@
     manifest.json    stage, parent, seed, versions     completions.jsonl  sampled completions
     checkpoints/     to resume from                    model/             the result
     eval.json        its evaluation                    report.html        all of it, to look at
-    judged/          an unfinished evaluation          nonfinite-*.jsonl  a batch that stopped the run
+    judged/          an unfinished evaluation or rejection sampling
 
 The same command continues an unfinished run and leaves a finished one alone; another configuration in the same
 folder is refused, once there is anything to lose. Nothing is ever overwritten. Of several processes, the first writes.
@@ -52,10 +52,8 @@ class Run:
     folder: Path
     config: Config
     manifest: dict[str, Any] = field(default_factory=dict)
-    lock: IO[str] | None = None
-    """The locked file; the first process holds it."""
+    lock: IO[str] | None = None  # in the first process
     stop: StopRequest = field(default_factory=StopRequest)
-    """Whether a signal has asked the run to stop."""
 
     @property
     def complete(self) -> bool:
@@ -90,7 +88,8 @@ class Run:
                 f"run={self.folder}: the {what} is not what this run began with ({key} {digest[:12]} now, "
                 f"{str(before)[:12]} there); restore it or name another folder"
             )
-        self._note(key, digest)
+        self.manifest[key] = digest
+        write_json(self.folder / "manifest.json", self.manifest)
 
     def finish(self, policy: Policy) -> None:
         """Save the model and end the run."""
@@ -105,17 +104,9 @@ class Run:
 
     def end(self) -> None:
         """Mark the run complete and drop what was kept to go on from."""
-        self._note("finished", now())
-        self.tidy()
-
-    def _note(self, key: str, fact: str) -> None:
-        self.manifest[key] = fact
+        self.manifest["finished"] = now()
         write_json(self.folder / "manifest.json", self.manifest)
-
-    def tidy(self) -> None:
-        """Drop what a complete run needs no more; one that was killed in the middle of this still has some of it."""
-        for name in ("checkpoints", "judged") if rank() == 0 else ():
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+        _tidy(self.folder)
 
     def check_folder(self) -> None:
         """Raise RunError if the folder was deleted or moved away since the run opened it."""
@@ -134,6 +125,8 @@ def open_run(config: Config, stage: str) -> Run:
     """Create the run folder, or open it to go on. Raises RunError where that would mix or overwrite runs."""
     run = Run(Path(config.run), config)
     run.manifest = from_first(lambda: _open(run, stage))
+    if run.complete:
+        _tidy(run.folder)
     return run
 
 
@@ -146,30 +139,46 @@ def _open(run: Run, stage: str) -> dict[str, Any]:
             raise RunError(f"run={folder}: the folder holds other files; name a new or empty one")
         folder.mkdir(parents=True, exist_ok=True)
         run.lock = (folder / "lock").open("w")
-    except OSError as error:
-        raise RunError(f"run={folder}: cannot be written: {error.strerror}; name another folder") from None
-    try:
         fcntl.flock(run.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise RunError(f"run={folder}: another process is writing there; wait for it or name another folder") from None
+    except OSError as error:
+        raise RunError(f"run={folder}: cannot be written: {error.strerror}; name another folder") from None
     if manifest_file.exists():
         run.manifest = read_mapping(manifest_file)
         if not (differing := _differing(run, stage)):
             return run.manifest
         if _has_results(run):
             raise RunError(f"run={folder}: {differing}; name another folder")
-    versions = {"grpo": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
-    run.manifest = {
-        "stage": stage,
-        "parent": parent_of(run.config.model.path),
-        "seed": run.config.seed,
-        "started": now(),
-        "versions": {**versions, "python": platform.python_version()},
-        "git_commit": git_commit(),
-    }
+    run.manifest = _new_manifest(run.config, stage)
     write_json(manifest_file, run.manifest)
     write_text(folder / "config.yaml", to_yaml(run.config))
     return run.manifest
+
+
+def _new_manifest(config: Config, stage: str) -> dict[str, Any]:
+    """Where a run comes from. The commit ends in `-dirty` if the code was edited, and is None outside a checkout."""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        here = Path(__file__).parent
+        commit = subprocess.run(describe, cwd=here, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        commit = ""
+    versions = {"grpo": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    return {
+        "stage": stage,
+        "parent": parent_of(config.model.path),
+        "seed": config.seed,
+        "started": now(),
+        "versions": {**versions, "python": platform.python_version()},
+        "git_commit": commit or None,
+    }
+
+
+def _tidy(folder: Path) -> None:
+    """Drop what a complete run needs no more; one that was killed in the middle of this still has some of it."""
+    for name in ("checkpoints", "judged") if rank() == 0 else ():
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _differing(run: Run, stage: str) -> str:
@@ -199,9 +208,6 @@ def _has_results(run: Run) -> bool:
     return run.complete or there or (metrics.exists() and metrics.stat().st_size > 0)
 
 
-# ---- where a run came from ----------------------------------------------------------------------------------
-
-
 def parent_of(model_path: str) -> dict[str, Any]:
     """The run that made a model, by its manifest; or just the model's name."""
     for folder in (Path(model_path), Path(model_path).parent):
@@ -221,16 +227,6 @@ def fingerprint(policy: Policy) -> str:
     integers = {4: torch.int32, 2: torch.int16}
     sums = {n: int(p.detach().view(integers[p.element_size()]).sum()) for n, p in policy.model.named_parameters()}
     return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
-
-
-def git_commit() -> str | None:
-    """Commit of the code, `-dirty` if it was edited; None outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        out = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return out.stdout.strip() or None
 
 
 def now() -> str:

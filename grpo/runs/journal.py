@@ -1,18 +1,17 @@
 """Judged completions, kept on the disk as they come: a long evaluation or rejection sampling goes on after a stop.
 
-    runs/demo/3-reject/judged/sampling.jsonl     {"weights": fingerprint}, then a line per completion
+    runs/demo/3-reject/judged/sampling.jsonl     {"origin": ...}, then a line per round
 
-It goes on after the last whole round: a round is sampled in one batch, and what is done again after a stop must be
-computed exactly as it was. The samples of other weights, of a model that was replaced meanwhile, are thrown away.
+A round is what is sampled in one batch; one that is not there in full is sampled again. The samples of another
+origin, of a model, prompts or problems that were replaced meanwhile, are thrown away.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-from dataclasses import dataclass, field
-from itertools import takewhile
+from dataclasses import asdict, dataclass, field
+from itertools import chain, takewhile
 from typing import get_type_hints
 
 from grpo.model.distributed import from_first, rank
@@ -24,8 +23,7 @@ from grpo.runs.folder import Run
 class Judged:
     """What is known of one completion."""
 
-    problem: int
-    """Index of its problem."""
+    problem: int  # its index
     text: str
     correct: bool
     well_formed: bool
@@ -38,30 +36,28 @@ class Judged:
 
 
 class Journal:
-    """The judged completions of one sampling in a run.
+    """The judged completions of one sampling in a run; without a run nothing is kept.
 
-    name: of the sampling. weights: what sampled. per_round: completions sampled at a time, of `total`. Without a run
-    nothing is kept.
+    name: of the sampling. origin: fingerprints of what sampled and what was asked. total: completions to come.
     """
 
-    def __init__(self, run: Run | None, name: str, weights: str, per_round: int, total: int):
-        self.run, self.name, self.per_round, self.total = run, name, per_round, total
-        self.head = (json.dumps({"weights": weights}) + "\n").encode()
+    def __init__(self, run: Run | None, name: str, origin: str, total: int):
+        self.run, self.name, self.total = run, name, total
+        self.head = (json.dumps({"origin": origin}) + "\n").encode()
         self.path = run and run.folder / "judged" / f"{name.replace(' ', '-')}.jsonl"
         self.judged: list[Judged] = from_first(self._read) if run else []
         """All that is judged, in the order of the problems."""
 
     def _read(self) -> list[Judged]:
-        """What is there, up to the last whole round; a round that is cut short or damaged is cut off."""
+        """What is there, up to the first round that is cut short or damaged; the file is cut off there."""
         self.path.parent.mkdir(exist_ok=True)
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
-        judged = list(takewhile(bool, map(parse, lines[1:] if lines[:1] == [self.head] else [])))
-        count = len(judged) if len(judged) == self.total else len(judged) // self.per_round * self.per_round
-        if count:
-            os.truncate(self.path, sum(map(len, lines[: 1 + count])))
-        else:
+        if lines[:1] != [self.head]:
             self.path.write_bytes(self.head)
-        return judged[:count]
+            return []
+        rounds = list(takewhile(bool, map(parse, lines[1:])))
+        os.truncate(self.path, sum(map(len, lines[: 1 + len(rounds)])))
+        return list(chain(*rounds))
 
     def add(self, judged: list[Judged]) -> None:
         """Append a round. Raises Stopped if the run was asked to stop."""
@@ -70,19 +66,19 @@ class Journal:
             return
         if rank() == 0:
             with self.path.open("a", encoding="utf-8") as f:
-                f.writelines(json.dumps(dataclasses.asdict(j)) + "\n" for j in judged)
+                f.write(json.dumps([asdict(one) for one in judged]) + "\n")
             sync(self.path)
         self.run.stop.agree()
         self.run.stop.check(f"{self.run.folder}: {self.name}, {len(self.judged)} of {self.total} completions")
 
 
-def parse(line: bytes) -> Judged | None:
-    """A line of a journal; None if it is not one, cut short or damaged."""
+def parse(line: bytes) -> list[Judged]:
+    """A round, by its line in a journal; empty if that is cut short or damaged."""
     types = get_type_hints(Judged)
     try:
-        facts = json.loads(line) if line.endswith(b"\n") else {}
-        if facts.keys() == types.keys() and all(isinstance(facts[key], kind) for key, kind in types.items()):
-            return Judged(**facts)
-    except (ValueError, AttributeError, RecursionError):
-        pass
-    return None
+        rows = json.loads(line) if line.endswith(b"\n") else []
+        judged = [Judged(**row) for row in rows]
+    except (ValueError, TypeError, RecursionError):
+        return []
+    sound = all(isinstance(getattr(one, name), kind) for one in judged for name, kind in types.items())
+    return judged if sound else []

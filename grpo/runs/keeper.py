@@ -2,50 +2,31 @@
 
 A step whose loss or gradient is NaN or infinite moves nothing. It is counted, and no checkpoint is made of it: what
 is saved is the state after the last step that did move something. After `max_skipped` such steps in a row the run
-stops there, with the batch of the last one in a file.
+stops there.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from grpo.model.distributed import is_sharded
 from grpo.model.optim import Optimizer
 from grpo.model.policy import Policy, load_policy
 from grpo.runs.checkpoint import load_checkpoint, save_checkpoint
 from grpo.runs.config import Config
-from grpo.runs.files import write_lines
 from grpo.runs.folder import Run
 from grpo.runs.log import RunLog, progress, say
 from grpo.runs.settings import load_config
-from grpo.types import Rollouts
 
 WARN_EVERY = 10
 """Steps between two warnings of one kind."""
 
 SHOWN = ("loss", "reward", "reward_accuracy", "reflections", "length", "kl")
 """Metrics beside the progress bar."""
-
-
-def step_or_skip(optimizer: Optimizer, step: int, loss: float) -> dict[str, float]:
-    """`optimizer.step`, which skips a gradient that is not finite; so is the gradient of such a loss, finite or not.
-
-    Returns its figures and `skipped`, 1 if nothing was moved.
-    """
-    if not math.isfinite(loss):
-        master = next(iter(optimizer.masters.values()))
-        master.grad = torch.full_like(master, math.nan)
-    metrics = optimizer.step(step)
-    return metrics | {"skipped": float(not math.isfinite(metrics["grad_norm"]))}
 
 
 @dataclass
@@ -57,16 +38,14 @@ class Keeper:
     policy: Policy
     optimizer: Optimizer
     steps: int
-    updates: int
-    """Optimiser steps per step."""
-    state: dict[str, int]
-    """Finished steps, data cursor and length of the logs after the last step that moved something."""
+    updates: int  # optimiser steps per step
+    state: dict[str, int]  # step, data cursor and length of the logs after the last step that moved something
 
     @classmethod
     def resume(
         cls, config: Config, run: Run, policy: Policy, optimizer: Optimizer, steps: int, updates: int = 1
     ) -> Keeper:
-        """Go on from the newest checkpoint, or begin. Raises CheckpointError if there are some, all damaged."""
+        """Go on from the newest checkpoint, or begin. Raises RunError if there are some, all damaged."""
         state = load_checkpoint(run.folder / "checkpoints", optimizer) or {"step": 0}
         return cls(config, run, policy, optimizer, steps, updates, state)
 
@@ -83,13 +62,10 @@ class Keeper:
                 self._began = time.perf_counter()
                 yield step
 
-    def after_step(
-        self, step: int, metrics: dict[str, float], rollouts: Rollouts, rewards: Tensor | None = None, **cursor: int
-    ) -> None:
+    def after_step(self, step: int, metrics: dict[str, float], **cursor: int) -> None:
         """Log step `step` (from 0), save if it is time to, and raise Stopped if the run was asked to stop.
 
-        rollouts, rewards: for the record of a step that failed. cursor: where in the data the next step begins.
-        Raises ValueError after too many skipped steps, OSError.
+        cursor: where in the data the next step begins. Raises ValueError after too many skipped steps, OSError.
         """
         step, seconds = step + 1, time.perf_counter() - self._began
         tokens = metrics.get("sampled_tokens", metrics.get("tokens", 0.0))
@@ -102,10 +78,19 @@ class Keeper:
         else:
             self._skipped = 0
             self.state = {"step": step, **cursor, **self.log.position()}
-        self._warn(step, metrics)
+        for kind, text in warnings(self.config, metrics).items():
+            if step - self._warned.get(kind, -WARN_EVERY) >= WARN_EVERY:
+                self._warned[kind] = step
+                say(f"WARNING, step {step}: {text}")
         stopping = self.run.stop.agree()
         if self._skipped >= self.config.max_skipped:
-            self._give_up(step, rollouts, rewards)
+            self.save()
+            raise ValueError(
+                f"run={self.run.folder}: {self._skipped} steps in a row, the last of them step {step}, had a loss or "
+                f"gradient of NaN or infinity (max_skipped={self.config.max_skipped}); the weights of step "
+                f"{self.state['step']} are kept: begin a new run with a lower optim.lr "
+                f"(now {self.config.optim.lr:g})"
+            )
         if step % self.config.log.save_every == 0 or step == self.steps or stopping:
             self.save()
         self.run.stop.check(f"{self.run.folder}: step {self.state['step']} of {self.steps}")
@@ -134,24 +119,6 @@ class Keeper:
         policy = load_policy(self.config.model, self.config.seed) if is_sharded(self.config.parallel) else self.policy
         policy.take(self.optimizer.full_masters())
         return policy
-
-    def _give_up(self, step: int, rollouts: Rollouts, rewards: Tensor | None) -> None:
-        path = self.run.folder / f"nonfinite-step-{step:08d}.jsonl"
-        write_lines(path, batch_rows(self.policy, rollouts, rewards))
-        self.save()
-        raise ValueError(
-            f"run={self.run.folder}: {self._skipped} steps in a row (max_skipped={self.config.max_skipped}) had a loss "
-            f"or gradient of NaN or infinity; the weights of step {self.state['step']} are kept, the last batch is in "
-            f"{path.name}: look for what is wrong with it, or begin a new run with a lower optim.lr "
-            f"(now {self.config.optim.lr:g})"
-        )
-
-    def _warn(self, step: int, metrics: dict[str, float]) -> None:
-        """Say what makes a step worthless and which setting to change, each at most every `WARN_EVERY` steps."""
-        for kind, text in warnings(self.config, metrics).items():
-            if step - self._warned.get(kind, -WARN_EVERY) >= WARN_EVERY:
-                self._warned[kind] = step
-                say(f"WARNING, step {step}: {text}")
 
 
 def export(run: Path, folder: Path) -> int:
@@ -194,14 +161,3 @@ def warnings(config: Config, metrics: dict[str, float]) -> dict[str, str]:
         f"optim.lr={config.optim.lr:g}",
     }
     return {kind: text for kind, text in found.items() if text}
-
-
-def batch_rows(policy: Policy, rollouts: Rollouts, rewards: Tensor | None) -> list[dict[str, Any]]:
-    """A batch for a JSON Lines file, a row per completion: text and token ids, and what each reward gave it."""
-    rows = []
-    for row, completion in enumerate(rollouts.token_lists()):
-        prompt = rollouts.prompts[int(rollouts.prompt_index[row])]
-        given = [] if rewards is None else [None if math.isnan(x) else x for x in rewards[row].tolist()]
-        texts = {"prompt": policy.tokenizer.decode(prompt), "completion": policy.tokenizer.decode(completion)}
-        rows.append({**texts, "rewards": given, "prompt_ids": prompt, "completion_ids": completion})
-    return rows

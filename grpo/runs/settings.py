@@ -1,6 +1,5 @@
 """From files to a Config: defaults <- YAML (with `include`) <- `key.sub=value` on the command line.
 
-Every source is read into settings, one for each key, in the order in which they count; then each setting is assigned.
 An unknown key, a value of the wrong type or outside its range is an error of one line that names its place and the
 nearest valid key. All errors are reported at once.
 """
@@ -25,7 +24,6 @@ from grpo.runs.validate import check, did_you_mean
 Key = tuple[str, ...]
 Settings = dict[Key, tuple[Any, str]]  # key -> value, and where it was written
 
-LONGEST_LINE = 500
 REMOVED = {
     "model.cuda_graphs": "no longer exists, and nothing takes its place: leave it out",
     "log.tensorboard": "no longer exists: leave it out; metrics.jsonl has all figures, `grpo report` draws them",
@@ -39,11 +37,11 @@ class ConfigError(ValueError):
 def load_config(file: str | None, overrides: list[str] | None = None) -> Config:
     """Read a YAML file and `key.sub=value` overrides. Raises ConfigError, a line per mistake."""
     errors: list[str] = []
-    settings = read_file(Path(file), errors) if file is not None else {}
-    command_line: Settings = {}
+    settings: Settings = {}
     for override in overrides or []:
-        command_line = over(command_line, read_override(override, errors))
-    settings = on_top(settings, command_line)
+        settings = over(settings, read_override(override, errors))
+    if file is not None:
+        settings = on_top(read_file(Path(file), errors), settings)
     config = Config()
     for key in sorted(settings, key=lambda key: key != ("loss", "preset")):  # the preset first, the rest as they came
         value, place = settings[key]
@@ -57,8 +55,8 @@ def load_config(file: str | None, overrides: list[str] | None = None) -> Config:
             errors.append(f"{place}: {error}")
     places = {".".join(key): place for key, (_, place) in settings.items()}
     for name, what in check(config):
-        at = next((place for key, place in places.items() if f"{key}.".startswith(f"{name}.")), "")
-        errors.append(f"{at}: {name} {what}" if at else f"{name} {what}")
+        at = next((f"{place}: " for key, place in places.items() if f"{key}.".startswith(f"{name}.")), "")
+        errors.append(f"{at}{name} {what}")
     if errors:
         raise ConfigError("\n".join(map(_readable, errors)))
     return config
@@ -218,4 +216,4 @@ def unknown(key: Key) -> str:
 def _readable(line: str) -> str:
     """An error on one line, whatever of the file it quotes."""
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 100]} ... {line[-95:]}"
+    return line if len(line) <= 500 else f"{line[:400]} ... {line[-95:]}"

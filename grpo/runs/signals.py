@@ -21,15 +21,11 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Catches both signals while it is entered; a stage asks it, where it can go on from, whether to stop.
-
-    with request: ...; request.agree(); request.check("step 7") raises Stopped if a signal has come.
-    """
+    """Catches both signals while it is entered; a stage asks it, where it can go on from, whether to stop."""
 
     def __init__(self) -> None:
-        self.signal = 0
-        self.agreed = 0
-        """The signal for which all processes stop; 0: none."""
+        self.signal = 0  # that has come to this process
+        self.agreed = 0  # for which all processes stop
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
