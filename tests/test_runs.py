@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from helpers_runs import PARITY, SMALL, grpo, lines, manifest, one_line, write_module
+from helpers_runs import PARITY, SMALL, grpo, lines, manifest, metrics, one_line, write_module
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grpo.runs.folder import open_run
+from data import Problem
+from grpo import sft
+from grpo.model.policy import ModelConfig, load_policy
+from grpo.runs import folder
+from grpo.runs.folder import data_hash, fingerprint, open_run
 from grpo.runs.settings import load_config
 
 
@@ -75,7 +80,7 @@ def test_other_settings_are_refused_with_the_differing_keys(tmp_path, capsys):
         grpo("sft", tmp_path / "run", "coldstart.reflect_share=0.1", seed=1, data__count=5, optim__eps=1, sft__steps=1)
         == 2
     )
-    assert "and 1 more; name another folder" in one_line(capsys)
+    assert "and 1 more; only an unfinished run of optim.schedule=constant can be made longer" in one_line(capsys)
     assert grpo("grpo", tmp_path / "run", "rewards.format=") == 2
     assert "holds a sft run, not grpo" in one_line(capsys)
     assert files(tmp_path / "run") == before
@@ -193,3 +198,78 @@ def test_a_complete_run_drops_what_a_kill_left_of_its_tidying(tmp_path):
     assert grpo("sft", run) == 0
     assert not (run / "checkpoints").exists() and not (run / "judged").exists()
     assert (run / "model").exists()
+
+
+def test_the_data_hash_follows_all_that_a_reward_sees():
+    problem = Problem("a/b/0", "q", "1", columns={"level": 2})
+    others = [replace(problem, columns={"level": 3}), replace(problem, turns=[{"role": "user", "content": "x"}])]
+    assert len({data_hash([problem]), *(data_hash([other]) for other in others)}) == 3
+    assert data_hash([problem]) == data_hash([replace(problem)])
+
+
+def test_the_fingerprint_sees_the_order_of_the_weights():
+    policy = load_policy(ModelConfig(path="tiny-init"))
+    seen = {fingerprint(policy)}
+    with torch.no_grad():
+        for name in ("model.layers.0.self_attn.q_proj.weight", "model.norm.weight"):
+            p = policy.model.get_parameter(name)
+            p[0] *= 2.0
+            seen.add(fingerprint(policy))
+            p[[0, 1]] = p[[1, 0]].clone()
+            seen.add(fingerprint(policy))
+    assert len(seen) == 5
+
+
+# ---- longer runs, changed code -------------------------------------------------------------------------------
+
+
+def stopped_after(step: int, run, *extra, **settings) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        original = sft.sft_step
+
+        def interrupted(*arguments):
+            if arguments[-1] == step:
+                raise KeyboardInterrupt
+            return original(*arguments)
+
+        patch.setattr(sft, "sft_step", interrupted)
+        assert grpo("sft", run, *extra, **settings) == 130
+
+
+def test_an_unfinished_run_can_be_made_longer(tmp_path, capsys):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert grpo("sft", whole, sft__steps=5, log__save_every=1) == 0
+    stopped_after(2, run, sft__steps=3, log__save_every=1)
+    assert grpo("sft", run, sft__steps=2, log__save_every=1) == 2  # not shorter
+    assert "sft.steps (3 there, 2 now)" in capsys.readouterr().err
+    assert grpo("sft", run, "optim.schedule=linear", sft__steps=5) == 2
+    assert grpo("sft", run, sft__steps=5, log__save_every=1) == 0
+    assert metrics(run) == metrics(whole)
+    assert yaml.safe_load((run / "config.yaml").read_text())["sft"]["steps"] == 5
+    capsys.readouterr()
+    assert grpo("sft", run, sft__steps=6) == 2  # a finished one has dropped what it would go on from
+    assert "only an unfinished run of optim.schedule=constant can be made longer" in one_line(capsys)
+
+
+def test_changed_code_is_refused_or_accepted_and_recorded(tmp_path, capsys, monkeypatch):
+    body = "def paid(completions, **_):\n    return [float(len(c) % 3) for c in completions]\n"
+    (tmp_path / "my_paid.py").write_text(body)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    reward, run = "rewards.my_paid:paid.weight=1", tmp_path / "run"
+    assert grpo("grpo", run, reward) == 0
+    before = manifest(run)["code"]
+    assert set(before) == {"grpo", "my_paid"} and all(len(digest) == 64 for digest in before.values())
+    assert grpo("grpo", run, reward) == 0  # unchanged: nothing to do
+    (tmp_path / "my_paid.py").write_text(body.replace("3", "4"))
+    capsys.readouterr()
+    assert grpo("grpo", run, reward) == 2
+    said = one_line(capsys)
+    assert "the code of my_paid has changed since the run began; accept_code=true goes on with it" in said
+    assert manifest(run)["code"] == before and "code_changes" not in manifest(run)
+    assert grpo("grpo", run, reward, accept_code="true") == 0
+    assert manifest(run)["code"] != before and manifest(run)["code_changes"][0]["before"] == before
+    assert grpo("grpo", run, reward) == 0
+    monkeypatch.setattr(folder, "code_hash", lambda config: {**manifest(run)["code"], "grpo": "0" * 64})
+    assert grpo("grpo", run, reward) == 2
+    assert "the code of grpo has changed" in capsys.readouterr().err

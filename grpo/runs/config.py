@@ -139,6 +139,8 @@ class Config:
     """How the processes that torchrun starts hold the weights: ddp (each has all) or fsdp (each has a shard)."""
     max_skipped: int = 5
     """Steps in a row that a loss or gradient of NaN or infinity may skip; then the run stops at its last good step."""
+    accept_code: bool = False
+    """Go on with a run whose code has changed since it began; its manifest records that."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=lambda: DataConfig(count=1000))
     """Training problems."""

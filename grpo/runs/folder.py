@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -41,8 +42,9 @@ from grpo.types import Problem
 
 FREE = (  # settings that do not change what is computed, so that a run may go on with others
     "run", "threads", "parallel", "tokens_per_micro_batch", "sampling.max_rows", "model.recompute", "log.",
-    "eval.at_end", "sandbox.", "max_skipped",
+    "eval.at_end", "sandbox.", "max_skipped", "accept_code",
 )  # fmt: skip
+LONGER = ("grpo.steps", "sft.steps")  # may grow on the way, if the learning rate does not depend on them
 
 
 @dataclass
@@ -146,7 +148,9 @@ def _open(run: Run, stage: str) -> dict[str, Any]:
         raise RunError(f"run={folder}: cannot be written: {error.strerror}; name another folder") from None
     if manifest_file.exists():
         run.manifest = read_mapping(manifest_file)
-        if not (differing := _differing(run, stage)):
+        if not (differing := _differing(run, stage) or _changed_code(run)):
+            if not run.complete:  # it may be longer now
+                write_text(folder / "config.yaml", to_yaml(run.config))
             return run.manifest
         if _has_results(run):
             raise RunError(f"run={folder}: {differing}; name another folder")
@@ -172,6 +176,7 @@ def _new_manifest(config: Config, stage: str) -> dict[str, Any]:
         "started": now(),
         "versions": {**versions, "python": platform.python_version()},
         "git_commit": commit or None,
+        "code": code_hash(config),
     }
 
 
@@ -189,9 +194,26 @@ def _differing(run: Run, stage: str) -> str:
         return f"holds a {there} run, not {stage}"
     old, new = flatten(read_mapping(run.folder / "config.yaml")), flatten(yaml.safe_load(to_yaml(run.config)))
     keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and not k.startswith(FREE)]
+    if not run.complete and run.config.optim.schedule == "constant":
+        keys = [k for k in keys if k not in LONGER or new[k] < old[k]]
     shown = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} now)" for k in keys[:4])
     more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+    more += "; only an unfinished run of optim.schedule=constant can be made longer" if {*keys} & {*LONGER} else ""
     return f"holds a run with other settings: {shown}{more}" if keys else ""
+
+
+def _changed_code(run: Run) -> str:
+    """What has changed of the code since the run began; empty if nothing has, or it is accepted and so recorded."""
+    now_there = code_hash(run.config)
+    before = run.manifest.get("code", now_there)
+    changed = sorted(name for name in before.keys() | now_there.keys() if before.get(name) != now_there.get(name))
+    if changed and not run.config.accept_code:
+        return f"the code of {', '.join(changed)} has changed since the run began; accept_code=true goes on with it"
+    if changed:
+        run.manifest.setdefault("code_changes", []).append({"at": now(), "before": before})
+        run.manifest["code"] = now_there
+        write_json(run.folder / "manifest.json", run.manifest)
+    return ""
 
 
 def flatten(value: Any, key: str = "") -> dict[str, Any]:
@@ -218,15 +240,30 @@ def parent_of(model_path: str) -> dict[str, Any]:
 
 
 def data_hash(problems: list[Problem]) -> str:
-    """SHA-256 of the problems that a run trained on."""
-    return hashlib.sha256(json.dumps([[p.id, p.question, p.answer, p.solution] for p in problems]).encode()).hexdigest()
+    """SHA-256 of all that prompts and rewards see of these problems."""
+    return hashlib.sha256(json.dumps([list(vars(problem).values()) for problem in problems]).encode()).hexdigest()
+
+
+def code_hash(config: Config) -> dict[str, str]:
+    """SHA-256 of the code that a run depends on: ours, and each module that its rewards and surrogate come from."""
+    root, names = Path(__file__).parents[2], [config.loss.surrogate, config.eval.reward]
+    names += [reward.function or name for name, reward in config.rewards.items()]
+    files = {"grpo": [path for package in ("grpo", "rewards", "data") for path in (root / package).rglob("*.py")]}
+    for module in {name.partition(":")[0] for name in names if ":" in name}:
+        spec = importlib.util.find_spec(module)
+        files[module] = [Path(spec.origin)] if spec and spec.origin else []
+    hashes = {name: [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files[name])] for name in files}
+    return {name: hashlib.sha256("".join(found).encode()).hexdigest() for name, found in hashes.items()}
 
 
 def fingerprint(policy: Policy) -> str:
-    """A digest of a policy's parameters: per tensor, the sum of its bits as integers, whatever the order of adding."""
-    integers = {4: torch.int32, 2: torch.int16}
-    sums = {n: int(p.detach().view(integers[p.element_size()]).sum()) for n, p in policy.model.named_parameters()}
-    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
+    """A digest of a policy's parameters: of each, the sums of its bits, as integers, along its last two dimensions."""
+    sha, integers = hashlib.sha256(), {4: torch.int32, 2: torch.int16}
+    for name, p in policy.model.named_parameters():
+        bits = p.detach().view(integers[p.element_size()])
+        sums = [bits.sum(dim=-1), bits.sum(dim=-2)] if bits.dim() > 1 else [bits]
+        sha.update(name.encode() + b"".join(x.cpu().contiguous().numpy().tobytes() for x in sums))
+    return sha.hexdigest()
 
 
 def now() -> str:
