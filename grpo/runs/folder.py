@@ -100,7 +100,7 @@ class Run:
             policy.save(partial)
             shutil.rmtree(self.folder / "model", ignore_errors=True)
             os.replace(partial, self.folder / "model")
-        self.manifest["finished"] = now()
+        self.manifest["finished"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
         write_json(self.folder / "manifest.json", self.manifest)
         _tidy(self.folder)
 
@@ -163,7 +163,7 @@ def _new_manifest(config: Config, stage: str) -> dict[str, Any]:
         "stage": stage,
         "parent": parent_of(config.model.path),
         "seed": config.seed,
-        "started": now(),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": {**versions, "python": platform.python_version()},
         "git_commit": commit or None,
     }
@@ -221,8 +221,3 @@ def fingerprint(policy: Policy) -> str:
     integers = {4: torch.int32, 2: torch.int16}
     sums = {n: int(p.detach().view(integers[p.element_size()]).sum()) for n, p in policy.model.named_parameters()}
     return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
-
-
-def now() -> str:
-    """UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
