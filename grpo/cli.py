@@ -160,7 +160,7 @@ def _evaluate(config: Config, _: argparse.Namespace) -> None:
     if not run.complete:
         with run.working():
             write_json(run.folder / "eval.json", evaluate(config, load_policy(config.model, config.seed), run))
-            run.end()
+            run.finish()
     _show(evaluation_table({config.model.path: from_first(lambda: read_mapping(run.folder / "eval.json"))}))
 
 

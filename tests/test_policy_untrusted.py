@@ -46,7 +46,7 @@ def test_an_index_that_leads_out_of_the_folder_is_refused(folder, name):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_checkpoint_becomes_a_model_folder(tmp_path, monkeypatch, capsys, dtype):
     run = tmp_path / "run"
-    monkeypatch.setattr("grpo.runs.folder.Run.end", lambda self: None)  # keeps the checkpoints
+    monkeypatch.setattr("grpo.runs.folder._tidy", lambda folder: None)  # keeps the checkpoints
     assert cli.main(command("sft", run, model__dtype=dtype)) == 0
     assert cli.main(["export", str(run), str(tmp_path / "out")]) == 0
     expected = AutoModelForCausalLM.from_pretrained(run / "model").state_dict()

@@ -21,7 +21,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -93,34 +93,28 @@ class Run:
         self.manifest[key] = digest
         write_json(self.folder / "manifest.json", self.manifest)
 
-    def finish(self, policy: Policy) -> None:
-        """Save the model and end the run."""
-        if rank() == 0:
+    def finish(self, policy: Policy | None = None) -> None:
+        """Save what was trained, mark the run complete, and drop what was kept to go on from."""
+        if policy and rank() == 0:
             self.check_folder()
             partial = self.folder / "model.partial"
             shutil.rmtree(partial, ignore_errors=True)
             policy.save(partial)
             shutil.rmtree(self.folder / "model", ignore_errors=True)
             os.replace(partial, self.folder / "model")
-        self.end()
-
-    def end(self) -> None:
-        """Mark the run complete and drop what was kept to go on from."""
         self.manifest["finished"] = now()
         write_json(self.folder / "manifest.json", self.manifest)
         _tidy(self.folder)
 
     def check_folder(self) -> None:
         """Raise RunError if the folder was deleted or moved away since the run opened it."""
-        try:
-            there = self.lock is None or os.path.samestat(os.stat(self.folder / "lock"), os.fstat(self.lock.fileno()))
-        except FileNotFoundError:
-            there = False
-        if not there:
-            raise RunError(
-                f"run={self.folder}: the folder was deleted or moved away while the run wrote to it; put it back, or "
-                "run the same command to begin anew"
-            )
+        with suppress(FileNotFoundError):
+            if self.lock is None or os.path.samestat(os.stat(self.folder / "lock"), os.fstat(self.lock.fileno())):
+                return
+        raise RunError(
+            f"run={self.folder}: the folder was deleted or moved away while the run wrote to it; put it back, or run "
+            "the same command to begin anew"
+        )
 
 
 def open_run(config: Config, stage: str) -> Run:

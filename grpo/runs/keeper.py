@@ -22,11 +22,8 @@ from grpo.runs.folder import Run
 from grpo.runs.log import RunLog, progress, say
 from grpo.runs.settings import load_config
 
-WARN_EVERY = 10
-"""Steps between two warnings of one kind."""
-
-SHOWN = ("loss", "reward", "reward_accuracy", "reflections", "length", "kl")
-"""Metrics beside the progress bar."""
+WARN_EVERY = 10  # steps between two warnings of one kind
+SHOWN = ("loss", "reward", "reward_accuracy", "reflections", "length", "kl")  # beside the progress bar
 
 
 @dataclass

@@ -46,7 +46,7 @@ class StopRequest:
             os.write(2, b"\ngrpo: stops as soon as this step is saved; once more to stop at once\n")
 
     def agree(self) -> bool:
-        """Whether all processes stop here, which call this at the same point; a signal after it is for the next."""
+        """Whether a signal has come to any process; all call this at the same point, and then stop together."""
         self.agreed = max(all_gather(self.signal))
         return bool(self.agreed)
 
