@@ -3,8 +3,9 @@
     python experiments/ablate.py experiments/ablations/reflection.yaml --seeds 0 1 2
 
 An ablation is a YAML file: `stages`, the configurations in order, and `variants`, each a list of settings for all
-stages or a mapping from a stage to its settings. A stage whose settings, and those of the stages before it, are the
-same in two variants runs once. Runs are kept in runs/ablations/NAME and an interrupted ablation goes on where it was.
+stages or a mapping from a stage to its settings. A stage whose settings and code, and those of the stages before it,
+are the same in two variants runs once. Runs are kept in runs/ablations/NAME and an interrupted ablation goes on where
+it was; after a change of the code or of a configuration it begins anew.
 Results go to experiments/results/NAME.md (table, commands, seeds) and NAME.json (every figure).
 """
 
@@ -21,6 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from grpo.runs.config import to_yaml
+from grpo.runs.folder import code_hash
+from grpo.runs.settings import load_config
 
 HERE = Path(__file__).parent
 FIGURES = {
@@ -84,7 +89,14 @@ def read_plan(file: Path) -> dict[str, Any]:
         lists = [x or [] for x in (by_stage.values() if isinstance(settings, dict) else [settings])]
         if not all(isinstance(x, list) and all(isinstance(one, str) for one in x) for x in lists):
             raise ValueError(f"variants.{variant}: settings are lists of `key.sub=value`")
+        for stage, path in plan["stages"].items():
+            load_config(path, settings_of(settings, stage))
     return plan
+
+
+def settings_of(settings: dict[str, list[str]] | list[str] | None, stage: str) -> list[str]:
+    """The settings of one stage in a variant, which names them by stage or for all stages."""
+    return (settings.get(stage) if isinstance(settings, dict) else settings) or []
 
 
 def run_seed(plan: dict[str, Any], runs: Path, seed: int) -> tuple[int, dict[str, dict[str, Any]]]:
@@ -95,8 +107,9 @@ def run_seed(plan: dict[str, Any], runs: Path, seed: int) -> tuple[int, dict[str
         history: list[str] = []
         parent: Path | None = None
         for stage, file in plan["stages"].items():
-            own = (settings.get(stage) if isinstance(settings, dict) else settings) or []
-            history += [file, *own]
+            own = settings_of(settings, stage)
+            config = load_config(file, own)
+            history += [to_yaml(config), json.dumps(code_hash(config), sort_keys=True)]
             # a run is named by all that led to it, so that equal beginnings of variants are one run
             name = f"{stage}-{hashlib.sha256(json.dumps(history).encode()).hexdigest()[:8]}"
             folder = runs / f"seed{seed}" / name

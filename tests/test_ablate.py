@@ -50,7 +50,7 @@ def plan(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_small_ablation(plan: Path, tmp_path: Path) -> None:
+def test_a_small_ablation(plan: Path, tmp_path: Path, monkeypatch) -> None:
     arguments = [
         str(plan),
         "--seeds",
@@ -69,6 +69,10 @@ def test_a_small_ablation(plan: Path, tmp_path: Path) -> None:
     assert {(v, s): len(e) for v, stages in results.items() for s, e in stages.items()} == {
         ("a", "sft"): 1, ("a", "grpo"): 1, ("b", "sft"): 1, ("b", "grpo"): 1,
     }  # fmt: skip
+    monkeypatch.setattr(ablate, "code_hash", lambda config: {"grpo": "changed"})
+    assert ablate.main(arguments) == 0  # with another loss or trainer, say, nothing of before is used
+    runs = [p.name.split("-")[0] for p in (tmp_path / "runs" / "plan" / "seed3").iterdir()]
+    assert sorted(runs) == ["grpo"] * 4 + ["sft"] * 2
     page = (tmp_path / "out" / "plan.md").read_text()
     assert page.count("| a | ") == page.count("| b | ") == 2 and "--seeds 3" in page
 
@@ -102,6 +106,7 @@ def test_shipped_ablations_are_valid(file: Path) -> None:
         ("- a", "needs `stages:"),
         ("stages: {sft: F}\nvariants: {a: sft.steps=1}", "variants.a: settings are lists of `key.sub=value`"),
         ("stages: {sft: F}\nvariants: {a: {sft: [{sft.steps: 1}]}}", "variants.a: settings are lists"),
+        ("stages: {sft: F}\nvariants: {a: [sft.stepps=1]}", "unknown key 'sft.stepps'; did you mean 'sft.steps'?"),
         ("stages: [", "while parsing a flow node"),
     ],
 )
