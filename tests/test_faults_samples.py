@@ -16,7 +16,7 @@ from data import make_problems
 from data.tiny_model import build_model, build_tokenizer
 from grpo import cli
 from grpo.evaluate import evaluate
-from grpo.model.policy import load_policy
+from grpo.model.policy import ModelConfig, load_policy
 from grpo.runs.config import Config
 from grpo.runs.folder import open_run
 from grpo.runs.keeper import warnings as warnings_of
@@ -78,9 +78,10 @@ def test_completions_that_are_all_cut_off_are_said_loudly_with_the_setting(tmp_p
 
 def test_warnings_are_for_what_is_wrong_alone():
     assert warnings_of(Config(), {"truncated": 0.5, "zero_spread": 0.9, "killed": 0, "skipped": 0}) == {}
-    assert set(warnings_of(Config(), {"truncated": 0.51, "zero_spread": 1, "killed": 2, "skipped": 1})) == {
-        "truncated", "zero_spread", "killed", "skipped",
-    }  # fmt: skip
+    wrong = {"truncated": 0.51, "zero_spread": 1, "killed": 2, "skipped": 1, "sampler_gap": 0.4}
+    assert set(warnings_of(Config(), wrong)) == set(wrong)
+    rounded = Config(model=ModelConfig(dtype="bfloat16"))
+    assert not warnings_of(rounded, {"sampler_gap": 0.2}) and warnings_of(rounded, {"sampler_gap": 0.4})
 
 
 @pytest.mark.parametrize("stage", ["sft", "grpo", "eval"])

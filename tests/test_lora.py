@@ -79,11 +79,25 @@ def test_all_linear_layers_but_the_head_are_adapted_or_those_that_are_named():
     }
 
 
+def test_all_linear_is_pefts_word_for_all():
+    assert lora.adapters(adapted(targets=("all-linear",)).model).keys() == lora.adapters(adapted().model).keys()
+
+
 def test_a_target_that_no_layer_has_is_named():
     with pytest.raises(ValueError, match="no linear layer is called qproj; there are down_proj, gate_proj"):
         adapted(targets=("q_proj", "qproj"))
-    with pytest.raises(ValueError, match="no linear layer is called lm_head"):
+    with pytest.raises(ValueError, match=r"no linear layer is called lm_head; .*; embedding and head are never"):
         adapted(targets=("lm_head",))
+
+
+def test_an_adapter_goes_on_with_its_own_alpha_and_targets(tmp_path):
+    adapted(alpha=8.0, targets=("q_proj",)).save(tmp_path / "a")
+    rank = adapted().model.get_submodule("model.layers.0.self_attn.q_proj").lora_A.shape[0]
+    for same in ({}, {"alpha": 8.0}, {"targets": ("self_attn.q_proj",)}, {"targets": ("all-linear",)}):
+        load_policy(ModelConfig(str(tmp_path / "a"), lora=LoraConfig(rank=rank, **same)))
+    for other in ({"alpha": 16.0}, {"targets": ("v_proj",)}):
+        with pytest.raises(ValueError, match=r"goes on with its own alpha \(8\) and targets \(q_proj\); leave"):
+            load_policy(ModelConfig(str(tmp_path / "a"), lora=LoraConfig(rank=rank, **other)))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

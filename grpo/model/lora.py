@@ -32,7 +32,7 @@ class LoraConfig:
     alpha: float = 32.0
     """The update is scaled by alpha / r."""
     targets: tuple[str, ...] = ()
-    """Names of the linear layers to adapt (`q_proj`, ...); empty: all of them but the head."""
+    """Names of the linear layers to adapt (`q_proj`, ...); empty or `all-linear`: all of them but the head."""
 
 
 class LoraLinear(nn.Module):
@@ -78,7 +78,8 @@ def _linear_names(model: nn.Module, targets: tuple[str, ...] | list[str]) -> lis
     """Linear layers whose name ends in one of the targets; all but the head where there are none."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     linears = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
-    return [n for n in linears if not targets or any(n == t or n.endswith("." + t) for t in targets)]
+    every = not targets or "all-linear" in targets  # PEFT's word
+    return [n for n in linears if every or any(n == t or n.endswith("." + t) for t in targets)]
 
 
 def add_adapter(model: nn.Module, config: LoraConfig, seed: int) -> None:
@@ -89,7 +90,10 @@ def add_adapter(model: nn.Module, config: LoraConfig, seed: int) -> None:
     unknown = [t for t in config.targets if not _linear_names(model, [t])]
     if unknown or not names:
         there = ", ".join(sorted({n.rpartition(".")[2] for n in _linear_names(model, ())}))
-        raise ValueError(f"model.lora.targets: no linear layer is called {', '.join(unknown)}; there are {there}")
+        raise ValueError(
+            f"model.lora.targets: no linear layer is called {', '.join(unknown)}; there are {there}; embedding and "
+            "head are never adapted"
+        )
     _wrap(model, names, config.rank, config.alpha / config.rank)
     generator = torch.Generator().manual_seed(seed)
     for layer in adapters(model).values():
@@ -175,6 +179,17 @@ def read_source(folder: Path) -> tuple[str, dict]:
         what = ", ".join(unsupported) or f"peft_type {config['peft_type']}, bias {config.get('bias')}"
         raise ValueError(f"{path}: only plain LoRA is supported, not {what}")
     return config["base_model_name_or_path"], config
+
+
+def check_same(config: LoraConfig, adapter: dict) -> None:
+    """An adapter that goes on keeps its alpha and targets. Raises ValueError where other ones are asked for."""
+    names = config.targets, adapter.get("target_modules") or ()
+    asked, there = ({name.rpartition(".")[2] for name in some} for some in names)
+    if config.alpha not in (LoraConfig.alpha, adapter["lora_alpha"]) or (asked - {"all-linear"} and asked != there):
+        raise ValueError(
+            f"model.lora: an adapter goes on with its own alpha ({adapter['lora_alpha']:g}) and targets "
+            f"({', '.join(sorted(there))}); leave model.lora.alpha and model.lora.targets out"
+        )
 
 
 def load_adapter(model: nn.Module, folder: Path, config: dict) -> None:

@@ -190,6 +190,8 @@ def load_policy(config: ModelConfig, seed: int = 0, training: bool = False) -> P
         policy = Policy(model, tokenizer, _eos_ids(model, tokenizer), source, getattr(torch, config.dtype))
         if not policy.eos_ids:
             raise ModelError("no end-of-sequence token; set eos_token in its tokenizer_config.json")
+        if not source.endswith(".gguf"):  # transformers may add tokens of its own to these
+            checks.check_tokenizer(model, tokenizer)
         checks.check_model(model, policy, policy.logits)
         if adapter:
             lora.load_adapter(model, path, adapter)
@@ -208,6 +210,8 @@ def load_policy(config: ModelConfig, seed: int = 0, training: bool = False) -> P
                 f"model.path={config.path}: its adapter has rank {adapter['r']}, not {config.lora.rank}; set "
                 f"model.lora.rank={adapter['r']} to go on with it, or 0 to merge it and train all parameters"
             )
+        else:
+            lora.check_same(config.lora, adapter)
     elif config.lora.rank:
         lora.add_adapter(model, config.lora, seed)
     if not config.lora.rank:

@@ -149,6 +149,9 @@ def warnings(config: Config, metrics: dict[str, float]) -> dict[str, str]:
         "zero_spread": metrics.get("zero_spread") == 1
         and "in every group all completions earned the same, so there is nothing to learn from; use problems that the "
         f"model solves sometimes, raise grpo.group_size={config.grpo.group_size}, or add a finer reward",
+        "sampler_gap": metrics.get("sampler_gap", 0.0) > (1e-3 if config.model.dtype == "float32" else 0.3)
+        and f"sampler and trainer disagree by {metrics.get('sampler_gap', 0.0):.2g} nats a token, more than rounding: "
+        "what is learned is not what was sampled; try model.dtype=float32, and report the model if it does not help",
         "killed": killed
         and f"the scoring of {killed:.0f} completions was killed for its time or memory, and they have no score; mend "
         f"the reward, or raise sandbox.seconds={config.sandbox.seconds:g} or "
