@@ -281,13 +281,3 @@ def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
     assert run_stage("sft", tmp_path / "run", model__path=tmp_path / "m") == 2
     assert f"model.path={tmp_path / 'm'}: a weights file is damaged or cut short" in one_line(capsys)
     assert "finished" not in manifest(tmp_path / "run")
-
-
-def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(tmp_path):
-    save_llama(tmp_path / "m")
-    tokenizer = build_tokenizer()
-    size = len(tokenizer)
-    tokenizer.add_tokens(["<new>", "<newer>"])
-    tokenizer.save_pretrained(tmp_path / "m")
-    said = refused(tmp_path / "m")
-    assert f"gives the token '<newer>' the id {size + 1}, but its embedding has {size} rows" in said

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from grpo.model.attention import NAME, Layout
 
@@ -34,17 +34,6 @@ class WatchedLayout(Layout):
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: float, window: int | None, *how: object):
         self.windows.setdefault(layer, []).append(window)
         return super().attend(layer, q, k, v, scaling, window, *how)
-
-
-def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ModelError where the tokenizer has a token for which the model has no embedding."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    token, last = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    if last >= rows:
-        raise ModelError(
-            f"its tokenizer gives the token {token!r} the id {last}, but its embedding has {rows} rows; use "
-            "the tokenizer that it was trained with, or save the model with a larger one (`resize_token_embeddings`)"
-        )
 
 
 @torch.no_grad()

@@ -190,8 +190,6 @@ def load_policy(config: ModelConfig, seed: int = 0, training: bool = False) -> P
         policy = Policy(model, tokenizer, _eos_ids(model, tokenizer), source, getattr(torch, config.dtype))
         if not policy.eos_ids:
             raise ModelError("no end-of-sequence token; set eos_token in its tokenizer_config.json")
-        if not source.endswith(".gguf"):  # transformers may add tokens of its own to these
-            checks.check_tokenizer(model, tokenizer)
         checks.check_model(model, policy, policy.logits)
         if adapter:
             lora.load_adapter(model, path, adapter)
