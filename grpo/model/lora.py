@@ -66,34 +66,33 @@ def adapters(model: nn.Module) -> dict[str, LoraLinear]:
     return {name: m for name, m in model.named_modules() if isinstance(m, LoraLinear)}
 
 
+def _linears(model: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers that can be adapted, by name: those of the text model, and not the head."""
+    text = {id(m) for m in model.get_decoder().modules()}
+    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and id(m) in text}
+
+
 def _wrap(model: nn.Module, names: list[str], rank: int, scaling: float) -> None:
     model.requires_grad_(False)
     for name in names:
-        parent, _, child = name.rpartition(".")
-        owner = model.get_submodule(parent)
-        setattr(owner, child, LoraLinear(getattr(owner, child), rank, scaling))
-
-
-def _linear_names(model: nn.Module, targets: tuple[str, ...] | list[str]) -> list[str]:
-    """Linear layers whose name ends in one of the targets; all but the head where there are none."""
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    linears = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
-    every = not targets or "all-linear" in targets  # PEFT's word
-    return [n for n in linears if every or any(n == t or n.endswith("." + t) for t in targets)]
+        model.set_submodule(name, LoraLinear(model.get_submodule(name), rank, scaling))
 
 
 def add_adapter(model: nn.Module, config: LoraConfig, seed: int) -> None:
     """Add a fresh adapter: A ~ kaiming-uniform(sqrt 5) as in PEFT, B = 0. Raises ValueError if nothing matches."""
-    names = _linear_names(model, config.targets)
-    if not _linear_names(model, ()):  # GPT-2's are of a kind of their own, Conv1D
+    linears = _linears(model)
+    if not linears:  # GPT-2's are of a kind of their own, Conv1D
         raise ValueError(f"model.lora: {type(model).__name__} has no nn.Linear layer to adapt; set model.lora.rank=0")
-    unknown = [t for t in config.targets if not _linear_names(model, [t])]
-    if unknown or not names:
-        there = ", ".join(sorted({n.rpartition(".")[2] for n in _linear_names(model, ())}))
+    targets = [t for t in config.targets if t != "all-linear"]  # PEFT's word
+    found = {t: [name for name in linears if f".{name}".endswith(f".{t}")] for t in targets}
+    if unknown := [t for t in targets if not found[t]]:
+        there = ", ".join(sorted({name.rpartition(".")[2] for name in linears}))
         raise ValueError(
             f"model.lora.targets: no linear layer is called {', '.join(unknown)}; there are {there}; embedding and "
             "head are never adapted"
         )
+    every = len(targets) < len(config.targets) or not targets
+    names = [name for name in linears if every or any(name in some for some in found.values())]
     _wrap(model, names, config.rank, config.alpha / config.rank)
     generator = torch.Generator().manual_seed(seed)
     for layer in adapters(model).values():
@@ -107,8 +106,7 @@ def merge(model: nn.Module) -> None:
     for name, layer in adapters(model).items():
         update = layer.scaling * (layer.lora_B @ layer.lora_A)  # [out, in]
         layer.base.weight.add_(update.to(layer.base.weight.dtype))
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer.base)
+        model.set_submodule(name, layer.base)
 
 
 def freeze_reference(model: nn.Module) -> None:
@@ -135,16 +133,19 @@ def reference_weights(model: nn.Module) -> Iterator[None]:
 # ---- PEFT's files -------------------------------------------------------------------------------------------
 
 
+def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """A and B of every adapted layer, by PEFT's keys."""
+    layers = adapters(model)
+    return {f"{PREFIX}{name}.{ab}.weight": getattr(layers[name], ab) for name in layers for ab in ("lora_A", "lora_B")}
+
+
 def save_adapter(model: nn.Module, folder: Path, base: str) -> None:
     """Write adapter_model.safetensors and adapter_config.json as PEFT does; `base` is named in the latter."""
+    tensors = {key: p.detach().cpu().contiguous() for key, p in _parameters(model).items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     layers = adapters(model)
-    tensors = {}
-    for name, layer in layers.items():
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = layer.lora_A.detach().cpu().contiguous()
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = layer.lora_B.detach().cpu().contiguous()
     some = next(iter(layers.values()))
     rank = some.lora_A.shape[0]
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -199,20 +200,14 @@ def load_adapter(model: nn.Module, folder: Path, config: dict) -> None:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: {error}") from None
-    suffix = ".lora_A.weight"
-    names = [key.removeprefix(PREFIX).removesuffix(suffix) for key in tensors if key.endswith(suffix)]
-    linears = {n: m for n, m in model.named_modules() if n in _linear_names(model, ())}
-    missing = [n for n in names if n not in linears]
-    if missing or not names:
+    names = dict.fromkeys(key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in tensors)
+    if (missing := sorted(names.keys() - _linears(model).keys())) or not names:
         raise ValueError(f"{path}: adapts {missing[:3] or 'nothing'}, which is no linear layer of the model's body")
     rank = config["r"]
-    shapes = {f"{PREFIX}{n}.lora_A.weight": (rank, linears[n].in_features) for n in names}
-    shapes |= {f"{PREFIX}{n}.lora_B.weight": (linears[n].out_features, rank) for n in names}
-    wrong = [k for k in shapes.keys() | tensors.keys() if k not in tensors or tuple(tensors[k].shape) != shapes.get(k)]
-    if wrong:
-        raise ValueError(f"{path}: does not fit the model and its adapter_config.json: {sorted(wrong)[0]}")
-    scaling = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    _wrap(model, names, rank, scaling)
-    for name, layer in adapters(model).items():
-        for which in ("lora_A", "lora_B"):
-            getattr(layer, which).data.copy_(tensors[f"{PREFIX}{name}.{which}.weight"].float())
+    _wrap(model, list(names), rank, config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank))
+    ours = _parameters(model)
+    for key in sorted(ours.keys() | tensors.keys()):
+        if key not in ours or key not in tensors or ours[key].shape != tensors[key].shape:
+            raise ValueError(f"{path}: does not fit the model and its adapter_config.json: {key}")
+    for key, p in ours.items():
+        p.data.copy_(tensors[key].float())
