@@ -124,6 +124,9 @@ def build_prompt(problem: Problem, tokenizer: PreTrainedTokenizerBase, config: P
         )
     if not prompt.ids:
         raise DataError(f"the prompt of problem {problem.id} has no token")
+    if "</think>" in prompt.prefill:
+        text = "the chat template ends the prompt with an empty thought, so the model does not think before it answers"
+        warnings.warn(f"{text}; with Qwen3 prompt.template_args.enable_thinking=true lets it think", stacklevel=1)
     return prompt
 
 

@@ -105,8 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     audit = commands.add_parser("audit", help="what does a reward wrongly pay? (-h for its options)", add_help=False)
     audit.add_argument("rest", nargs=argparse.REMAINDER)
     audit.set_defaults(command=lambda arguments: rewards.audit.main(arguments.rest))
-    export = commands.add_parser("export", help="write a run's newest checkpoint as a Hugging Face folder")
-    export.add_argument("run", type=Path, help="a run that is not complete")
+    export = commands.add_parser("export", help="write a Hugging Face folder: adapters merged, or a newest checkpoint")
+    export.add_argument("model", type=Path, help="a model, an adapter, or a run (complete or not)")
     export.add_argument("folder", type=Path, help="a new folder for the model")
     export.set_defaults(command=_export)
     report = commands.add_parser("report", help="table and HTML report of run folders")
@@ -185,5 +185,4 @@ def _bench(config: Config, arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    step = export(arguments.run, arguments.folder)
-    say(f"{arguments.folder}: the model after step {step} of {arguments.run}")
+    say(f"{arguments.folder}: {export(arguments.model, arguments.folder)}")

@@ -17,7 +17,7 @@ from typing import Any
 
 from data import fitting, load_problems
 from data.prompts import prompts_hash
-from grpo.experience import make_prompts, sample_texts
+from grpo.experience import make_prompts, progress_of, sample_texts
 from grpo.model.distributed import all_gather, rank_slice
 from grpo.model.policy import Policy
 from grpo.runs.config import Config, RewardConfig
@@ -43,8 +43,12 @@ def held_out(config: Config, policy: Policy) -> list[Problem]:
 
 def check_evaluation(config: Config, policy: Policy, run: Run) -> None:
     """Before a stage begins: what would stop the evaluation at its end stops it now."""
-    if config.eval.at_end:
-        run.note_input("eval_hash", data_hash(held_out(config, policy)), "held-out data")
+    if not config.eval.at_end:
+        return
+    problems = held_out(config, policy)
+    run.note_input("eval_hash", data_hash(problems), "held-out data")
+    one = Completions([""], [[]], make_prompts(config, policy, problems[:1]), problems[:1])
+    judges(replace(config, sandbox=replace(config.sandbox, enabled=False)))(one, progress_of(config))  # has it columns?
 
 
 def evaluate(config: Config, policy: Policy, run: Run | None = None) -> dict[str, Any]:
@@ -118,8 +122,7 @@ def judge_completions(
     config: Config, rewards: RewardSet, completions: Completions, rollouts: Rollouts, first: int
 ) -> list[Judged]:
     """What is known of each completion. first: the index of the first problem."""
-    progress = {"global_step": 0, "max_steps": config.grpo.steps, "epoch": 0.0}
-    scores = rewards(completions, {**progress, "max_new_tokens": config.sampling.max_new_tokens}).tolist()  # [N, K]
+    scores = rewards(completions, progress_of(config)).tolist()  # [N, K]
     given = [
         {name: None if math.isnan(score) else score for name, score in zip(rewards.functions, row, strict=True)}
         for row in scores

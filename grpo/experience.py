@@ -87,10 +87,15 @@ def sample_part(
         return None
     size, prompts, killed = config.grpo.group_size, make_prompts(config, policy, problems), rewards.killed
     rollouts, completions = sample_texts(config, policy, problems, prompts, size, step)
-    progress = {"global_step": step, "max_steps": config.grpo.steps, "epoch": epoch}
-    scores = rewards(completions, {**progress, "max_new_tokens": config.sampling.max_new_tokens})  # [N, K]
+    scores = rewards(completions, progress_of(config, step, epoch))  # [N, K]
     kept = groups_to_keep(config, rewards, scores).repeat_interleave(size).nonzero().squeeze(1)
     return Part(rollouts, completions, scores, kept, rewards.killed - killed)
+
+
+def progress_of(config: Config, step: int = 0, epoch: float = 0.0) -> dict[str, float]:
+    """What rewards may know of the run, as TRL's `trainer_state`."""
+    most = config.sampling.max_new_tokens
+    return {"global_step": step, "max_steps": config.grpo.steps, "epoch": epoch, "max_new_tokens": most}
 
 
 def groups_to_keep(config: Config, rewards: RewardSet, scores: Tensor) -> Tensor:
@@ -118,6 +123,7 @@ def sample_texts(
 def make_prompts(config: Config, policy: Policy, problems: list[Problem]) -> list[Prompt]:
     """The problems' prompts. Raises ValueError, with the setting to change, where one leaves no room to complete it."""
     prompts = [build_prompt(p, policy.tokenizer, config.prompt) for p in problems]
+    policy.check_tokens(p.ids for p in prompts)
     context, most = policy.max_positions or math.inf, config.sampling.max_new_tokens
     longest, long = max(len(p.ids) for p in prompts), sum(len(p.ids) + most > context for p in prompts)
     if long:

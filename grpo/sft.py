@@ -74,6 +74,7 @@ def make_examples(config: Config, policy: Policy, responses: list[tuple[Problem,
         body = without_prefill(response, prompt.prefill)
         ids = policy.tokenizer(body, add_special_tokens=False)["input_ids"]
         examples.append((prompt.ids, [*ids, end]))
+    policy.check_tokens(prompt + completion for prompt, completion in examples)
     short = [(prompt, completion) for prompt, completion in examples if len(prompt) + len(completion) <= limit]
     if len(short) < len(examples):
         say(f"{len(examples) - len(short)} of {len(examples)} examples are longer than {limit} tokens: left out")

@@ -12,8 +12,10 @@ from transformers import AutoModelForCausalLM, Gemma3Config, PreTrainedModel
 
 from data.tiny_model import build_tokenizer
 from grpo.logprobs import completion_logps
+from grpo.model import lora
 from grpo.model.checks import ModelError, check_model
 from grpo.model.compute import recompute_layers
+from grpo.model.lora import LoraConfig
 from grpo.model.policy import ModelConfig, Policy, load_policy
 from grpo.sampling import sample_groups
 from grpo.types import SamplingConfig
@@ -284,3 +286,5 @@ def test_a_model_of_images_and_text_trains_on_text(tmp_path):
     policy.save(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "gemma3"
     assert load_policy(ModelConfig(str(tmp_path / "out"))).trainable().keys() == trained
+    adapted = lora.adapters(load_policy(ModelConfig(str(tmp_path / "m"), lora=LoraConfig(rank=2))).model)
+    assert len(adapted) == 3 * 7 and not any("vision" in name or "projector" in name for name in adapted)

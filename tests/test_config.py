@@ -152,3 +152,15 @@ def test_the_config_command_prints_what_reads_back_equal(tmp_path, capsys):
     assert config.run == "somewhere" and config.rewards["accuracy"].weight == 0.5
     assert isinstance(config, Config)
     assert not Path("somewhere").exists()
+
+
+def test_dapos_preset_drops_groups_by_correctness_unless_told_otherwise(tmp_path):
+    rewards = ["rewards.accuracy.weight=1", "rewards.format.weight=0.2", "loss.preset=dapo"]
+    config = load_config(None, rewards)
+    assert config.grpo.drop_by == ("accuracy",)
+    assert load_config(None, [*rewards, "grpo.drop_by=[format]"]).grpo.drop_by == ("format",)
+    assert load_config(None, [*rewards, "grpo.drop_by=[]"]).grpo.drop_by == ()
+    assert load_config(None, [*rewards[:2], "loss.preset=grpo"]).grpo.drop_by == ()
+    assert load_config(None, rewards[1:]).grpo.drop_by == ()  # nothing here says what is correct
+    (tmp_path / "c.yaml").write_text(to_yaml(config))
+    assert load_config(str(tmp_path / "c.yaml")) == config

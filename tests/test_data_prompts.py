@@ -190,7 +190,8 @@ def test_without_prefill(response, prefill, rest):
 
 
 def test_an_empty_thought_cannot_be_taught_and_says_how_to_switch_thinking_on():
-    prefill = build_prompt(PROBLEM, make_tokenizer(NO_THINKING), PromptConfig()).prefill
+    with pytest.warns(UserWarning, match="empty thought, so the model does not think.*enable_thinking=true"):
+        prefill = build_prompt(PROBLEM, make_tokenizer(NO_THINKING), PromptConfig()).prefill
     with pytest.raises(DataError, match=r"empty thought .* prompt\.template_args\.enable_thinking=true") as caught:
         without_prefill("<think>\n7 + 5 = 12\n</think>\n<answer>12</answer>", prefill)
     assert "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers_runs import grpo as run_stage
-from helpers_runs import memorised
+from helpers_runs import memorised, write_module
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -301,3 +301,15 @@ def test_a_prompt_longer_than_the_context_is_one_line(learned):
     long = [Problem("p/0", "Ana has 3 apples. " * 100, "3")]
     with pytest.raises(ValueError, match="exceeds the model's context of 256; leave out"):
         judge(config, policy, long, 1, 1.0, "")
+
+
+def test_a_reward_whose_column_the_held_out_data_lack_is_found_before_the_first_step(tmp_path, monkeypatch, capsys):
+    module = write_module(tmp_path, monkeypatch, "def graded(completions, level, **_): return [1.0] * len(level)\n")
+    (tmp_path / "train.jsonl").write_text('{"question": "1 + 1?", "answer": "2", "level": 1}\n')
+    (tmp_path / "test.jsonl").write_text('{"question": "2 + 1?", "answer": "3"}\n')
+    files = {"data.source": tmp_path / "train.jsonl", "eval.data.source": tmp_path / "test.jsonl"}
+    settings = [f"{key}={value}" for key, value in files.items()]
+    settings += [f"rewards.{module}:graded.weight=1", "eval.at_end=true"]
+    assert run_stage("grpo", tmp_path / "run", *settings) == 2
+    assert "level" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

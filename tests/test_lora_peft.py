@@ -153,3 +153,17 @@ def refused(adapter: Path, said: str) -> None:
     with pytest.raises(ModelError) as caught:
         load_policy(ModelConfig(str(adapter), lora=LoraConfig(rank=RANK)))
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", ["tiny", "base"])
+def test_peft_finds_the_base_of_an_adapter_from_another_folder(tmp_path, base, monkeypatch, model):
+    peft = pytest.importorskip("peft")
+    monkeypatch.chdir(tmp_path)  # `base` is a path from here
+    policy = load_policy(ModelConfig(model, lora=LoraConfig(rank=RANK)))
+    stir(policy.model)
+    policy.save(tmp_path / "ours")
+    monkeypatch.chdir("/")
+    theirs = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "ours")
+    assert torch.allclose(logits(theirs), logits(policy.model), atol=1e-5)
+    again = load_policy(ModelConfig(str(tmp_path / "ours")))
+    assert torch.allclose(logits(again.model), logits(policy.model), atol=1e-4)

@@ -279,5 +279,17 @@ def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
     save_llama(tmp_path / "m")
     (tmp_path / "m" / "model.safetensors").write_bytes(b"\x00" * 100)
     assert run_stage("sft", tmp_path / "run", model__path=tmp_path / "m") == 2
-    assert f"model.path={tmp_path / 'm'}: a weights file is damaged or cut short" in one_line(capsys)
+    said = one_line(capsys)
+    assert f"model.path={tmp_path / 'm'}: " in said and "a weights file is damaged or cut short" in said
     assert "finished" not in manifest(tmp_path / "run")
+
+
+def test_a_token_without_an_embedding_is_named_before_the_first_step(tmp_path, capsys):
+    load_policy(ModelConfig("tiny-init")).save(tmp_path / "m")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "m")
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(tmp_path / "m")
+    for stage in ("sft", "grpo", "eval"):
+        settings = {"model__path": tmp_path / "m", "prompt__template": '"<extra>{question}\\n"'}
+        assert run_stage(stage, tmp_path / stage, **settings, rewards__format__weight=1) == 2
+        assert "'<extra>', but the model has embeddings of" in capsys.readouterr().err.splitlines()[-1]

@@ -24,6 +24,11 @@ class ModelError(ValueError):
     """A model or tokenizer that cannot be used, in one line: what, where, what to do."""
 
 
+def first_line(error: Exception) -> str:
+    """The beginning of an error of others, which may be long."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).strip()
+
+
 class WatchedLayout(Layout):
     """A layout that notes the sliding windows that each layer asks for, one a call."""
 
@@ -54,8 +59,7 @@ def check_model(model: PreTrainedModel, hidden_states: Callable, logits: Callabl
         enlarge = 100 / ours.abs().max()  # a soft cap does not show in small logits
         theirs, enlarged = own_logits(model, torch.stack([ids[:9], torch.cat([ids[:5], ids[9:]])]), enlarge.item())
     except Exception as error:  # out of the model's own code, so of any kind
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{name} cannot run without padding ({reason}); {WORKS}") from error
+        raise ModelError(f"{name} cannot run without padding ({first_line(error)}); {WORKS}") from error
     if not layout.windows:
         raise ModelError(f"{name} does not call attention through transformers' AttentionInterface; {WORKS}")
     if not theirs.isfinite().all():

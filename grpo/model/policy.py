@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from data import tiny_model
 from grpo.model import attention, checks, compute, distributed, lora
 from grpo.model.attention import Layout
 from grpo.model.cache import Cache
@@ -128,6 +129,16 @@ class Policy(nn.Module):
             with lora.reference_weights(self.model):
                 yield self
 
+    def check_tokens(self, sequences: Iterable[list[int]]) -> None:
+        """Raise ModelError where the tokenizer made a token that the model has no embedding of."""
+        worst, rows = max(map(max, sequences)), self.model.get_input_embeddings().weight.shape[0]
+        if worst >= rows:
+            token = self.tokenizer.convert_ids_to_tokens(worst)
+            raise ModelError(
+                f"the tokenizer makes token {worst}, {token!r}, but the model has embeddings of {rows} tokens: the two "
+                "do not belong together, or tokens were added and the embeddings not resized"
+            )
+
     # ---- several processes: see `distributed.py` --------------------------------------------------------------
 
     def start_training(self, parallel: str) -> None:
@@ -186,20 +197,18 @@ def load_policy(config: ModelConfig, seed: int = 0, training: bool = False) -> P
         source, adapter = lora.read_source(path) if (path / "adapter_config.json").exists() else (config.path, None)
         model, tokenizer = _load_base(config, source, seed)
         model = model.to(device=config.device, dtype=torch.float32).eval()
-        source = str(resolve_path(source))  # PEFT, too, must find the base that an adapter names
+        base = tiny_model.BASE_FOLDER if source == "tiny" else resolve_path(source)
+        source = str(base.resolve() if base.exists() else base)  # PEFT, too, must find the base that an adapter names
         policy = Policy(model, tokenizer, _eos_ids(model, tokenizer), source, getattr(torch, config.dtype))
         if not policy.eos_ids:
             raise ModelError("no end-of-sequence token; set eos_token in its tokenizer_config.json")
         checks.check_model(model, policy, policy.logits)
         if adapter:
             lora.load_adapter(model, path, adapter)
-    except SafetensorError as error:
-        raise ModelError(
-            f"model.path={config.path}: a weights file is damaged or cut short ({error}); copy or download it again"
-        ) from error
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError, ...
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"model.path={config.path}: cannot be loaded: {reason}") from error
+        damaged = "; a weights file is damaged or cut short, copy or download it again"
+        advice = damaged if isinstance(error, SafetensorError) else ""
+        raise ModelError(f"model.path={config.path}: cannot be loaded: {checks.first_line(error)}{advice}") from error
     if adapter:
         if not config.lora.rank:
             lora.merge(model)
@@ -231,8 +240,6 @@ def resolve_path(path: str) -> Path:
 def _load_base(config: ModelConfig, source: str, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The full-precision model and tokenizer behind a source name."""
     if source in ("tiny", "tiny-init"):
-        from data import tiny_model
-
         if source == "tiny-init":
             return tiny_model.build_model(seed), tiny_model.build_tokenizer()
         source = str(tiny_model.BASE_FOLDER)

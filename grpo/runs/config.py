@@ -58,7 +58,7 @@ class GRPOConfig:
     drop_zero_spread: bool = True
     """Drop groups whose completions all earned the same (their advantage is 0) and sample others in their place."""
     drop_by: tuple[str, ...] = ()
-    """Rewards whose sum must differ in a group for it to be kept; DAPO looks at accuracy alone; empty: all of them."""
+    """Rewards whose sum must differ in a group for it to be kept; empty: the total. The preset dapo sets [accuracy]."""
     max_refills: int = 2
     """How many times a step samples again to replace dropped groups, at most."""
     mask_truncated: bool = False

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from grpo.model.distributed import is_sharded
 from grpo.model.optim import Optimizer
-from grpo.model.policy import Policy, load_policy
+from grpo.model.policy import ModelConfig, Policy, load_policy
 from grpo.runs.checkpoint import load_checkpoint, save_checkpoint
 from grpo.runs.config import Config
 from grpo.runs.folder import Run
@@ -118,24 +118,26 @@ class Keeper:
         return policy
 
 
-def export(run: Path, folder: Path) -> int:
-    """Write the newest checkpoint of a run that is not complete as a model folder, and return its step.
+def export(source: Path, folder: Path) -> str:
+    """Write a model as a folder for `from_pretrained`, and return what it is of.
 
+    source: a run that is not complete (its newest checkpoint is taken), or any model (an adapter is merged).
     Raises ValueError where there is none, or something in the way.
     """
-    if not (run / "config.yaml").is_file() or not (run / "checkpoints").is_dir():
-        raise ValueError(f"{run}: no run with checkpoints; the model of a complete run is in its model/")
     if folder.exists():
         raise ValueError(f"{folder}: exists already; name a new folder")
-    config = load_config(str(run / "config.yaml"), [])
+    if not (source / "checkpoints").is_dir():
+        load_policy(ModelConfig(str(source))).save(folder)
+        return f"the model {source}"
+    config = load_config(str(source / "config.yaml"), checked=False)  # a check would import modules that it names
     policy = load_policy(config.model, config.seed)
     optimizer = Optimizer(policy.trainable(), config.optim, steps=1)
-    state = load_checkpoint(run / "checkpoints", optimizer)
+    state = load_checkpoint(source / "checkpoints", optimizer)
     if state is None:
-        raise ValueError(f"{run}: it has no checkpoint yet")
+        raise ValueError(f"{source}: it has no checkpoint yet")
     policy.take(optimizer.full_masters())
     policy.save(folder)
-    return state["step"]
+    return f"the model after step {state['step']} of {source}"
 
 
 def warnings(config: Config, metrics: dict[str, float]) -> dict[str, str]:

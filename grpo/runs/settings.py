@@ -34,8 +34,11 @@ class ConfigError(ValueError):
     """One line (or one line per mistake): where, what, and the nearest valid name."""
 
 
-def load_config(file: str | None, overrides: list[str] | None = None) -> Config:
-    """Read a YAML file and `key.sub=value` overrides. Raises ConfigError, a line per mistake."""
+def load_config(file: str | None, overrides: list[str] | None = None, checked: bool = True) -> Config:
+    """Read a YAML file and `key.sub=value` overrides. Raises ConfigError, a line per mistake.
+
+    checked: values make sense together, and what they name is there; the user's modules are imported for that.
+    """
     errors: list[str] = []
     settings: Settings = {}
     for override in overrides or []:
@@ -53,13 +56,22 @@ def load_config(file: str | None, overrides: list[str] | None = None) -> Config:
             errors.append(f"{place}: {'.'.join(key)} {error}")
         except ValueError as error:  # from a __post_init__, which names its field
             errors.append(f"{place}: {error}")
+    config = with_preset_filter(config, settings)
     places = {".".join(key): place for key, (_, place) in settings.items()}
-    for name, what in check(config):
+    for name, what in check(config) if checked else ():
         at = next((f"{place}: " for key, place in places.items() if f"{key}.".startswith(f"{name}.")), "")
         errors.append(f"{at}{name} {what}")
     if errors:
         raise ConfigError("\n".join(map(_readable, errors)))
     return config
+
+
+def with_preset_filter(config: Config, settings: Settings) -> Config:
+    """DAPO drops groups by correctness (arXiv:2503.14476, section 3.2): its preset does, unless `drop_by` is set."""
+    right, preset = config.eval.reward, settings.get(("loss", "preset"), ("", ""))[0]
+    if preset != "dapo" or ("grpo", "drop_by") in settings or right not in config.rewards:
+        return config
+    return dataclasses.replace(config, grpo=dataclasses.replace(config.grpo, drop_by=(right,)))
 
 
 # ---- reading ------------------------------------------------------------------------------------------------
