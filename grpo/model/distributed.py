@@ -17,6 +17,7 @@ With one process every function here does nothing.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,28 +62,21 @@ def process_group(device: str) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # `cuda` is this one from now on
     # both kinds of tensor are reduced: metrics and log-probs on the processor, gradients where the model is
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
-    with _named_loss():
-        yield
-        dist.barrier()  # none ends while another still waits for it
-    dist.destroy_process_group()
-    # gloo's threads may outlive the group and still hold a tensor, which they can only free while Python runs:
-    # at its end it would stop them there, and C++ takes that for a crash
-    time.sleep(0.2)
-
-
-@contextmanager
-def _named_loss() -> Iterator[None]:
     try:
         yield
+        dist.barrier()  # none ends while another still waits for it
     except RuntimeError as error:
-        reasons = ("onnection", "imed out", "imeout", "eset by peer", "NCCL", "gloo")
-        if not any(word in str(error) for word in reasons):
+        if not re.search("onnection|imed out|imeout|eset by peer|NCCL|gloo", str(error)):
             raise
         reason = str(error).strip().splitlines()[0][:120]
         raise LostProcess(
             f"another process of the run has ended or does not answer ({reason}); see what it said, then run the same "
             "command to go on from the last checkpoint, with as many processes as there are"
         ) from error
+    dist.destroy_process_group()
+    # gloo's threads may outlive the group and still hold a tensor, which they can only free while Python runs:
+    # at its end it would stop them there, and C++ takes that for a crash
+    time.sleep(0.2)
 
 
 # ---- to know the same ---------------------------------------------------------------------------------------
@@ -110,16 +104,15 @@ def all_gather(value: T) -> list[T]:
 
 def gather_results(work: Callable[[], T]) -> list[T]:
     """Do the work in every process and gather what each returns; where one raises a ValueError, all raise the first."""
-    result, failure = None, None
     try:
-        result = work()
+        outcome = work(), None
     except ValueError as error:
-        failure = error
-    outcomes = all_gather((result, failure))
-    for _, one in outcomes:
-        if one is not None:
-            raise one
-    return [one for one, _ in outcomes]
+        outcome = None, error
+    outcomes = all_gather(outcome)
+    for _, failure in outcomes:
+        if failure:
+            raise failure
+    return [result for result, _ in outcomes]
 
 
 def from_first(work: Callable[[], T]) -> T:
@@ -136,12 +129,9 @@ def all_reduce(value: Tensor, maximum: bool = False) -> Tensor:
 
 def reduce_metrics(sums: dict[str, Tensor]) -> dict[str, float]:
     """Figures of micro-batches over all processes: sums, and the largest of those whose name ends with `_max`."""
-    for suffix in ("", "_max"):
-        names = [name for name in sums if name.endswith("_max") == bool(suffix)]
-        if names:
-            values = all_reduce(torch.stack([sums[name].double() for name in names]), maximum=bool(suffix))
-            sums = sums | dict(zip(names, values, strict=True))
-    return {name: value.item() for name, value in sums.items()}
+    values = torch.stack([value.double() for value in sums.values()])  # [K]
+    total, largest = all_reduce(values.clone()).tolist(), all_reduce(values, maximum=True).tolist()
+    return {name: (largest if name.endswith("_max") else total)[k] for k, name in enumerate(sums)}
 
 
 # ---- weights and gradients ----------------------------------------------------------------------------------
