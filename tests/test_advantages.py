@@ -252,3 +252,11 @@ def test_a_group_in_which_one_completion_has_a_score_teaches_nothing():
         assert group_advantages(rewards, torch.ones(1), 3, normalise).tolist()[1:] == [0, 0]
     assert zero_spread(rewards, torch.ones(1), 3).all()
     assert spread(rewards, torch.ones(1), 3) == 0
+
+
+def test_where_accuracy_is_flat_the_weight_of_another_reward_cancels():
+    rewards = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])  # all right, two of them reflect
+    small, large = (group_advantages(rewards, torch.tensor([1.0, w]), 4) for w in (0.01, 1.0))
+    assert torch.allclose(small, large, rtol=0.02) and large.abs().min() > 0.8
+    small, large = (group_advantages(rewards, torch.tensor([1.0, w]), 4, "none") for w in (0.01, 1.0))
+    assert torch.allclose(100 * small, large)
