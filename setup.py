@@ -28,9 +28,11 @@ setup(
     ],
     extras_require={
         "gguf": ["gguf", "accelerate"],  # transformers reads .gguf files with them
+        "data": ["datasets"],  # data sets of the hub, and .parquet files
         "dev": [
             "pytest",
             "pytest-xdist",  # the tests use both cores
+            "datasets",  # the loaders of extra `data`
             "hypothesis",  # property-based tests
             "ruff",  # lint and format
             "peft",  # test peer: our adapters load there and give the same logits

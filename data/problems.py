@@ -1,8 +1,8 @@
-"""Problems from GSM8K, MATH, SVAMP, any JSON Lines file, or the embedded generator: one record, one loader.
+"""Problems from a known data set, a file, the hub, or the embedded generator: one record, one loader.
 
-    DataConfig -> rows of a JSON Lines file (or the generator) -> Problem(question, answer, solution, columns)
+    DataConfig -> rows -> Problem(question, answer, solution, columns)
 
-Every file goes through the same three rules, so that a copy of GSM8K under another name reads as GSM8K does:
+Every row goes through the same three rules, so that a copy of GSM8K under another name reads as GSM8K does:
 
 1. an answer whose last line is `#### N` is GSM8K's: N is the gold, the lines before it the worked solution;
 2. where there is no answer, the gold is what the last `\\boxed{...}` of the solution holds (MATH);
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,53 +23,12 @@ from data.embedded import SPLIT_BUCKETS, DemoConfig, make_problems
 from data.errors import DataError
 from data.jsonl import Row, parse_row, read_lines
 from data.problem import Problem
+from data.sources import CUT_SPLITS, FILES, PLAIN, PLAIN_QUESTIONS, SOURCES, Fields, Source
 from data.split import held_out
+from data.tables import RIGHT, TRACES, choice, read_hub, read_parquet, with_trace
 from data.text import has_final_line, last_boxed, number_text, split_final_answer, strip_annotations
 
 # --------------------------------------------------------------------------- what to load
-
-
-@dataclass(frozen=True)
-class Source:
-    """A known data set: its file per split, and the fields that make up a problem."""
-
-    files: dict[str, str]
-    question: str | list[str] = "question"
-    answer: str | list[str] = "answer"
-    solution: str | list[str] = "solution"
-    marked: bool = False
-    """Whether every answer must end in a line `#### N`."""
-    held_out: float = 0.0
-    """Share of a single file that is held out for the split `test`, by story (`data.split`); 0: it is not cut."""
-    advice: str = "put it there, or name its folder with data.root=DIR"
-    """What to do when a file is missing."""
-
-
-CUT_SPLITS = ("train", "test", "all")
-"""The splits of a single file that is cut by story."""
-
-SOURCES = {
-    "gsm8k": Source(
-        files={"train": "gsm8k_train.jsonl", "test": "gsm8k_test.jsonl"},
-        marked=True,
-        advice="`make data` downloads it, data.root=DIR names another folder",
-    ),
-    "math": Source(
-        files={"train": "math_train.jsonl", "test": "math500_test.jsonl"},
-        question="problem",
-        advice="`python -m data.download math` fetches it, data.root=DIR names another folder",
-    ),
-    "svamp": Source(
-        files=dict.fromkeys(CUT_SPLITS, "svamp_test.jsonl"),
-        question=["Body", "Question"],
-        answer="Answer",
-        solution="Equation",
-        held_out=0.3,
-    ),
-}
-"""The data sets known by name. `demo` is made, not read; anything else is the path of a .jsonl file."""
-
-Fields = str | list[str]
 
 
 def _default_root() -> str:
@@ -80,7 +40,8 @@ class DataConfig:
     """Which problems to load."""
 
     source: str = "demo"
-    """`demo` (embedded), `gsm8k`, `math`, `svamp`, or the path of a .jsonl file."""
+    """`demo` (embedded), a name in `data/sources.py` (`gsm8k`, `math`, `svamp`, ...), the path of a .jsonl or .parquet
+    file, or the name of a data set on the hub."""
 
     split: str = "train"
     """Which part of the source; for a path it only names the problems, unless `held_out` cuts the file."""
@@ -110,6 +71,16 @@ class DataConfig:
     solution_field: Fields = ""
     """Field of the worked solution, or several; empty: the source's own (`solution`, if there is one)."""
 
+    subset: str = ""
+    """Configuration of a hub data set, where it has several."""
+
+    revision: str = ""
+    """Branch, tag or commit of a hub data set; empty: its main branch."""
+
+    trace: str = ""
+    """What the cold start teaches of a row with traces of a model (`generations`): `first`; `correct`, the first that
+    `correctness_math_verify` calls right; `shortest`, the shortest of those; empty: the row's own solution."""
+
     skip_bad_rows: bool = False
     """Skip malformed rows with a warning that counts them, instead of stopping at the first."""
 
@@ -128,6 +99,8 @@ class DataConfig:
             raise DataError(f"data.start {self.start} and data.count {self.count} must not be negative")
         if self.max_prompt_tokens < 0:
             raise DataError(f"data.max_prompt_tokens {self.max_prompt_tokens} must not be negative")
+        if self.trace not in TRACES:
+            raise DataError(f"data.trace: {self.trace!r} is none of {', '.join(TRACES[1:])}, or empty")
         if not 0 <= self.held_out < 1:
             raise DataError(f"data.held_out {self.held_out} is a share, from 0 to less than 1")
 
@@ -137,7 +110,7 @@ def load_problems(config: DataConfig, seed: int = 0) -> list[Problem]:
 
     Args:
         config: source, split, slice and field names.
-        seed: seeds the problems if they are made (`demo`).
+        seed: seeds the problems if they are made (`demo`), and the order of choices.
 
     Returns:
         At least one problem, at most `config.count` if that is not 0, in the file's order: `config.shuffle` is for
@@ -147,7 +120,7 @@ def load_problems(config: DataConfig, seed: int = 0) -> list[Problem]:
         DataError: unknown source or split, missing file, malformed row (unless skipped), or no row at all.
     """
     if config.source != "demo":
-        return _read_problems(config)
+        return _read_problems(config, seed)
     if config.held_out:
         raise DataError(f"data.held_out: the demo has splits of its own, {', '.join(SPLIT_BUCKETS)}")
     if not config.count:
@@ -158,62 +131,93 @@ def load_problems(config: DataConfig, seed: int = 0) -> list[Problem]:
 # --------------------------------------------------------------------------- from a file
 
 
-def _read_problems(config: DataConfig) -> list[Problem]:
-    path, source = _locate(config)
-    name = config.source if config.source in SOURCES else path.stem
+def _read_problems(config: DataConfig, seed: int) -> list[Problem]:
+    where, name, source = _locate(config)
     share = 0.0 if config.split == "all" else config.held_out or source.held_out
-    rows = read_lines(path) if share else read_lines(path, config.start, config.count)
     problems: list[Problem] = []
     stories: list[str] = []
     bad: list[str] = []
-    for number, line, text in rows:
+    left_out = 0
+    start, count = (0, 0) if share else (config.start, config.count)
+    for number, place, row in _rows(where, config, source, start, count):
+        id = f"{name}/{config.split}/{number}"
         try:
-            row = parse_row(text)
-            problems.append(_to_problem(f"{name}/{config.split}/{number}", row, source, config))
-            stories.append(_conversation(row, _names(config.question_field or source.question)[:1])[1])
+            row = parse_row(row) if isinstance(row, bytes) else row
+            row = choice(row, id, seed) if RIGHT in row else row
+            row = with_trace(row, config.trace) if config.trace else row
+            if row is None:
+                left_out += 1
+                continue
+            question = config.question_field or source.question
+            question = question or next((name for name in PLAIN_QUESTIONS if name in row), PLAIN_QUESTIONS[0])
+            problems.append(_to_problem(id, row, question, source, config))
+            stories.append(_conversation(row, _names(question)[:1])[1])
         except DataError as error:
-            bad.append(f"{path}:{line}: {error}")
+            bad.append(f"{place}: {error}")
             if not config.skip_bad_rows:
                 raise DataError(bad[0]) from error
     if bad:
         warnings.warn(f"skipped {len(bad)} bad rows; the first: {bad[0]}", stacklevel=3)
+    if left_out:
+        warnings.warn(f"{left_out} rows have no trace for data.trace={config.trace}: left out", stacklevel=3)
     if share:
         out = held_out(stories, share)
         kept = [problem for problem, is_out in zip(problems, out, strict=True) if is_out == (config.split == "test")]
         problems = kept[config.start : config.start + config.count if config.count else None]
     if not problems:
         cut = f" data.split={config.split} data.held_out={share}: whole stories are held out" if share else ""
-        raise DataError(f"{path}: no problem there (data.start={config.start} data.count={config.count}{cut})")
+        raise DataError(f"{where}: no problem there (data.start={config.start} data.count={config.count}{cut})")
     return problems
 
 
-def _locate(config: DataConfig) -> tuple[Path, Source]:
-    """The file to read and its data set; a path is a data set with the plainest field names."""
-    if Path(config.source).suffix == ".jsonl":
-        path, source, advice = Path(config.source), Source({}), "look at data.source"
+def _locate(config: DataConfig) -> tuple[Path | str, str, Source]:
+    """A file, a folder or a name on the hub; what to call it; and its data set: of a path, the plainest fields."""
+    source, path = SOURCES.get(config.source), Path(config.source)
+    if source is None and path.suffix in FILES:
         if config.held_out and config.split not in CUT_SPLITS:
             raise DataError(f"data.split: with data.held_out it is {', '.join(CUT_SPLITS)}, not {config.split!r}")
-    elif config.source in SOURCES:
-        source = SOURCES[config.source]
-        known = ", ".join(source.files)
-        if config.split not in source.files:
-            raise DataError(f"data.split: {config.source} has no split {config.split!r}, only {known}")
-        if config.held_out and not source.held_out:
-            raise DataError(f"data.held_out: {config.source} has splits of its own, {known}")
-        path, advice = Path(config.root) / source.files[config.split], source.advice
-    else:
+        return _there(path, "look at data.source"), path.stem, PLAIN
+    if source is None and (path.is_dir() or config.source.count("/") == 1):
+        return config.source, path.name, PLAIN
+    if source is None:
         names = ["demo", *SOURCES]
         near = get_close_matches(config.source, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it is {', '.join(names)} or the path of a .jsonl file"
+        kinds = f"it is {', '.join(names)}, the path of a .jsonl or .parquet file, or a name on the hub"
+        hint = f"did you mean {near[0]!r}?" if near else kinds
         raise DataError(f"data.source: unknown source {config.source!r}; {hint}")
+    known = source.splits or tuple(source.files)
+    if config.split not in known:
+        raise DataError(f"data.split: {config.source} has no split {config.split!r}, only {', '.join(known)}")
+    if config.held_out and not source.held_out:
+        raise DataError(f"data.held_out: {config.source} has splits of its own, {', '.join(known)}")
+    if not source.hub:
+        return _there(Path(config.root) / source.files[config.split], source.advice), config.source, source
+    copies = [Path(config.root) / f"{config.source}_{config.split}{suffix}" for suffix in FILES]
+    return next((path for path in copies if path.is_file()), source.hub), config.source, source
+
+
+def _there(path: Path, advice: str) -> Path:
     if not path.is_file():
         raise DataError(f"{path}: no such file; {advice}")
-    return path, source
+    return path
 
 
-def _to_problem(id: str, row: Row, source: Source, config: DataConfig) -> Problem:
+def _rows(
+    where: Path | str, config: DataConfig, source: Source, start: int, count: int
+) -> Iterator[tuple[int, str, Row | bytes]]:
+    """Number from 0, place and content of each row; a line of a .jsonl file is not parsed yet."""
+    if isinstance(where, Path) and where.suffix == ".jsonl":
+        yield from ((n, f"{where}:{line}", text) for n, line, text in read_lines(where, start, count))
+        return
+    if isinstance(where, Path):
+        rows = read_parquet(where, start, count)
+    else:
+        rows = read_hub(where, config.subset or source.subset, config.split, config.revision, start, count)
+    yield from ((n, f"{where}, row {n}", row) for n, row in rows)
+
+
+def _to_problem(id: str, row: Row, question_field: Fields, source: Source, config: DataConfig) -> Problem:
     """One row as a Problem; a field that the user named must be there, the source's own may be missing."""
-    question_field = config.question_field or source.question
     answer_field = config.answer_field or source.answer
     solution_field = config.solution_field or source.solution
     turns, question = _conversation(row, question_field)

@@ -166,7 +166,7 @@ def test_problems_are_loaded_in_the_files_order(write, shuffle):
     ("config", "reason"),
     [
         ({"source": "gsm8"}, "unknown source 'gsm8'; did you mean 'gsm8k'?"),
-        ({"source": "xyz.json"}, "demo, gsm8k, math, svamp or the path of a .jsonl file"),
+        ({"source": "xyz.json"}, "the path of a .jsonl or .parquet file, or a name on the hub"),
         ({"source": "none.jsonl"}, "none.jsonl: no such file; look at data.source"),
         ({"source": "gsm8k", "split": "dev"}, "gsm8k has no split 'dev', only train, test"),
         (
