@@ -151,6 +151,7 @@ def describe(config: Config, parts: list[Part], rewards: RewardSet) -> dict[str,
         **{f"reward_{name}": m for name, m in zip(rewards.functions, scores.nanmean(dim=0).tolist(), strict=True)},
         "reflections": sum(map(count_reflections, texts)) / len(texts),
         "zero_spread": zero_spread(scores, weights, size, config.loss.advantage).float().mean().item(),
+        **shaping_only(config, rewards, torch.cat([part.rewards[part.kept] for part in parts])),
         "killed": sum(part.killed for part in parts),
         "groups": sum(len(part.kept) for part in parts) / size,
         "length": lengths.mean().item(),
@@ -158,6 +159,19 @@ def describe(config: Config, parts: list[Part], rewards: RewardSet) -> dict[str,
         "truncated": torch.cat([part.rollouts.truncated for part in parts]).float().mean().item(),
         "sampled_tokens": lengths.sum().item(),
     }
+
+
+def shaping_only(config: Config, rewards: RewardSet, scores: Tensor) -> dict[str, float]:
+    """The share of groups learned from in which all are equally right, so that the other rewards alone decide.
+
+    scores: [N, K] of the groups that are kept. NaN without a group to learn from; empty without a reward of correctness.
+    """
+    names, size = list(rewards.functions), config.grpo.group_size
+    learned = ~zero_spread(scores, rewards.weights, size, config.loss.advantage)  # [P]
+    if config.eval.reward not in names:
+        return {}
+    right = scores[:, [names.index(config.eval.reward)]]  # [N, 1]
+    return {"shaping_only": zero_spread(right, torch.ones(1), size)[learned].float().mean().item()}
 
 
 def log_completions(log: RunLog, step: int, parts: list[Part], rewards: RewardSet, count: int) -> None:

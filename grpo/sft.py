@@ -66,9 +66,10 @@ def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem,
 
 
 def make_examples(config: Config, policy: Policy, responses: list[tuple[Problem, str]]) -> list[Example]:
-    """Tokenize; a pair longer than the model's context is left out, and said so."""
+    """Tokenize; a pair longer than the model's context or `sft.max_tokens` is left out, and said so."""
     examples: list[Example] = []
-    end, limit = end_token(config, policy), policy.max_positions or math.inf
+    end = end_token(config, policy)
+    limit = min(policy.max_positions or math.inf, config.sft.max_tokens or math.inf)
     for problem, response in responses:
         prompt: Prompt = build_prompt(problem, policy.tokenizer, config.prompt)
         body = without_prefill(response, prompt.prefill)

@@ -9,6 +9,7 @@ from rewards.accuracy import accuracy_reward
 from rewards.call import UnusableReward, call_reward
 from rewards.compare import GradingConfig
 from rewards.format import format_reward
+from rewards.habits import habits_reward
 from rewards.length import length_reward
 from rewards.reflection import count_reflections, reflection_reward
 from rewards.registry import RewardError, get_reward, register_reward, reward_names
@@ -23,6 +24,7 @@ __all__ = [
     "count_reflections",
     "format_reward",
     "get_reward",
+    "habits_reward",
     "length_reward",
     "reflection_reward",
     "register_reward",

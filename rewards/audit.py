@@ -194,6 +194,9 @@ def _cases(probe: Probe, canary: str) -> Iterator[Case]:
     if "reflection" in probe.aspects:
         for pay, thought in cases.REFLECTIONS:
             yield Case("honest" if pay else "stuffed", "reflection", "42", render(thought, "42"), pay)
+        for family, thoughts in cases.WORDS_ALONE.items():
+            for thought in thoughts:
+                yield Case(family, "reflection", "42", render(thought, "42"), False)
 
 
 def main(argv: list[str] | None = None) -> int:

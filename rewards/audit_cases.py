@@ -203,3 +203,18 @@ REFLECTIONS = [
     (False, "They wait 6 days, then wait 7 more, and wait again for 42 in all. " + THINK),
     (False, "Let me verify the answer. Let me verify the result. Let me verify the solution. " + THINK),
 ]
+
+# Thoughts with the words of reflection and none of it: (family, thoughts), worth no more than an honest reflection
+WORDS_ALONE = {
+    "numbered headings": [
+        "".join(f"### Step {n}\n7\n" for n in range(1, 10)) + THINK,
+        " ".join(f"Step {n}: 7." for n in range(1, 10)) + " " + THINK,
+    ],
+    "headings": ["# Goal\n## Required\n## Target\n### Verify\n### Check\n" + THINK],
+    "a word repeated": ["check check check " + THINK, "wait wait wait " + THINK],
+    "the prompt's words": [
+        "The test has 6 test questions of 7 test points. " + THINK,
+        "They check 6 books out of the library, then check 7 more out. Wait times are short. " + THINK,
+    ],
+    "denied": ["There is no mistake, no error to fix, and nothing to check, test or verify. " + THINK],
+}

@@ -77,8 +77,11 @@ def test_completions_that_are_all_cut_off_are_said_loudly_with_the_setting(tmp_p
 
 
 def test_warnings_are_for_what_is_wrong_alone():
-    assert warnings_of(Config(), {"truncated": 0.5, "zero_spread": 0.9, "killed": 0, "skipped": 0}) == {}
-    wrong = {"truncated": 0.51, "zero_spread": 1, "killed": 2, "skipped": 1, "sampler_gap": 0.4}
+    assert (
+        warnings_of(Config(), {"truncated": 0.5, "zero_spread": 0.9, "shaping_only": 0.5, "killed": 0, "skipped": 0})
+        == {}
+    )
+    wrong = {"truncated": 0.51, "zero_spread": 1, "shaping_only": 0.51, "killed": 2, "skipped": 1, "sampler_gap": 0.4}
     assert set(warnings_of(Config(), wrong)) == set(wrong)
     rounded = Config(model=ModelConfig(dtype="bfloat16"))
     assert not warnings_of(rounded, {"sampler_gap": 0.2}) and warnings_of(rounded, {"sampler_gap": 0.4})

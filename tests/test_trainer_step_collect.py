@@ -156,6 +156,29 @@ def test_groups_are_dropped_by_the_rewards_that_are_named(policy, tmp_path):
         assert questions(policy, batch) == [order[i] for i in kept]  # `sometimes` counts, though its weight is 0
 
 
+def half_right(completions, **columns):
+    """The second half of each group is right, in every other group; in the rest all are."""
+    return [float(i % SIZE >= SIZE // 2 or i // SIZE % 2) for i in range(len(completions))]
+
+
+def taste(completions, **columns):
+    return [float(i % 2) for i in range(len(completions))]
+
+
+def test_shaping_only_is_the_share_of_groups_that_other_rewards_decide_alone(policy, tmp_path):
+    rewards = RewardSet({"accuracy": half_right, "taste": taste}, torch.tensor([1.0, 0.01]))
+    batch, *_ = run(policy, tmp_path, [True] * 4, rewards=rewards, prompts_per_step=4)
+    assert batch.metrics["shaping_only"] == 0.5
+    batch, *_ = run(policy, tmp_path, [True] * 4, rewards=rewards, prompts_per_step=4, drop_by=("accuracy",))
+    assert batch.metrics["shaping_only"] == 0 and len(batch.rollouts) == 2 * SIZE
+    # a group that is flat in all rewards teaches nothing, so it does not count
+    alone = replace(rewards, weights=torch.tensor([1.0, 0.0]))
+    batch, *_ = run(policy, tmp_path, [True] * 4, rewards=alone, prompts_per_step=4, drop_zero_spread=False)
+    assert batch.metrics["shaping_only"] == 0 and len(batch.rollouts) == 4 * SIZE
+    batch, *_ = run(policy, tmp_path, [True] * 3)  # no reward here says what is right
+    assert "shaping_only" not in batch.metrics
+
+
 def test_with_the_kl_in_the_reward_no_group_is_flat(policy, tmp_path):
     loss = LossConfig(beta=0.1, kl_in="reward")
     batch, _, order = run(policy, tmp_path, [False, True, False], loss=loss)

@@ -12,6 +12,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "reward_<name>": "Mean of that reward function, before its weight, over the completions that it applies to.",
         "killed": "Completions whose scoring was killed for its time or memory; no reward applies to them.",
         "zero_spread": "Share of groups whose completions all earned the same, so that A = 0; mostly dropped.",
+        "shaping_only": "Share of groups learned from whose accuracy is flat: other rewards alone decide there.",
         "refills": "How many times the step sampled again to replace dropped groups.",
         "groups": "Groups left to learn from; fewer than prompts_per_step if the refills ran out.",
     },

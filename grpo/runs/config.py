@@ -75,6 +75,8 @@ class SFTConfig:
     """Passes over the data."""
     batch_size: int = 64
     """Sequences per optimiser step."""
+    max_tokens: int = 0
+    """Leave out examples with more tokens, prompt and response together; 0: those beyond the model's context."""
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,9 @@ def warnings(config: Config, metrics: dict[str, float]) -> dict[str, str]:
         "zero_spread": metrics.get("zero_spread") == 1
         and "in every group all completions earned the same, so there is nothing to learn from; use problems that the "
         f"model solves sometimes, raise grpo.group_size={config.grpo.group_size}, or add a finer reward",
+        "shaping_only": metrics.get("shaping_only", 0.0) > 0.5
+        and f"in {metrics.get('shaping_only', 0.0):.0%} of the groups learned from, all completions are equally right: "
+        "other rewards alone decide what is learned there; grpo.drop_by=[accuracy] drops such groups",
         "sampler_gap": metrics.get("sampler_gap", 0.0) > (1e-3 if config.model.dtype == "float32" else 0.3)
         and f"sampler and trainer disagree by {metrics.get('sampler_gap', 0.0):.2g} nats a token, more than rounding: "
         "what is learned is not what was sampled; try model.dtype=float32, and report the model if it does not help",

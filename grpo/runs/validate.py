@@ -35,7 +35,7 @@ POSITIVE = """
 """
 NOT_NEGATIVE = """
     seed threads model.lora.rank sampling.temperature loss.eps_low loss.beta optim.warmup_steps optim.weight_decay
-    optim.final_lr_share grpo.max_refills sft.steps eval.temperature log.completions_per_step
+    optim.final_lr_share grpo.max_refills sft.steps sft.max_tokens eval.temperature log.completions_per_step
 """
 
 
