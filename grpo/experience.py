@@ -164,7 +164,7 @@ def describe(config: Config, parts: list[Part], rewards: RewardSet) -> dict[str,
 def shaping_only(config: Config, rewards: RewardSet, scores: Tensor) -> dict[str, float]:
     """The share of groups learned from in which all are equally right, so that the other rewards alone decide.
 
-    scores: [N, K] of the groups that are kept. NaN without a group to learn from; empty without a reward of correctness.
+    scores: [N, K] of the kept groups. NaN where nothing is learned; no figure without a reward of correctness.
     """
     names, size = list(rewards.functions), config.grpo.group_size
     learned = ~zero_spread(scores, rewards.weights, size, config.loss.advantage)  # [P]
