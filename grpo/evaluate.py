@@ -57,6 +57,7 @@ def evaluate(config: Config, policy: Policy, run: Run | None = None) -> dict[str
     run: the open run folder, where an evaluation that was stopped goes on.
     """
     problems = held_out(config, policy)
+    config = replace(config, sampling=replace(config.sampling, top_p=config.eval.top_p))
     sampled = judge(config, policy, problems, config.eval.samples, config.eval.temperature, "eval sampled", run)
     greedy = judge(config, policy, problems, 1, 0.0, "eval greedy", run)
     shares = per_problem(sampled, len(problems))
@@ -64,6 +65,7 @@ def evaluate(config: Config, policy: Policy, run: Run | None = None) -> dict[str
         "problems": len(problems),
         "samples": config.eval.samples,
         "temperature": config.eval.temperature,
+        "top_p": config.eval.top_p,
         "source": f"{config.eval.data.source}/{config.eval.data.split}",
         "sampled": {
             **describe(sampled),

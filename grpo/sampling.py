@@ -1,7 +1,7 @@
 """THE group-sampling loop: G completions of each prompt, drawn token by token.
 
     compute each prompt once -> for all completions of its group repeat:
-        logp = log softmax(z / temperature)        z: logits of the last token; no top-k, no top-p
+        logp = log softmax(z / temperature)        z: logits of the last token; no top-k, and no top-p in training
         token = smallest k with  sum_{j <= k} p_j > u
         a row that drew an end-of-sequence token, or has written a stop string, leaves the batch
 
@@ -76,7 +76,7 @@ def _sample_chunk(
     for t in range(limit):
         hidden = policy(token, cache.positions, cache)  # [A, D]
         cache.next()
-        token, logp = draw(policy.logits(hidden), config.temperature, draws[alive, t])  # [A], [A]
+        token, logp = draw(policy.logits(hidden), config.temperature, draws[alive, t], config.top_p)  # [A], [A]
         completion_ids[alive, t], logps[alive, t], mask[alive, t] = token * going, logp * going, going
         going &= ~torch.isin(token, eos)  # the end-of-sequence token itself was sampled, so it is in the mask
         if config.stop:
@@ -118,14 +118,21 @@ def has_stop(policy: Policy, ids: Tensor, stop: tuple[str, ...]) -> Tensor:
     return torch.tensor([any(one in text for one in stop) for text in texts], device=ids.device)
 
 
-def draw(logits: Tensor, temperature: float, u: Tensor) -> tuple[Tensor, Tensor]:
-    """One token per row by inverse transform sampling, and its log-prob.
+def draw(logits: Tensor, temperature: float, u: Tensor, top_p: float = 1.0) -> tuple[Tensor, Tensor]:
+    """One token per row by inverse transform sampling, and its log-prob, which is of all tokens whatever top_p.
 
     logits: [A, V] fp32; u: [A] in [0, 1). Temperature 0 takes the most likely token (log-prob at temperature 1).
     """
     p = (logits if temperature in (0, 1) else logits / temperature).softmax(dim=-1)  # [A, V]
-    token = logits.argmax(dim=-1) if temperature == 0 else inverse_cdf(p, u)
+    token = logits.argmax(dim=-1) if temperature == 0 else inverse_cdf(p if top_p == 1 else nucleus(p, top_p), u)
     return token, p.gather(-1, token[:, None]).squeeze(-1).log()
+
+
+def nucleus(p: Tensor, top_p: float) -> Tensor:
+    """p [A, V] with 0 for all but the most likely tokens, as few as have the probability top_p together."""
+    ordered, token = p.sort(dim=-1, descending=True)
+    before = ordered.cumsum(dim=-1) - ordered  # [A, V] the probability of all that are more likely
+    return torch.zeros_like(p).scatter(-1, token, ordered * (before < top_p))
 
 
 def inverse_cdf(p: Tensor, u: Tensor) -> Tensor:

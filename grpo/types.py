@@ -18,6 +18,8 @@ class SamplingConfig:
 
     temperature: float = 1.0
     """Softmax temperature; log-probs are of the tempered distribution. 0 is greedy decoding."""
+    top_p: float = 1.0
+    """Set by `eval.top_p` alone: training's log-probs are of the whole distribution, so it samples from that."""
     max_new_tokens: int = 512
     """Length limit of a completion in tokens; one that reaches it is marked truncated."""
     stop: tuple[str, ...] = ()

@@ -29,6 +29,7 @@ from grpo.evaluate import (
 from grpo.model.policy import load_policy
 from grpo.report.tables import evaluation_table
 from grpo.runs.settings import ConfigError, load_config
+from grpo.sampling import sample_groups
 from rewards import accuracy_reward, count_reflections, format_reward
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
@@ -313,3 +314,19 @@ def test_a_reward_whose_column_the_held_out_data_lack_is_found_before_the_first_
     assert run_stage("grpo", tmp_path / "run", *settings) == 2
     assert "level" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_top_p_is_for_evaluation_alone(learned, monkeypatch):
+    config, policy = learned
+    seen = []
+
+    def sample(*arguments):
+        seen.append((arguments[4].temperature, arguments[4].top_p))
+        return sample_groups(*arguments)
+
+    monkeypatch.setattr(experience, "sample_groups", sample)
+    evaluate(replace(config, eval=replace(config.eval, top_p=0.9, temperature=0.6)), policy)
+    assert set(seen) == {(0.6, 0.9), (0.0, 0.9)}
+    for setting, said in (("sampling.top_p=0.9", "is 1 in training.*set eval.top_p"), ("eval.top_p=0", "above 0")):
+        with pytest.raises(ConfigError, match=said):
+            load_config(None, [setting])

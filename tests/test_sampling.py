@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from data import make_problems
 from grpo.logprobs import completion_logps
 from grpo.model.policy import ModelConfig, Policy, load_policy
-from grpo.sampling import SamplingConfig, draw, sample_groups, uniforms
+from grpo.sampling import SamplingConfig, draw, nucleus, sample_groups, uniforms
 
 KINDS = ["llama", "qwen2", "gpt2", "gpt_neox", "gemma", "mistral-window"]
 PROMPTS = [[5, 7, 3], [9, 6], [4, 4, 8, 2, 15, 6, 11], [20, 3], [12, 13, 14, 15, 16]]
@@ -318,3 +318,23 @@ def test_a_completion_ends_once_it_has_written_a_stop_string(stop):
 def test_an_empty_stop_string_is_refused():
     with pytest.raises(ValueError, match=r"sampling.stop: an empty text"):
         SamplingConfig(stop=("a", ""))
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.7, 0.95, 1.0])
+def test_a_nucleus_is_the_smallest_set_of_likely_tokens_with_that_probability(top_p):
+    p = torch.tensor([[0.1, 0.4, 0.25, 0.05, 0.2], [0.2, 0.2, 0.2, 0.2, 0.2]], dtype=torch.float64)
+    for row, cut in zip(p, nucleus(p, top_p), strict=True):
+        kept = cut > 0
+        assert torch.equal(cut[kept], row[kept])
+        assert cut.sum() > top_p - 1e-9  # enough ...
+        assert cut.sum() - cut[kept].min() < top_p  # ... and none too many
+        assert not kept.any() or row[~kept].numel() == 0 or row[~kept].max() <= row[kept].min()
+
+
+def test_top_p_draws_from_the_nucleus_and_log_probs_stay_of_all_tokens():
+    logits, n = torch.tensor([0.4, 0.3, 0.2, 0.1]).log(), 20_000
+    u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    token, logp = draw(logits.expand(n, -1), 1.0, u, top_p=0.6)
+    counts = token.bincount(minlength=4) / n
+    assert torch.allclose(counts, torch.tensor([4 / 7, 3 / 7, 0.0, 0.0]), atol=0.015)
+    assert torch.allclose(logp, logits[token], atol=1e-6)

@@ -103,6 +103,8 @@ class EvalConfig:
     """k: completions sampled per problem."""
     temperature: float = 1.0
     """Their temperature; the greedy completion is evaluated besides."""
+    top_p: float = 1.0
+    """Draw them from the most likely tokens alone, as many as have this probability together (arXiv:1904.09751)."""
     pass_at: tuple[int, ...] = (1, 4)
     """The k of pass@k, none above `samples`."""
     reward: str = "accuracy"

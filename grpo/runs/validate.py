@@ -68,6 +68,10 @@ def _contradictions(config: Config) -> Iterator[Mistake]:
     loss, samples, pass_at, betas = config.loss, config.eval.samples, config.eval.pass_at, config.optim.betas
     if loss.delta is not None and not 1 + loss.eps_high < loss.delta < math.inf:
         yield "loss.delta", f"must be above 1 + loss.eps_high, not {loss.delta}"
+    if config.sampling.top_p != 1:
+        yield "sampling.top_p", "is 1 in training, whose log-probs are of all tokens; set eval.top_p for the evaluation"
+    if not 0 < config.eval.top_p <= 1:
+        yield "eval.top_p", f"must be above 0 and at most 1, not {config.eval.top_p}"
     if loss.eps_low > 1:
         yield "loss.eps_low", f"must be at most 1, not {loss.eps_low}: a ratio is never below 0"
     if loss.max_length is not None and loss.max_length < 1:
