@@ -1,4 +1,4 @@
-# Four stages, a target each. EXP picks the folder under experiments/ (demo needs no download), ARGS adds settings:
+# The paper's four stages, a target each. EXP picks the folder under experiments/ (demo needs no download), ARGS adds settings:
 #   make grpo EXP=gsm8k ARGS="grpo.steps=50 loss.preset=dapo"
 EXP  ?= demo
 ARGS ?=
@@ -27,26 +27,32 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 
 setup: $(VENV)/.ready ## make .venv with the pinned packages
 
-demo: $(VENV)/.ready ## all four stages on the embedded problems, then the table and the report
-	@for stage in sft grpo reject final report; do $(MAKE) --no-print-directory $$stage EXP=demo || exit; done
+demo: $(VENV)/.ready ## the four stages on the embedded problems, then the table and the report
+	@for stage in base sft grpo eval report; do $(MAKE) --no-print-directory $$stage EXP=demo || exit; done
+
+paper: $(VENV)/.ready ## the rows of the paper's table on the embedded problems, over three seeds
+	PYTHONPATH=. $(VENV)/bin/python experiments/ablate.py experiments/ablations/paper.yaml $(ARGS)
 
 minimal: $(VENV)/.ready ## the whole algorithm on one page, on the embedded model (a minute)
 	$(VENV)/bin/python -m grpo.minimal $(ARGS)
 
-sft: $(VENV)/.ready ## stage 1: cold start on worked solutions
+base: $(VENV)/.ready ## stage 1: evaluate the base model as it is
+	$(RUN) base --config $(CONFIGS)/base.yaml $(ARGS)
+
+sft: $(VENV)/.ready ## stage 2: SFT on worked solutions (LoRA: ARGS="model.lora.rank=16")
 	$(RUN) sft --config $(CONFIGS)/sft.yaml $(ARGS)
 
-grpo: $(VENV)/.ready ## stage 2: GRPO with accuracy, format and reflection rewards
+grpo: $(VENV)/.ready ## stage 3: GRPO with accuracy, format and reflection rewards
 	$(RUN) grpo --config $(CONFIGS)/grpo.yaml $(ARGS)
 
-reject: $(VENV)/.ready ## stage 3: rejection sampling, then fine-tuning on what is kept
+eval: $(VENV)/.ready ## stage 4: every model of runs/EXP side by side
+	$(RUN) eval --config $(CONFIGS)/eval.yaml $(ARGS)
+
+reject: $(VENV)/.ready ## R1's recipe: rejection sampling, then SFT on what is kept
 	$(RUN) reject --config $(CONFIGS)/reject.yaml $(ARGS)
 
-final: $(VENV)/.ready ## stage 4: final GRPO
+final: $(VENV)/.ready ## R1's recipe: GRPO again
 	$(RUN) grpo --config $(CONFIGS)/final.yaml $(ARGS)
-
-eval: $(VENV)/.ready ## evaluate a model: make eval ARGS="model.path=... run=..."
-	$(RUN) eval --config $(CONFIGS)/eval.yaml $(ARGS)
 
 audit: $(VENV)/.ready ## what does a reward wrongly pay? make audit REWARD=my_module:my_reward
 	$(RUN) audit $(REWARD) $(ARGS)
@@ -54,8 +60,8 @@ audit: $(VENV)/.ready ## what does a reward wrongly pay? make audit REWARD=my_mo
 report: $(VENV)/.ready ## table and HTML report of runs/EXP
 	$(RUN) report runs/$(EXP)
 
-base: $(VENV)/.ready ## train the embedded base model anew, into runs/demo/0-base
-	$(RUN) sft --config experiments/demo/base.yaml $(ARGS)
+tiny: $(VENV)/.ready ## train the embedded base model anew, into runs/demo/tiny (half an hour)
+	$(RUN) sft --config experiments/demo/tiny.yaml $(ARGS)
 
 data: $(VENV)/.ready ## download GSM8K into datasets/, checksums pinned
 	$(VENV)/bin/python -m data.download
@@ -88,4 +94,4 @@ clean: ## remove .venv and caches; runs/ stays
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup demo minimal sft grpo reject final eval audit bench fuzz chaos soak report base data test docs lint clean help
+.PHONY: setup demo paper minimal base sft grpo eval reject final audit bench fuzz chaos soak report tiny data test docs lint clean help

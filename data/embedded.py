@@ -1,16 +1,17 @@
 """The embedded problems: short stories of additions and subtractions, made from a seed, nothing to download.
 
-    Mia has 7 apples. She finds 5 more. She gives 3 to Tom. How many apples does Mia have now?
+    Mia has 7 apples. She finds 5 more. She gives 13 to Tom. How many apples does Mia have now?
 
-A worked solution states the running total step by step. Three things make it an experiment on reflection:
-a step that crosses a ten may *slip* (it forgets the carry or the borrow, and the next steps go on from there),
-a *reflective* solution states steps again after the word "Wait", and doing so puts a slip right:
+Five levels of difficulty: more steps, and larger numbers. A worked solution states the running total step by step.
+Three things make it an experiment on reflection: a step with a carry or a borrow may *slip* (it forgets it, and the
+next steps go on from there), a *reflective* solution states steps again after the word "Wait", and doing so puts a
+slip right:
 
     plain, with a slip    7 + 5 = 2. 2 - 1 = 1.                      -> 1, wrong
     reflective            7 + 5 = 2. Wait, 7 + 5 = 12. 12 - 1 = 11.  -> 11, right
 
-The base model learns from plain solutions without slips and from reflective ones that put theirs right: it is
-competent at both. The cold start then shows slips that nobody catches. `experiments/demo/` has the rates.
+What the base model was trained on is careless and often has no tags; the teacher of the SFT is better at both.
+`experiments/demo/` has the rates.
 """
 
 from __future__ import annotations
@@ -25,28 +26,25 @@ from data.problem import Problem
 
 # --------------------------------------------------------------------------- configuration
 
+LEVELS = {1: (1, 9), 2: (2, 9), 3: (3, 9), 4: (4, 19), 5: (5, 29)}
+"""Steps of a story, and the largest number that a step adds or takes away, by level of difficulty."""
+
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Knobs of the embedded generator. The first three shape the questions, the others the solutions."""
+    """Knobs of the embedded generator. The first shapes the questions, the others the solutions."""
 
-    min_steps: int = 3
-    """Fewest additions and subtractions in a story."""
-
-    max_steps: int = 5
-    """Most additions and subtractions in a story."""
-
-    max_operand: int = 9
-    """Largest number that one step adds or takes away."""
+    levels: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Which levels of difficulty the stories have, all alike often (`LEVELS`)."""
 
     reflective_share: float = 0.3
     """Share of the solutions that are reflective: they recompute steps after "Wait"."""
 
     slip_rate: float = 0.6
-    """Chance that a plain solution slips in a step that crosses a ten; nobody catches it."""
+    """Chance that a plain solution slips in a step with a carry or a borrow; nobody catches it."""
 
     reflective_slip_rate: float = 0.6
-    """Chance that a reflective solution slips in a step that crosses a ten; it then always recomputes the step."""
+    """Chance that a reflective solution slips in such a step; it then always recomputes the step."""
 
     recheck_rate: float = 0.5
     """Chance that a reflective solution also recomputes a step that was right."""
@@ -54,11 +52,12 @@ class DemoConfig:
     correction_rate: float = 1.0
     """Chance that recomputing a wrong step gives the right result; else it states the wrong one again."""
 
+    untagged_share: float = 0.0
+    """Share of the solutions without tags: the text ends in "So 11."."""
+
     def __post_init__(self) -> None:
-        if not 1 <= self.min_steps <= self.max_steps:
-            raise DataError(f"demo: min_steps {self.min_steps} and max_steps {self.max_steps} don't rise from 1")
-        if not 1 <= self.max_operand <= 9:
-            raise DataError(f"demo: max_operand {self.max_operand} is not in 1..9")
+        if not self.levels or not set(self.levels) <= LEVELS.keys():
+            raise DataError(f"demo: levels {list(self.levels)} are not some of {', '.join(map(str, LEVELS))}")
         rates = {name: value for name, value in vars(self).items() if name.endswith(("_rate", "_share"))}
         for name, rate in rates.items():
             if not 0 <= rate <= 1:
@@ -93,7 +92,7 @@ def make_problems(split: str, count: int, seed: int = 0, config: DemoConfig | No
 
     Returns:
         Problems whose `solution` is a full response (with its own final answer, which a slip makes wrong) and
-        whose `columns` hold `steps`, `reflective` and `slips` (the solution's wrong steps, caught or not).
+        whose `columns` hold `level` ("Level 3"), `reflective` and `slips` (the solution's wrong steps, caught or not).
 
     Raises:
         DataError: unknown split or a negative count.
@@ -108,10 +107,11 @@ def make_problems(split: str, count: int, seed: int = 0, config: DemoConfig | No
     for index in range(count):
         # A str seeds random.Random through SHA-512: the same on every machine and version.
         story = random.Random(f"question/{split}/{seed}/{index}")
-        chain = _draw_chain(story, split, config)
+        level = story.choice(config.levels)
+        chain = _draw_chain(story, split, *LEVELS[level])
         question = _tell_story(story, chain)
         solution, facts = _solve(random.Random(f"solution/{split}/{seed}/{index}"), chain, config)
-        columns = {"steps": len(chain) - 1, **facts}
+        columns = {"level": f"Level {level}", **facts}
         problems.append(Problem(f"demo/{split}/{seed}-{index}", question, str(sum(chain)), solution, columns))
     return problems
 
@@ -123,12 +123,12 @@ def split_of(chain: list[int]) -> str:
     return next(split for split, buckets in SPLIT_BUCKETS.items() if bucket in buckets)
 
 
-def _draw_chain(rng: random.Random, split: str, config: DemoConfig) -> list[int]:
+def _draw_chain(rng: random.Random, split: str, steps: int, most: int) -> list[int]:
     """A start and signed steps whose running total never falls below zero, owned by `split`."""
     while True:  # one try in ten or better succeeds
         chain = [rng.randint(2, 9)]
-        for _ in range(rng.randint(config.min_steps, config.max_steps)):
-            operand = rng.randint(1, config.max_operand)
+        for _ in range(steps):
+            operand = rng.randint(1, most)
             takes_away = operand <= sum(chain) and rng.random() < 0.5
             chain.append(-operand if takes_away else operand)
         if split_of(chain) == split:
@@ -157,9 +157,10 @@ def _solve(rng: random.Random, chain: list[int], config: DemoConfig) -> tuple[st
     for step in chain[1:]:
         left = f"{total} {'+' if step > 0 else '-'} {abs(step)}"
         right = max(0, total + step)  # after a slip a story may take away more than the total holds
-        slipped = rng.random() < slip_rate and right // 10 != total // 10
+        carries = total % 10 + step % 10 > 9 if step > 0 else total % 10 < -step % 10
+        slipped = rng.random() < slip_rate and carries
         slips += slipped
-        total = right + (-10 if step > 0 else 10) * slipped  # 7 + 5 = 2, 12 - 5 = 17
+        total = right + (-10 if step > 0 else 10) * slipped  # 7 + 5 = 2, 12 - 5 = 17, 18 + 15 = 23
         sentences.append(f"{left} = {total}.")
         if reflective and (slipped or rng.random() < config.recheck_rate):
             if rng.random() < config.correction_rate:
@@ -167,6 +168,7 @@ def _solve(rng: random.Random, chain: list[int], config: DemoConfig) -> tuple[st
             sentences.append(f"Wait, {left} = {total}.")
     thought = " ".join(sentences)
     text = f"<think>{thought}</think>\n<answer>{total}</answer>"
+    text = f"{thought} So {total}." if rng.random() < config.untagged_share else text
     return text, {"reflective": reflective, "slips": slips}
 
 
@@ -179,4 +181,4 @@ def every_text() -> Iterator[str]:
         for things in THINGS:
             words = {"name": name, "who": pronoun, "friend": name, "things": things, "n": 1}
             yield " ".join(text.format(**words) for text in (OPENING, *GAINS, *LOSSES, QUESTION)) + "\n"
-    yield "<think>1 + 1 = 2. Wait, 1 - 1 = 0.</think>\n<answer>0</answer>"
+    yield "<think>1 + 1 = 2. Wait, 1 - 1 = 0.</think>\n<answer>0</answer> So 0."

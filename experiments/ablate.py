@@ -1,9 +1,10 @@
-"""The ablation runner: variants x seeds, the four stages each, one table of means and spreads.
+"""The ablation runner: variants x seeds, the stages of each, one table of means and spreads.
 
     python experiments/ablate.py experiments/ablations/reflection.yaml --seeds 0 1 2
 
 An ablation is a YAML file: `stages`, the configurations in order, and `variants`, each a list of settings for all
-stages or a mapping from a stage to its settings. A stage whose settings and code, and those of the stages before it,
+stages or a mapping from a stage to its settings, or to `skip`. `rows: last` shows each variant's last stage alone, with
+the 95 % interval of its accuracy over seeds. A stage whose settings and code, and those of the stages before it,
 are the same in two variants runs once. Runs are kept in runs/ablations/NAME and an interrupted ablation goes on where
 it was; after a change of the code or of a configuration it begins anew.
 Results go to experiments/results/NAME.md (table, commands, seeds) and NAME.json (every figure).
@@ -28,6 +29,7 @@ from grpo.runs.folder import code_hash
 from grpo.runs.settings import load_config
 
 HERE = Path(__file__).parent
+SKIP = "skip"  # in place of a stage's settings
 FIGURES = {
     "sampled": ("sampled", "accuracy"),
     "greedy": ("greedy", "accuracy"),
@@ -62,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     if failed := next((code for code, _ in by_seed if code), 0):
         return failed
     results = {
-        variant: {stage: [figures[variant][stage] for _, figures in by_seed] for stage in plan["stages"]}
+        variant: {stage: [figures[variant][stage] for _, figures in by_seed] for stage, _ in stages_of(plan, variant)}
         for variant in plan["variants"]
     }
     text = report(arguments, plan, results)
@@ -86,12 +88,19 @@ def read_plan(file: Path) -> dict[str, Any]:
         if unknown := by_stage.keys() - plan["stages"].keys():
             known = ", ".join(plan["stages"])
             raise ValueError(f"variants.{variant}: no stage is called {sorted(unknown)[0]!r}; there are {known}")
-        lists = [x or [] for x in (by_stage.values() if isinstance(settings, dict) else [settings])]
+        lists = [x or [] for x in (by_stage.values() if isinstance(settings, dict) else [settings]) if x != SKIP]
         if not all(isinstance(x, list) and all(isinstance(one, str) for one in x) for x in lists):
             raise ValueError(f"variants.{variant}: settings are lists of `key.sub=value`")
-        for stage, path in plan["stages"].items():
+        for stage, path in stages_of(plan, variant):
             load_config(path, settings_of(settings, stage))
     return plan
+
+
+def stages_of(plan: dict[str, Any], variant: str) -> list[tuple[str, str]]:
+    """The stages that a variant has, with their files."""
+    settings = plan["variants"][variant]
+    left_out = {stage for stage, own in settings.items() if own == SKIP} if isinstance(settings, dict) else set()
+    return [(stage, file) for stage, file in plan["stages"].items() if stage not in left_out]
 
 
 def settings_of(settings: dict[str, list[str]] | list[str] | None, stage: str) -> list[str]:
@@ -106,7 +115,7 @@ def run_seed(plan: dict[str, Any], runs: Path, seed: int) -> tuple[int, dict[str
         figures[variant] = {}
         history: list[str] = []
         parent: Path | None = None
-        for stage, file in plan["stages"].items():
+        for stage, file in stages_of(plan, variant):
             own = settings_of(settings, stage)
             config = load_config(file, own)
             history += [to_yaml(config), json.dumps(code_hash(config), sort_keys=True)]
@@ -121,12 +130,12 @@ def run_seed(plan: dict[str, Any], runs: Path, seed: int) -> tuple[int, dict[str
                 print(f"[{variant}, seed {seed}] {stage} failed: {done.stderr[-500:]}", file=sys.stderr)
                 return done.returncode, figures
             figures[variant][stage] = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
-            parent = folder
+            parent = folder if (folder / "model").is_dir() else None
     return 0, figures
 
 
 def _command(file: str) -> list[str]:
-    kind = {"sft": "sft", "reject": "reject"}.get(Path(file).stem, "grpo")
+    kind = {"base": "base", "sft": "sft", "reject": "reject"}.get(Path(file).stem, "grpo")
     return [sys.executable, "-m", "grpo", kind, "--config", file]
 
 
@@ -141,14 +150,29 @@ def report(arguments: argparse.Namespace, plan: dict[str, Any], results: dict[st
         "",
         f"Mean over {len(arguments.seeds)} seeds [lowest, highest]; held-out problems.",
         "",
-        "| variant | stage | " + " | ".join(FIGURES) + " |",
-        "|---" * (len(FIGURES) + 2) + "|",
     ]
+    last = plan.get("rows") == "last"
+    heads = ["variant", "sampled, 95 %" if last else "stage", *FIGURES]
+    lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for variant, stages in results.items():
-        for stage, evaluations in stages.items():
+        for stage, evaluations in list(stages.items())[-1 if last else 0 :]:
             cells = [_spread([e[part][name] for e in evaluations]) for part, name in FIGURES.values()]
-            lines.append(f"| {variant} | {stage} | " + " | ".join(cells) + " |")
+            second = interval([e["sampled"]["accuracy"] for e in evaluations]) if last else stage
+            lines.append(f"| {' | '.join([variant, second, *cells])} |")
     return "\n".join(lines) + "\n"
+
+
+T_QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+"""Student's 97.5 % quantiles for 1, 2, ... degrees of freedom."""
+
+
+def interval(values: list[float]) -> str:
+    """The 95 % interval of a mean over seeds, by Student's t; "-" for one seed or more than ten."""
+    if not 2 <= len(values) <= len(T_QUANTILES) + 1:
+        return "-"
+    half = T_QUANTILES[len(values) - 2] * statistics.stdev(values) / len(values) ** 0.5
+    mean = statistics.mean(values)
+    return f"{max(0.0, mean - half):.3f} to {min(1.0, mean + half):.3f}"
 
 
 def _spread(values: list[float | None]) -> str:

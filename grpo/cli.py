@@ -1,4 +1,4 @@
-"""`python -m grpo {sft,grpo,reject,eval,sample,export,report,bench,config} --config FILE.yaml [key.sub=value ...]`
+"""`python -m grpo {base,sft,grpo,eval,reject,sample,export,report,bench,config} --config FILE.yaml [key.sub=value ...]`
 
 Whatever the user can mend ends with one line on stderr and exit code 2; an interrupt with 130.
 """
@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 # quiet libraries before they are imported: their bars and advice would tear ours
@@ -27,7 +28,7 @@ import rewards.audit
 from data import load_problems
 from grpo.bench import bench
 from grpo.bench import table as bench_table
-from grpo.evaluate import evaluate, judge
+from grpo.evaluate import evaluate, held_out, judge
 from grpo.model.distributed import from_first, process_group, rank
 from grpo.model.policy import Policy, load_policy
 from grpo.rejection import train_rejection
@@ -35,9 +36,9 @@ from grpo.report.page import write_reports
 from grpo.report.tables import evaluation_table
 from grpo.runs.config import Config, to_yaml
 from grpo.runs.files import read_mapping, write_json
-from grpo.runs.folder import Run, open_run
+from grpo.runs.folder import Run, evaluation_of, models_in, open_run
 from grpo.runs.keeper import export
-from grpo.runs.log import say
+from grpo.runs.log import RunLog, say
 from grpo.runs.settings import ConfigError, load_config
 from grpo.runs.signals import Stopped
 from grpo.sft import train_sft
@@ -86,10 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grpo", description="The reference GRPO trainer.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command, text in (
-        ("sft", _train, "supervised fine-tuning (stage 1)"),
-        ("grpo", _train, "reinforcement learning (stages 2 and 4)"),
-        ("reject", _train, "rejection sampling and fine-tuning on what is kept (stage 3)"),
-        ("eval", _evaluate, "evaluate a model"),
+        ("base", _base, "evaluate a model as it is, and show some completions (stage 1)"),
+        ("sft", _train, "supervised fine-tuning (stage 2)"),
+        ("grpo", _train, "reinforcement learning (stage 3)"),
+        ("eval", _evaluate, "evaluate one model, or all of a folder side by side (stage 4)"),
+        ("reject", _train, "rejection sampling and fine-tuning on what is kept (R1's recipe)"),
         ("sample", _sample, "print completions of a model"),
         ("bench", _bench, "seconds, tokens a second and peak memory of training steps"),
         ("config", lambda config, _: print(to_yaml(config), end=""), "print the resolved configuration, all keys"),
@@ -154,14 +156,47 @@ def _train(config: Config, arguments: argparse.Namespace) -> None:
     say(f"{run.folder}: complete; the model is in {run.folder / 'model'}")
 
 
-def _evaluate(config: Config, _: argparse.Namespace) -> None:
-    """Evaluate config.model on config.eval; the result also goes to <run>/eval.json."""
-    run = open_run(config, "eval")
+def _base(config: Config, _: argparse.Namespace) -> None:
+    """Stage 1: evaluate config.model as it is, and show some of its completions."""
+    run = open_run(config, "base")
     if not run.complete:
         with run.working():
-            write_json(run.folder / "eval.json", evaluate(config, load_policy(config.model, config.seed), run))
+            policy = load_policy(config.model, config.seed)
+            write_json(run.folder / "eval.json", evaluate(config, policy, run))
+            log = RunLog(run.folder)
+            some = held_out(config, policy)[: config.log.completions_per_step]
+            for j in judge(config, policy, some, 1, config.eval.temperature, "completions"):
+                problem = some[j.problem]
+                log.sample(0, problem=problem.id, answer=problem.answer, completion=j.text, rewards=j.rewards)
+                _show(
+                    f"--- {problem.question}\n{j.text}\n    gold {problem.answer}, {'right' if j.correct else 'wrong'}"
+                )
+            log.close()
             run.finish()
-    _show(evaluation_table({config.model.path: from_first(lambda: read_mapping(run.folder / "eval.json"))}))
+    _show(evaluation_table({run.folder.name: from_first(lambda: read_mapping(run.folder / "eval.json"))}))
+
+
+def _evaluate(config: Config, _: argparse.Namespace) -> None:
+    """Stage 4: evaluate config.model, or every model of eval.folder, and show them side by side.
+
+    What a run has evaluated itself, in the same way, is not evaluated again.
+    """
+    folder = Path(config.eval.folder)
+    models = models_in(folder) if config.eval.folder else {config.model.path: config.model.path}
+    results = {}
+    for name, path in models.items():
+        one = replace(config, model=replace(config.model, path=path))
+        if config.eval.folder:
+            one = replace(one, run=f"{config.run}/{name}")
+            results[name] = from_first(lambda name=name: evaluation_of(folder / name, config))
+        if not results.get(name):
+            run = open_run(one, "eval")
+            if not run.complete:
+                with run.working():
+                    write_json(run.folder / "eval.json", evaluate(one, load_policy(one.model, one.seed), run))
+                    run.finish()
+            results[name] = from_first(lambda run=run: read_mapping(run.folder / "eval.json"))
+    _show(evaluation_table(results))
 
 
 def _show(text: str) -> None:

@@ -6,7 +6,7 @@ maj@k        share of problems whose most frequent answer is right          arXi
 interval     95 %: the problems are the sample, not the completions, which are alike within a problem
 reflection   share of completions that reflect, and how right they and the others are
 
-python -m grpo eval --config experiments/demo/eval.yaml model.path=runs/demo/4-final
+python -m grpo eval --config experiments/demo/eval.yaml
 """
 
 from __future__ import annotations
@@ -61,6 +61,10 @@ def evaluate(config: Config, policy: Policy, run: Run | None = None) -> dict[str
     sampled = judge(config, policy, problems, config.eval.samples, config.eval.temperature, "eval sampled", run)
     greedy = judge(config, policy, problems, 1, 0.0, "eval greedy", run)
     shares = per_problem(sampled, len(problems))
+    levels: dict[str, list[float]] = {}
+    for problem, share in zip(problems, shares, strict=True):
+        if "level" in problem.columns:
+            levels.setdefault(str(problem.columns["level"]), []).append(share)
     return {
         "problems": len(problems),
         "samples": config.eval.samples,
@@ -69,7 +73,9 @@ def evaluate(config: Config, policy: Policy, run: Run | None = None) -> dict[str
         "source": f"{config.eval.data.source}/{config.eval.data.split}",
         "sampled": {
             **describe(sampled),
+            "se": standard_error(shares),
             "ci95": interval(shares, config.eval.samples),
+            "levels": {level: _mean(levels[level]) for level in sorted(levels)},
             "pass_at": {str(k): pass_at_k(sampled, len(problems), k) for k in config.eval.pass_at},
             "maj": {str(config.eval.samples): majority(sampled, problems)},
         },
@@ -160,6 +166,12 @@ def describe(judged: list[Judged]) -> dict[str, Any]:
         "truncated": _mean([j.truncated for j in judged]),
         "rewards": {name: _mean([j.rewards[name] for j in judged if j.rewards[name] is not None]) for name in names},
     }
+
+
+def standard_error(shares: list[float]) -> float:
+    """Standard deviation of the problems' accuracies over the root of their number: problems are the sample."""
+    mean = sum(shares) / len(shares)
+    return math.sqrt(sum((share - mean) ** 2 for share in shares) / max(1, len(shares) - 1) / len(shares))
 
 
 def _mean(values: list) -> float | None:

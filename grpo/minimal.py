@@ -47,7 +47,7 @@ from rewards import accuracy_reward, format_reward, reflection_reward
 # ---- settings -----------------------------------------------------------------------------------------------
 
 MODEL = BASE_FOLDER  # or a folder or hub name of any causal language model whose tokenizer has a padding token
-PROBLEMS = DemoConfig(min_steps=1, max_steps=2)  # embedded stories, shorter than the model has seen
+PROBLEMS = DemoConfig(levels=(1, 2, 3))  # embedded stories of one to three steps
 STEPS = 30  # each samples, then learns
 P = 16  # problems in a step
 G = 8  # completions of each problem

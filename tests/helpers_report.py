@@ -21,6 +21,8 @@ def evaluation(accuracy: float = 0.5, **sampled) -> dict:
         "length": 41.25,
         "truncated": 0.0,
         "ci95": [accuracy - 0.125, accuracy + 0.125],
+        "se": 0.03125,
+        "levels": {"Level 5": 0.25},
         "pass_at": {"1": accuracy, "4": 0.75},
         "maj": {"4": 0.625},
         "rewards": {"accuracy": accuracy},

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from grpo import cli
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = {"1-sft": "sft", "2-grpo": "grpo", "3-reject": "reject", "4-final": "final"}
+STAGES = {"2-sft": "sft", "3-grpo": "grpo", "4-reject": "reject", "5-final": "final"}
 """Run folder and configuration, in this order."""
 MAX_GROWTH = 0.02
 

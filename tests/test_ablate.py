@@ -77,6 +77,27 @@ def test_a_small_ablation(plan: Path, tmp_path: Path, monkeypatch) -> None:
     assert page.count("| a | ") == page.count("| b | ") == 2 and "--seeds 3" in page
 
 
+def test_a_variant_may_leave_stages_out_and_rows_may_be_the_last_stages(plan: Path, tmp_path: Path) -> None:
+    text = yaml.safe_load(plan.read_text())
+    path = ["model.path=tiny-init"]
+    text["variants"] = {
+        "sft alone": {"sft": QUICK, "grpo": "skip"},
+        "grpo": {"sft": "skip", "grpo": [*QUICK[2:], *path]},
+    }
+    plan.write_text(yaml.safe_dump(text | {"rows": "last"}, sort_keys=False))
+    arguments = [str(plan), "--seeds", "0", "1", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    assert ablate.main(arguments) == 0
+    results = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert {variant: list(stages) for variant, stages in results.items()} == {"sft alone": ["sft"], "grpo": ["grpo"]}
+    rows = [line.split(" | ") for line in (tmp_path / "out" / "plan.md").read_text().splitlines() if line[:2] == "| "]
+    assert [row[0] for row in rows] == ["| variant", "| sft alone", "| grpo"] and rows[1][1] == "0.000 to 0.000"
+
+
+def test_the_interval_over_seeds_is_students() -> None:
+    assert ablate.interval([0.5, 0.6, 0.7]) == "0.352 to 0.848"  # 0.6 +- 4.303 * 0.1 / sqrt(3)
+    assert ablate.interval([0.9, 1.0]) == "0.315 to 1.000" and ablate.interval([0.5]) == "-"
+
+
 def test_spread_is_mean_lowest_highest() -> None:
     assert ablate._spread([0.5, 0.25, None, 0.75]) == "0.500 [0.250, 0.750]"
     assert ablate._spread([1.0, 2.0]) == "1.50 [1.00, 2.00]"
@@ -88,9 +109,9 @@ def test_shipped_ablations_are_valid(file: Path) -> None:
     from grpo.runs.settings import load_config
 
     plan = yaml.safe_load(file.read_text())
-    for settings in plan["variants"].values():
+    for variant, settings in plan["variants"].items():
         assert settings == [] or set(settings) <= set(plan["stages"])
-        for stage, config in plan["stages"].items():
+        for stage, config in ablate.stages_of(plan, variant):
             load_config(str(REPO / config), settings.get(stage, []) if isinstance(settings, dict) else settings)
 
 

@@ -119,3 +119,26 @@ def test_the_module_runs_as_a_process(tmp_path):
     assert (out.returncode, out.stdout) == (2, "")
     assert out.stderr == "grpo: command line: unknown key 'seeed'; did you mean 'seed'?\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_stage_4_shows_every_model_of_the_folder_side_by_side(tmp_path, capsys):
+    """What a run has evaluated itself in the same way is taken; other evaluations are made, in folders of their own."""
+    settings = {"eval__at_end": "true", "rewards__format__weight": 1}
+    assert grpo("base", tmp_path / "1-base", **settings) == 0
+    out = capsys.readouterr().out
+    rows = lines(tmp_path / "1-base" / "completions.jsonl")
+    assert len(rows) == 3 and all(row["completion"] in out and row["rewards"] for row in rows)  # as many as there are
+    assert grpo("sft", tmp_path / "2-sft", **settings) == 0
+    assert grpo("grpo", tmp_path / "3-grpo", grpo__steps=1, grpo__drop_zero_spread="false", **settings) == 0
+    (tmp_path / "4-unfinished").mkdir()
+    (tmp_path / "4-unfinished" / "manifest.json").write_text('{"stage": "grpo"}')
+    capsys.readouterr()
+    assert grpo("eval", tmp_path / "eval", eval__folder=tmp_path, **settings) == 0
+    table = capsys.readouterr().out
+    assert table.splitlines()[0].split() == ["1-base", "2-sft", "3-grpo"]
+    assert "standard error" in table and "Level" in table and not (tmp_path / "eval").exists()
+    assert grpo("eval", tmp_path / "eval", eval__folder=tmp_path, **settings | {"eval__data__count": 2}) == 0
+    again = {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "eval").glob("*/eval.json")}
+    assert again.keys() == {"1-base", "2-sft", "3-grpo"} and all(one["problems"] == 2 for one in again.values())
+    assert grpo("eval", tmp_path / "none", eval__folder=tmp_path / "nothing") == 2
+    assert "no finished run is there; run a stage first" in one_line(capsys)

@@ -26,11 +26,22 @@ def test_every_experiment_loads_and_its_resolved_form_reads_back_equal(file, tmp
 
 
 def test_every_stage_of_every_experiment_goes_on_from_the_stage_before():
-    for folder in {f.parent for f in CONFIGS if (f.parent / "final.yaml").exists()}:
-        sft, grpo, reject, final = (load_config(str(folder / f"{s}.yaml")) for s in ("sft", "grpo", "reject", "final"))
-        assert [grpo.model.path, reject.model.path, final.model.path] == [sft.run, grpo.run, reject.run]
-        assert len({c.run for c in (sft, grpo, reject, final)}) == 4
-        assert load_config(str(folder / "eval.yaml")).model.path == final.run
+    folders = {f.parent for f in CONFIGS if (f.parent / "eval.yaml").exists()}
+    assert {folder.name for folder in folders} == {"demo", "svamp", "gsm8k", "paper"}
+    for folder in folders:
+        names = ["base", "sft", "grpo_only", "grpo"] + ["reject", "final"] * (folder / "final.yaml").exists()
+        stages = {name: load_config(str(folder / f"{name}.yaml")) for name in names}
+        base, sft, only, *later = stages.values()
+        assert base.model.path == sft.model.path == only.model.path
+        assert [stage.model.path for stage in later] == [stage.run for stage in [sft, *later][:-1]]
+        runs = {config.run for config in stages.values()}
+        assert len(runs) == len(stages) and {Path(run).parent for run in runs} == {Path(f"runs/{folder.name}")}
+        # stage 4 shows what the others have evaluated
+        last = load_config(str(folder / "eval.yaml"))
+        assert last.eval.folder == f"runs/{folder.name}" and Path(last.run).parent == Path(last.eval.folder)
+        for config in stages.values():
+            assert dataclasses.replace(config.eval, folder=last.eval.folder) == last.eval
+            assert (config.prompt, config.rewards["accuracy"].args) == (last.prompt, last.rewards["accuracy"].args)
 
 
 def test_ablations_change_only_keys_that_exist():

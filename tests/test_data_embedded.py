@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data import DataError, DemoConfig, make_problems
+from data.embedded import LEVELS
 from data.tiny_model import BASE_FOLDER, TAGS, build_model, build_tokenizer
 from rewards.format import format_reward
 from rewards.reflection import count_reflections
@@ -50,8 +51,9 @@ class Step:
         return a + b if sign == "+" else max(0, a - b)
 
     @property
-    def crosses(self) -> bool:
-        return self.right // 10 != self.left[0] // 10
+    def carries(self) -> bool:
+        a, sign, b = self.left
+        return a % 10 + b % 10 > 9 if sign == "+" else a % 10 < b % 10
 
 
 def steps_of(solution: str) -> list[Step]:
@@ -73,7 +75,7 @@ def test_a_problem_depends_on_split_seed_and_index_alone():
     assert first.question == PINNED
 
 
-PINNED = "Ana has 7 shells. She sells 2. She sells 5. She buys 5 more. How many shells does Ana have now?"
+PINNED = "Leo has 2 stones. He buys 4 more. He loses 4. How many stones does Leo have now?"
 
 
 def test_the_question_does_not_depend_on_how_it_is_solved():
@@ -86,11 +88,12 @@ def test_the_gold_is_what_the_story_says_and_no_total_is_negative():
         chain = numbers_of(problem.question)
         assert problem.answer == str(sum(chain))
         assert all(sum(chain[: i + 1]) >= 0 for i in range(len(chain)))
-        assert 3 <= len(chain) - 1 == problem.columns["steps"] <= 5
+        steps, most = LEVELS[int(problem.columns["level"].removeprefix("Level "))]
+        assert len(chain) - 1 == steps and max(map(abs, chain[1:])) <= most
 
 
 def test_splits_share_no_chain_of_numbers_whatever_their_seeds():
-    short = DemoConfig(min_steps=1, max_steps=2)  # few chains there are, so that a leak would show
+    short = DemoConfig(levels=(1, 2))  # few chains there are, so that a leak would show
     chains = {
         split: {tuple(numbers_of(p.question)) for s in (0, 1) for p in make_problems(split, 1500, s, short)}
         for split in ("train", "validation", "test")
@@ -102,10 +105,27 @@ def test_splits_share_no_chain_of_numbers_whatever_their_seeds():
 
 
 def test_knobs_of_the_story():
-    problems = make_problems("train", 100, 0, DemoConfig(min_steps=2, max_steps=2, max_operand=3))
+    problems = make_problems("train", 400, 0, DemoConfig(levels=(2, 4)))
+    levels = [problem.columns["level"] for problem in problems]
+    assert set(levels) == {"Level 2", "Level 4"} and 160 < levels.count("Level 2") < 240
     chains = [numbers_of(problem.question) for problem in problems]
-    assert {len(chain) for chain in chains} == {3}
-    assert {abs(step) for chain in chains for step in chain[1:]} == {1, 2, 3}
+    assert {(len(chain) - 1, level) for chain, level in zip(chains, levels, strict=True)} == {
+        (2, "Level 2"), (4, "Level 4"),
+    }  # fmt: skip
+    for length, most in ((3, 9), (5, 19)):
+        assert {abs(step) for chain in chains if len(chain) == length for step in chain[1:]} == {*range(1, most + 1)}
+
+
+def test_all_levels_are_alike_often():
+    levels = [problem.columns["level"] for problem in make_problems("test", 2000)]
+    assert all(340 < levels.count(f"Level {level}") < 460 for level in LEVELS)
+
+
+def test_untagged_solutions_end_in_a_sentence_that_earns_nothing():
+    problems = make_problems("train", 1000, 0, dataclasses.replace(CLEAN, untagged_share=0.3))
+    untagged = [p for p in problems if not format_reward([p.solution])[0]]
+    assert len(untagged) / 1000 == pytest.approx(0.3, abs=0.04)
+    assert all(p.solution.endswith(f" So {p.answer}.") and "<" not in p.solution for p in untagged)
 
 
 # --------------------------------------------------------------------------- solutions
@@ -114,7 +134,8 @@ def test_knobs_of_the_story():
 def test_clean_solutions_are_right_in_every_step_and_well_formed():
     for problem in make_problems("train", 200, 0, CLEAN):
         steps = steps_of(problem.solution)
-        assert len(steps) == problem.columns["steps"] and not any(s.wait or s.stated != s.right for s in steps)
+        assert len(steps) == len(numbers_of(problem.question)) - 1
+        assert not any(s.wait or s.stated != s.right for s in steps)
         assert final_answer(problem.solution) == problem.answer
         assert problem.columns["slips"] == 0 and not problem.columns["reflective"]
         assert format_reward([problem.solution]) == [1.0]
@@ -123,25 +144,25 @@ def test_clean_solutions_are_right_in_every_step_and_well_formed():
 
 def test_plain_solutions_forget_carries_at_the_configured_rate_and_go_on_from_there():
     problems = make_problems("train", 1500, 0, DemoConfig(reflective_share=0, slip_rate=0.4))
-    crossing = [step for problem in problems for step in steps_of(problem.solution) if step.crosses]
+    crossing = [step for problem in problems for step in steps_of(problem.solution) if step.carries]
     slips = [step for step in crossing if step.stated != step.right]
     assert len(slips) / len(crossing) == pytest.approx(0.4, abs=0.03)
     assert all(step.stated - step.right == (-10 if step.left[1] == "+" else 10) for step in slips)
     assert sum(problem.columns["slips"] for problem in problems) == len(slips)
     for problem in problems:
         steps = steps_of(problem.solution)
-        assert all(step.crosses or step.stated == step.right for step in steps)
+        assert all(step.carries or step.stated == step.right for step in steps)
         assert all(after.left[0] == before.stated for before, after in itertools.pairwise(steps))
         assert int(final_answer(problem.solution)) == steps[-1].stated
         if not problem.columns["slips"]:
             assert final_answer(problem.solution) == problem.answer
     wrong = sum(final_answer(problem.solution) != problem.answer for problem in problems)
-    assert wrong / len(problems) > 0.4  # or the cold start would have nothing to spoil
+    assert wrong / len(problems) > 0.3
 
 
 def test_reflective_solutions_catch_each_slip_and_end_right():
     problems = make_problems("train", 1000, 0, CAREFUL)
-    crossing = [s for p in problems for s in steps_of(p.solution) if s.crosses and not s.wait]
+    crossing = [s for p in problems for s in steps_of(p.solution) if s.carries and not s.wait]
     assert sum(s.stated != s.right for s in crossing) / len(crossing) == pytest.approx(0.3, abs=0.03)
     for problem in problems:
         assert final_answer(problem.solution) == problem.answer
@@ -182,9 +203,9 @@ def test_reflective_share_and_what_the_reflection_reward_sees():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"min_steps": 0},
-        {"min_steps": 4, "max_steps": 3},
-        {"max_operand": 10},
+        {"levels": (1, 6)},
+        {"levels": ()},
+        {"untagged_share": 2.0},
         {"slip_rate": 1.1},
         {"reflective_share": -1},
     ],
@@ -272,8 +293,8 @@ def test_the_shipped_base_computes_and_puts_slips_right(tokenizer):
     for problem in problems:
         prompt = problem.question + "\n"
         solved += final_answer(finish(prompt)) == problem.answer
-        first = next((m for m in STEP.finditer(problem.solution) if steps_of(m[0])[0].crosses), None)
-        if first:  # up to the first step that crosses a ten, which forgets its carry
+        first = next((m for m in STEP.finditer(problem.solution) if steps_of(m[0])[0].carries), None)
+        if first:  # up to the first step with a carry, which is forgotten
             slip = int(first[5]) + (-10 if first[3] == "+" else 10)
             text = problem.solution[: first.start(5)] + f"{slip}. Wait,"
             tried += 1

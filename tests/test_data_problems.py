@@ -202,7 +202,7 @@ def test_the_root_comes_from_the_environment(monkeypatch):
 
 
 def test_demo_problems_are_the_generators():
-    demo = DemoConfig(max_steps=3)
+    demo = DemoConfig(levels=(3,))
     made = make_problems("validation", 5, 3, demo)
     config = DataConfig(source="demo", split="validation", start=2, count=3, demo=demo)
     assert load_problems(config, seed=3) == made[2:]

@@ -45,4 +45,4 @@ def test_a_short_soak_runs_all_stages(capsys):
     few = "sft.steps=1 grpo.steps=1 data.count=40 grpo.prompts_per_step=8 sampling.max_new_tokens=40 eval.at_end=false"
     assert soak.main(["--minutes", "0", *few.split()]) in (0, 1)  # so few rounds may well grow
     said = capsys.readouterr()
-    assert said.out.count("\n| ") == 4 - 1 and said.err.count("4-final: complete") == 3
+    assert said.out.count("\n| ") == 4 - 1 and said.err.count("5-final: complete") == 3

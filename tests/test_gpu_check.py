@@ -41,7 +41,7 @@ def test_the_gpu_check_runs_on_a_cpu(tmp_path):
     rows = {cells(line)[0]: cells(line) for line in text.splitlines() if line.startswith("| ")}
     assert text.strip() == done.stdout.strip() and {len(cells) for cells in rows.values()} == {9}
     assert "12 passed" in rows["tests"][-1] and "failed" not in rows["tests"][-1]
-    assert [part.split()[0] for part in rows["demo"][-1].split(", ")[:4]] == ["1-sft", "2-grpo", "3-reject", "4-final"]
+    assert [part.split()[0] for part in rows["demo"][-1].split(", ")[:4]] == ["2-sft", "3-grpo", "4-reject", "5-final"]
     for system in ("ours", "plain"):
         assert all(float(cell) > 0 for cell in rows[f"small float32 2x6 {system}"][1:6])
 

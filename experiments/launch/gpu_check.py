@@ -49,7 +49,7 @@ DEMO = {  # settings on top of the demo's
               "sft.steps=10", "sft.batch_size=16", "grpo.steps=1", "grpo.prompts_per_step=2", "grpo.group_size=4",
               "grpo.drop_zero_spread=false", "reject.samples=4"],
 }  # fmt: skip
-STAGES = {"1-sft": "sft", "2-grpo": "grpo", "3-reject": "reject", "4-final": "final"}
+STAGES = {"2-sft": "sft", "3-grpo": "grpo", "4-reject": "reject", "5-final": "final"}
 LIMITS = {"tests": 60, "demo": 150, "bench": 80}
 """Seconds that a row may take at most."""
 COLUMNS = ("run", "step, s", "sampling, s", "update, s", "tokens/s", "peak GB", "TFLOP/s", "of the peak", "note")

@@ -12,11 +12,12 @@ gpus=${GPUS:-$(nvidia-smi --list-gpus | wc -l)}
 patience=$(.venv/bin/torchrun --help | grep -q -- --shutdown-timeout && echo "--shutdown-timeout 600" || true)
 # shellcheck disable=SC2086
 run() { .venv/bin/torchrun $patience --standalone --nproc-per-node "$gpus" -m grpo "$@" "model.device=${DEVICE:-cuda}"; }
-# settings of the first stage's model are for the first stage alone
+# a base model that is named is for the stages that start from the base
 later=()
 for setting in "$@"; do [[ $setting == model.path=* ]] || later+=("$setting"); done
-run sft --config "experiments/$exp/sft.yaml" "$@"
-run grpo --config "experiments/$exp/grpo.yaml" ${later[@]+"${later[@]}"}
-run reject --config "experiments/$exp/reject.yaml" ${later[@]+"${later[@]}"}
-run grpo --config "experiments/$exp/final.yaml" ${later[@]+"${later[@]}"}
+for stage in base sft grpo eval; do
+  [ -f "experiments/$exp/$stage.yaml" ] || continue
+  case $stage in base | sft) settings=("$@") ;; *) settings=(${later[@]+"${later[@]}"}) ;; esac
+  run "$stage" --config "experiments/$exp/$stage.yaml" ${settings[@]+"${settings[@]}"}
+done
 .venv/bin/python -m grpo report "runs/$exp"

@@ -50,7 +50,9 @@ METRICS: dict[str, str] = {name: text for group in GROUPS.values() for name, tex
 
 EVALUATION: tuple[tuple[str, str, str, int, str], ...] = (  # label, part, figure, digits, what it means
     ("accuracy, sampled", "sampled", "accuracy", 3, "Share of right completions, several for each held-out problem."),
+    ("  standard error", "sampled", "se", 3, "Its standard error; problems count, not completions."),
     ("  95 % interval", "sampled", "ci95", 3, "Where it would lie for other problems of this kind; problems count."),
+    ("  *", "sampled", "levels", 3, "The same on the problems of one level of difficulty, where the data have levels."),
     ("accuracy, greedy", "greedy", "accuracy", 3, "Share of right completions, the most likely token taken each time."),
     ("  95 % interval", "greedy", "ci95", 3, "Where it would lie for other problems of this kind; problems count."),
     ("pass@k", "sampled", "pass_at", 3, "Share of problems that at least one of k samples solves (unbiased estimate)."),

@@ -97,6 +97,8 @@ class RejectConfig:
 class EvalConfig:
     """Evaluation, at the end of each stage and by `grpo eval`."""
 
+    folder: str = ""
+    """`grpo eval` evaluates the models of all runs in this folder, side by side; empty: `model.path` alone."""
     data: DataConfig = field(default_factory=lambda: DataConfig(split="test", count=200))
     """Held-out problems."""
     samples: int = 4

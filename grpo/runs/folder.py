@@ -224,6 +224,31 @@ def _has_results(run: Run) -> bool:
     return run.complete or there or (metrics.exists() and metrics.stat().st_size > 0)
 
 
+def models_in(folder: Path) -> dict[str, str]:
+    """The model of each finished run in a folder, by the run's name; of stage 1 the base model."""
+    found = {}
+    for manifest in sorted(folder.glob("*/manifest.json")):
+        run = manifest.parent
+        if read_mapping(manifest).get("finished") and (run / "model").is_dir():
+            found[run.name] = str(run)
+        elif read_mapping(manifest).get("stage") == "base":
+            found[run.name] = flatten(read_mapping(run / "config.yaml"))["model.path"]
+    if not found:
+        raise RunError(f"eval.folder={folder}: no finished run is there; run a stage first")
+    return found
+
+
+def evaluation_of(run: Path, config: Config) -> dict[str, Any] | None:
+    """The evaluation that a run made itself, if it is the one that `config` asks for, whatever the model."""
+    limits = ("sampling.max_new_tokens", "sampling.stop")
+    keys, free = ("eval.", "prompt.", "seed", *limits, f"rewards.{config.eval.reward}."), ("eval.folder", "eval.at_end")
+    if not (run / "eval.json").is_file():
+        return None
+    flat = flatten(read_mapping(run / "config.yaml")), flatten(yaml.safe_load(to_yaml(config)))
+    there, here = ({k: v for k, v in x.items() if k.startswith(keys) and k not in free and v != {}} for x in flat)
+    return read_mapping(run / "eval.json") if there == here else None
+
+
 def parent_of(model_path: str) -> dict[str, Any]:
     """The run that made a model, by its manifest; or just the model's name."""
     for folder in (Path(model_path), Path(model_path).parent):

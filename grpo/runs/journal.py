@@ -1,6 +1,6 @@
 """Judged completions, kept on the disk as they come: a long evaluation or rejection sampling goes on after a stop.
 
-    runs/demo/3-reject/judged/sampling.jsonl     {"origin": ...}, then a line per round
+    runs/demo/4-reject/judged/sampling.jsonl     {"origin": ...}, then a line per round
 
 A round is what is sampled in one batch; one that is not there in full is sampled again. The samples of another
 origin, of a model, prompts or problems that were replaced meanwhile, are thrown away.
