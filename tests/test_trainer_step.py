@@ -167,7 +167,7 @@ def test_inner_iterations_move_the_ratio_but_not_old_logps(setup, monkeypatch):
     real = Optimizer.step
     monkeypatch.setattr(Optimizer, "step", lambda self, step, loss: seen.append(step) or real(self, step, loss))
     config = make_config(updates_per_batch=3, tokens=30)
-    before = frozen_logps(config, policy, batch.rollouts)
+    before = frozen_logps(config, policy, batch.rollouts)[0]
     optimizer = Optimizer(policy.trainable(), OptimConfig(lr=1e-2), steps=100)
     metrics = update(config, policy, optimizer, batch, WEIGHTS, step=4)
     assert seen == [12, 13, 14]  # the schedule counts optimiser steps
@@ -177,7 +177,7 @@ def test_inner_iterations_move_the_ratio_but_not_old_logps(setup, monkeypatch):
     policy, batch = setup()
     optimizer = Optimizer(policy.trainable(), OptimConfig(lr=1e-2), steps=100)
     update(replace(config, grpo=replace(config.grpo, updates_per_batch=2)), policy, optimizer, batch, WEIGHTS, step=6)
-    now = frozen_logps(config, policy, batch.rollouts)
+    now = frozen_logps(config, policy, batch.rollouts)[0]
     ratio = (now - before).exp()[batch.rollouts.mask]
     assert metrics["ratio"] == pytest.approx(ratio.mean().item(), rel=1e-4)
     assert metrics["ratio_max"] == pytest.approx(ratio.max().item(), rel=1e-4)
@@ -188,10 +188,10 @@ def test_an_update_makes_good_completions_likelier(setup):
     rewards = torch.zeros(12, 2)
     rewards[[1, 6, 8], 0] = 1.0
     batch, config = replace(batch, rewards=rewards), make_config(PRESETS["dr_grpo"])
-    before = frozen_logps(config, policy, batch.rollouts).sum(dim=1)
+    before = frozen_logps(config, policy, batch.rollouts)[0].sum(dim=1)
     optimizer = Optimizer(policy.trainable(), OptimConfig(lr=1e-3), steps=1)
     update(config, policy, optimizer, batch, WEIGHTS, step=0)
-    change = frozen_logps(config, policy, batch.rollouts).sum(dim=1) - before
+    change = frozen_logps(config, policy, batch.rollouts)[0].sum(dim=1) - before
     good = rewards[:, 0].bool()
     assert (change[good] > 0).all()
     assert change[good].mean() > 0 > change[~good].mean()
@@ -258,7 +258,7 @@ def test_kl_in_the_reward_is_taken_from_the_reward(estimator, setup):
     policy, batch = setup()
     config = make_config(LossConfig(advantage="none", kl=estimator, kl_in="reward", beta=0.3))
     with policy.reference() as reference:
-        ref_logps = frozen_logps(config, reference, batch.rollouts)
+        ref_logps = frozen_logps(config, reference, batch.rollouts)[0]
     rewards_before = batch.rewards.clone()
     advantages = batch_advantages(config, policy, batch, WEIGHTS, ref_logps)
     totals = []
