@@ -4,7 +4,7 @@
     A_i = (r_i - mean(r)) / (std(r) + eps)                      over the G completions of one prompt
 
 Sources: GRPO, arXiv:2402.03300 (section 4.1); Dr. GRPO, arXiv:2503.20783; RLOO, arXiv:2402.14740;
-GDPO, arXiv:2601.05242; batch-level std, arXiv:2508.08221.
+GDPO, arXiv:2601.05242; MaxRL, arXiv:2602.02710; batch-level std, arXiv:2508.08221.
 """
 
 from __future__ import annotations
@@ -71,7 +71,14 @@ def _gdpo(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
     return _standardise((per_reward * weights).sum(dim=1).masked_fill(unscored(rewards), torch.nan))
 
 
-ADVANTAGES = {"group": _group, "none": _none, "batch": _batch, "rloo": _rloo, "gdpo": _gdpo}
+def _maxrl(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
+    """MaxRL: A_i = (r_i - mean(r)) / mean(r), for rewards of 0 and 1; 0 where none succeeds (mean <= eps)."""
+    r = total_reward(rewards, weights).view(-1, group_size)  # [P, G]
+    mean = r.nanmean(dim=1, keepdim=True)
+    return torch.where(mean > EPS, (r - mean) / mean, 0.0).nan_to_num(nan=0.0).flatten()
+
+
+ADVANTAGES = {"group": _group, "none": _none, "batch": _batch, "rloo": _rloo, "gdpo": _gdpo, "maxrl": _maxrl}
 
 
 def group_advantages(rewards: Tensor, weights: Tensor, group_size: int, normalise: str = "group") -> Tensor:
@@ -79,7 +86,7 @@ def group_advantages(rewards: Tensor, weights: Tensor, group_size: int, normalis
 
     rewards: [N, K] fp32, K reward functions, NaN where one does not apply; the rows of a group are adjacent.
     weights: [K]. group_size: G, at least 2, divides N. normalise: `group` (GRPO), `none` (Dr. GRPO), `batch`,
-    `rloo`, `gdpo`. Returns [N] fp32. Raises ValueError for an unknown variant or sizes that do not fit.
+    `rloo`, `gdpo`, `maxrl`. Returns [N] fp32. Raises ValueError for an unknown variant or sizes that do not fit.
     """
     if normalise not in ADVANTAGES:
         raise ValueError(f"unknown advantage {normalise!r}; choose one of {', '.join(ADVANTAGES)}")

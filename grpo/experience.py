@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from data import Prompt, build_prompt
 from data.stream import Stream
@@ -27,6 +28,8 @@ from grpo.scoring import Completions, RewardSet, decode
 from grpo.types import Problem, Rollouts, concat_rollouts
 from rewards import count_reflections
 
+PER_TOKEN = ("ratio", "kl", "entropy", "weighted_advantage", "clipped")  # written of each token; see `policy_loss`
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -38,6 +41,15 @@ class Batch:
     """[N, K], one column per reward function, NaN where it does not apply. Never overwritten by the advantage."""
     metrics: dict[str, float]
     """Figures about everything that was sampled for this batch, dropped groups included."""
+    parts: list[Part] = field(default_factory=list)
+    """All of that."""
+    figures: dict[str, Tensor] = field(default_factory=dict)
+    """`advantage` [N], and PER_TOKEN, [N, T] each, as of each token's last update."""
+
+    def note(self, where: tuple[Tensor, slice], figures: dict[str, Tensor]) -> None:
+        """Keep the figures [B, T] of a micro-batch; where: its rows and slots."""
+        for name in (name for name in PER_TOKEN if name in figures):
+            self.figures.setdefault(name, torch.zeros(self.rollouts.mask.shape))[where] = figures[name].float()
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ class Part:
     """Completions whose scoring was killed."""
 
 
-def collect(config: Config, policy: Policy, rewards: RewardSet, stream: Stream, step: int, log: RunLog) -> Batch:
+def collect(config: Config, policy: Policy, rewards: RewardSet, stream: Stream, step: int) -> Batch:
     """Sample and score groups until P of them have a spread of rewards, or the refills are used up."""
     started, missing, refills = time.perf_counter(), config.grpo.prompts_per_step, -1
     parts: list[Part] = []
@@ -63,11 +75,11 @@ def collect(config: Config, policy: Policy, rewards: RewardSet, stream: Stream, 
         sampled = sample_round(config, policy, rewards, problems, step, stream.position / len(stream.items))
         missing -= sum(len(part.kept) for part in sampled) // config.grpo.group_size
         parts, refills = parts + sampled, refills + 1
-    log_completions(log, step, parts, rewards, config.log.completions_per_step)
     return Batch(
         concat_rollouts([part.rollouts.select(part.kept) for part in parts]),
         torch.cat([part.rewards[part.kept] for part in parts]),
         {**describe(config, parts, rewards), "refills": refills, "sampling_seconds": time.perf_counter() - started},
+        parts,
     )
 
 
@@ -174,11 +186,25 @@ def shaping_only(config: Config, rewards: RewardSet, scores: Tensor) -> dict[str
     return {"shaping_only": zero_spread(right, torch.ones(1), size)[learned].float().mean().item()}
 
 
-def log_completions(log: RunLog, step: int, parts: list[Part], rewards: RewardSet, count: int) -> None:
-    """Write the first completions of a step with what each reward gave them."""
-    rows = [(part.completions, row, given) for part in parts for row, given in enumerate(part.rewards.tolist())]
-    for some, row, given in rows[:count]:
+def log_completions(
+    log: RunLog, step: int, batch: Batch, rewards: RewardSet, tokenizer: PreTrainedTokenizerBase, config: Config
+) -> None:
+    """Write the first groups of a step: texts, rewards, and where they were learned from, figures of each token."""
+    size, count, first = config.grpo.group_size, config.log.completions_per_step, 0
+    rows = []
+    for part in batch.parts:  # a kept row of a part is a row of the batch
+        places = dict(zip(part.kept.tolist(), range(first, first + len(part.kept)), strict=True))
+        rows += [(part, row, places.get(row)) for row in range(len(part.rewards))]
+        first += len(part.kept)
+    for part, row, place in rows[: math.ceil(count / size) * size]:
+        some, given = part.completions, part.rewards[row].tolist()
         named = {n: None if math.isnan(s) else s for n, s in zip(rewards.functions, given, strict=True)}
         problem, extras = some.problems[row], {name: str(values[row]) for name, values in some.extras.items()}
         facts = {"problem": problem.id, "answer": problem.answer, "completion": some.texts[row], "rewards": named}
+        if batch.figures and place is not None:
+            ids, known = some.token_ids[row], {n: x[place] for n, x in batch.figures.items() if n in PER_TOKEN}
+            each = {n: [float(f"{v:.3g}") if math.isfinite(v) else None for v in x[: len(ids)].tolist()]
+                    for n, x in known.items()}  # fmt: skip
+            facts["advantage"] = float(f"{batch.figures['advantage'][place]:.6g}")
+            facts["tokens"] = {"text": tokenizer.batch_decode([[i] for i in ids]), **each}
         log.sample(step + 1, **facts, **({"extras": extras} if extras else {}))

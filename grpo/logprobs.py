@@ -24,8 +24,8 @@ a GPU, where a small matmul is a slow one."""
 def completion_logps(policy: Policy, rollouts: Rollouts, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-prob of each sampled token, and the entropy of the distribution that it was drawn from.
 
-    Returns logps [B, T] with gradient (where autograd is on) and entropy [B, T] without, both fp32 in nats, on the
-    CPU, 0 where the mask is false.
+    Returns logps [B, T] and entropy [B, T], both with gradient (where autograd is on), fp32 in nats, on the CPU, 0
+    where the mask is false. A frozen reference's entropy is not computed: it is 0.
     """
     mask = rollouts.mask.to(policy.device)  # [B, T]
     hidden = completion_states(policy, rollouts)  # [M, D], M = mask.sum()
@@ -61,7 +61,9 @@ class _TokenLogps(torch.autograd.Function):
     """The head and its log-softmax with the gradient written out, so that no logits outlive their chunk.
 
         logp = z_target - lse                          z: logits / temperature, lse = log sum_k exp z_k
-        d logp / d z = onehot(target) - exp(z - lse)
+        d logp / d z = onehot(target) - p              p = exp(z - lse)
+        H = lse - sum_k p_k z_k                        entropy
+        d H / d z = - p (log p + H)
 
     Forward a chunk of tokens at a time, backward a slice of the vocabulary: there each weight is touched once.
     """
@@ -70,6 +72,7 @@ class _TokenLogps(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, policy, targets, temperature):
         logps, entropy, lse = torch.zeros(3, len(hidden), device=hidden.device)  # [M] each
         chunks = _slices(len(hidden), len(weight), hidden.device)
+        moves = bool(policy.trainable())  # a frozen policy's entropy is of no interest
         # room for a chunk, used again: to get as much memory anew each time takes longer than to fill it
         room = hidden.new_empty(2, len(hidden[chunks[0]]) if chunks else 0, len(weight), dtype=torch.float32)
         for rows in chunks:
@@ -81,26 +84,32 @@ class _TokenLogps(torch.autograd.Function):
             top, log_top = z.amax(dim=-1), p.amax(dim=-1).log()
             lse[rows] = top - log_top
             logps[rows] = z_target - top + log_top  # in this order: the difference is small, lse is not
-            if any(ctx.needs_input_grad):  # a frozen policy's entropy is of no interest
+            if moves:
                 entropy[rows] = lse[rows] - p.mul_(z).sum(dim=-1)  # - sum p log p, with log p = z - lse
-        ctx.save_for_backward(hidden, weight, bias, targets, lse)
+        ctx.save_for_backward(hidden, weight, bias, targets, lse, entropy)
         ctx.policy, ctx.temperature = policy, temperature
-        ctx.mark_non_differentiable(entropy)
+        ctx.set_materialize_grads(False)  # None, where the entropy is only logged
         return logps, entropy
 
     @staticmethod
-    def backward(ctx, grad, _):
-        (hidden, weight, bias, targets, lse), policy = ctx.saved_tensors, ctx.policy
-        x, g = hidden.float(), grad / ctx.temperature  # [M, D], [M]
+    def backward(ctx, d_logps, d_entropy):
+        (hidden, weight, bias, targets, lse, entropy), policy = ctx.saved_tensors, ctx.policy
+        x = hidden.float()  # [M, D]
+        g = (torch.zeros_like(lse) if d_logps is None else d_logps) / ctx.temperature  # [M]
+        h = None if d_entropy is None else d_entropy / ctx.temperature  # [M]
         d_hidden = torch.zeros_like(x)
         d_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         d_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
         every = torch.arange(len(x), device=x.device)
-        for some in _slices(len(weight), len(x), x.device):
+        for some in _slices(len(weight), len(x) * (1 if h is None else 2), x.device):  # p, log p: half as many, each
             z = policy.logits(x, some)  # [M, S]
             capped = z if policy.logit_cap is None else z.clone()
             z = z if ctx.temperature == 1 else z.div_(ctx.temperature)
-            d_z = z.sub_(lse[:, None]).exp_().mul_(-g[:, None])
+            log_p = z.sub_(lse[:, None])
+            if h is None:
+                d_z = log_p.exp_().mul_(-g[:, None])
+            else:
+                d_z = log_p.exp().mul_(log_p.add_(entropy[:, None]).mul_(-h[:, None]).sub_(g[:, None]))
             here = (targets - some.start).clamp(0, z.shape[1] - 1)  # [M]
             d_z[every, here] += g * (here == targets - some.start)
             d_z = policy.through_cap(d_z, capped)

@@ -1,102 +1,76 @@
-"""The policy loss: ratio x surrogate x aggregation x KL, each a small registered function.
+"""The policy loss: ratio x surrogate x weight x KL x aggregation, each a small registered function.
 
-    loss = - aggregate_it( surrogate(rho_it, A_i) - beta * kl_it )
+    loss = - aggregate_it( w_it surrogate(rho_it, A_it) - beta kl_it ) - c mean_it( H_it )
 
     rho_it = exp(logp_it - old_logp_it)                                          ratio "token"
     surrogate = min(rho A, clip(rho, 1 - eps_low, 1 + eps_high) A)               surrogate "clip"
+    w_it = 1                                                                     weight: see weights.py
     kl_it = exp(ref_it - logp_it) - (ref_it - logp_it) - 1                       kl "k3"
     aggregate = mean over tokens of a completion, then over completions          aggregation "sequence_mean"
+    c = 0                                                                        entropy_bonus; H_it: entropy
 
-That is GRPO (arXiv:2402.03300, eq. 3 and 4). Every other published variant here changes some of the four functions, and
-a preset is a combination of them. To try a surrogate of your own, write a function and name it by its import path,
-`loss.surrogate: my_module:quadratic`; its further arguments are `loss.args`:
+That is GRPO (arXiv:2402.03300, eq. 3 and 4). Every other published variant here changes some of these functions, and
+a preset (`presets.py`) is a combination of them. A surrogate and a weight of your own are named by their import path,
+`loss.surrogate: my_module:quadratic` and `loss.weight: ["my_module:rare"]`:
 
-    def quadratic(ratio, advantages, logps, config, strength=1.0):
-        return ratio * advantages - strength * advantages.abs() * (ratio - 1) ** 2
+    def quadratic(ratio, advantages, logps, config, strength=1.0):  # [B, T] each; strength from `loss.args`
+        return ratio * advantages - strength * advantages.abs() * (ratio - 1) ** 2  # [B, T], to be maximised
+
+    def rare(tokens, most=0.9):  # `weights.Tokens` of [B, T] each; most from `args`
+        return tokens.logps.exp() < most  # [B, T], float or bool; no gradient flows through it
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-MAX_LOG_RATIO = 20.0  # exp(20) = 5e8: far outside any clip range, far inside fp32
+from grpo.presets import PRESETS, LossConfig
+from grpo.weights import MAX_LOG_RATIO, Tokens, named, product, register, register_weight
+
+__all__ = ["PRESETS", "LossConfig", "policy_loss", "register_surrogate", "register_weight"]
+
+# ---- ratio: (logps, old_logps, advantages, mask [B, T] each, config) -> [B, T] -------------------------------
 
 
-@dataclass(frozen=True)
-class LossConfig:
-    """One point in the space of policy losses; `PRESETS` names the published ones."""
-
-    advantage: str = "group"
-    """How rewards become advantages: group, none (Dr. GRPO), batch, rloo, gdpo. See `advantages.py`."""
-    ratio: str = "token"
-    """Importance ratio per `token`, or per `sequence` (GSPO)."""
-    surrogate: str = "clip"
-    """clip, reinforce, cispo, sapo, or the import path of your own, `module:function`."""
-    args: dict[str, Any] = field(default_factory=dict)
-    """Further keyword arguments of your own surrogate."""
-    eps_low: float = 0.2
-    """Lower clip distance: the ratio is clipped at 1 - eps_low."""
-    eps_high: float = 0.2
-    """Upper clip distance: the ratio is clipped at 1 + eps_high (DAPO's clip-higher: 0.28)."""
-    delta: float | None = None
-    """Upper bound of the ratio where A < 0, which `min` leaves open (two-sided clip, arXiv:2505.07291)."""
-    tau_pos: float = 1.0
-    """SAPO's gate temperature where A > 0."""
-    tau_neg: float = 1.05
-    """SAPO's gate temperature where A <= 0."""
-    kl: str = "k3"
-    """Estimator of KL(policy || reference): k1, k2 or k3."""
-    kl_in: str = "loss"
-    """Where the KL acts: `loss` (per token, differentiated) or `reward` (per completion, not differentiated)."""
-    beta: float = 0.04
-    """Weight of the KL. 0 needs no reference model at all."""
-    aggregation: str = "sequence_mean"
-    """sequence_mean (GRPO), token_mean (DAPO), constant (Dr. GRPO)."""
-    max_length: int | None = None
-    """Length divisor of `constant`, in tokens; null: the sampler's max_new_tokens."""
-
-
-PRESETS: dict[str, LossConfig] = {
-    "grpo": LossConfig(),  # arXiv:2402.03300
-    "dr_grpo": LossConfig(advantage="none", beta=0.0, aggregation="constant"),  # arXiv:2503.20783
-    "dapo": LossConfig(eps_high=0.28, beta=0.0, aggregation="token_mean"),  # arXiv:2503.14476
-    "gspo": LossConfig(ratio="sequence", eps_low=3e-4, eps_high=4e-4, beta=0.0),  # arXiv:2507.18071
-    # arXiv:2506.13585; its lower bound is off
-    "cispo": LossConfig(surrogate="cispo", eps_low=1.0, eps_high=4.0, beta=0.0, aggregation="token_mean"),
-    "sapo": LossConfig(surrogate="sapo", beta=0.0),  # arXiv:2511.20347
-    "rloo": LossConfig(  # arXiv:2402.14740
-        advantage="rloo", surrogate="reinforce", kl="k1", kl_in="reward", beta=0.05, aggregation="constant"
-    ),
-    "reinforce": LossConfig(advantage="none", surrogate="reinforce", beta=0.0, aggregation="token_mean"),
-}
-
-# ---- ratio ------------------------------------------------------------------------------------------------
-
-
-def token_ratio(logps: Tensor, old_logps: Tensor, mask: Tensor) -> Tensor:
+def token_ratio(logps: Tensor, old_logps: Tensor, *_: Any) -> Tensor:
     """rho_it = exp(logp_it - old_logp_it). [B, T]."""
     return (logps - old_logps).clamp(max=MAX_LOG_RATIO).exp()
 
 
-def sequence_ratio(logps: Tensor, old_logps: Tensor, mask: Tensor) -> Tensor:
+def sequence_ratio(logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor, config: LossConfig) -> Tensor:
     """GSPO, arXiv:2507.18071 eq. 7 and 14: s_i = exp(mean_t(logp_it - old_logp_it)) for every token of i.
 
     The value is s_i; the gradient of token t is s_i * d logp_it (straight through), so that advantages may
     differ between tokens. [B, T].
     """
-    log_ratio = (logps - old_logps).detach()
-    s = (log_ratio * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)  # [B, 1]
-    return s.clamp(max=MAX_LOG_RATIO).exp() * (logps - logps.detach()).exp()
+    return _mean_ratio(logps - old_logps, mask)
 
 
-RATIOS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"token": token_ratio, "sequence": sequence_ratio}
+def geometric_ratio(logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor, config: LossConfig) -> Tensor:
+    """GMPO, arXiv:2507.20673: the same mean, of log-ratios that are clipped before it, token by token.
+
+    Where A > 0 they are at most log(1 + eps_high), else at least log(1 - eps_low), so the surrogate need not clip.
+    """
+    log_ratio = logps - old_logps
+    low = math.log(max(1 - config.eps_low, 1e-9))
+    clipped = torch.where(advantages > 0, log_ratio.clamp(max=math.log(1 + config.eps_high)), log_ratio.clamp(min=low))
+    return _mean_ratio(clipped, mask)
+
+
+def _mean_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
+    """exp(mean_t log_ratio_it), with the gradient of each token's own log-ratio. [B, T]."""
+    value = log_ratio.detach()
+    s = (value * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)  # [B, 1]
+    return s.clamp(max=MAX_LOG_RATIO).exp() * (log_ratio - value).exp()
+
+
+RATIOS = {"token": token_ratio, "sequence": sequence_ratio, "geometric": geometric_ratio}
 
 # ---- surrogate: the per-token objective, to be maximised ----------------------------------------------------
 
@@ -128,17 +102,12 @@ def sapo(ratio: Tensor, advantages: Tensor, logps: Tensor, config: LossConfig) -
 
 
 SURROGATES: dict[str, Surrogate] = {"clip": clip, "reinforce": reinforce, "cispo": cispo, "sapo": sapo}
+register_surrogate = functools.partial(register, SURROGATES)
 
 
 def get_surrogate(config: LossConfig) -> Surrogate:
     """The surrogate that `config` names, with its further arguments. Raises ValueError where there is none."""
-    name, (module, _, function) = config.surrogate, config.surrogate.partition(":")
-    try:
-        found = SURROGATES[name] if name in SURROGATES else getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        known = ", ".join(SURROGATES)
-        raise ValueError(f"unknown surrogate {name!r} ({error}); choose {known} or `module:function`") from None
-    return functools.partial(found, **config.args)
+    return named("surrogate", config.surrogate, SURROGATES, config.args)
 
 
 def check_surrogate(config: LossConfig) -> None:
@@ -196,7 +165,12 @@ def constant(x: Tensor, mask: Tensor, num_tokens: float, num_sequences: float, m
     return (x * mask).sum() / (num_sequences * max_length)
 
 
-AGGREGATIONS = {"sequence_mean": sequence_mean, "token_mean": token_mean, "constant": constant}
+def sequence_sum(x: Tensor, mask: Tensor, num_tokens: float, num_sequences: float, max_length: int) -> Tensor:
+    """LUSPO, arXiv:2602.05261: 1/N sum_i |o_i| mean_t x_it, so that a long completion is not weighed down."""
+    return (x * mask).sum() / num_sequences
+
+
+AGGREGATIONS = {f.__name__: f for f in (sequence_mean, token_mean, constant, sequence_sum)}
 
 # ---- the loss -----------------------------------------------------------------------------------------------
 
@@ -211,6 +185,10 @@ def policy_loss(
     *,
     num_tokens: float | None = None,
     num_sequences: float | None = None,
+    sampler_logps: Tensor | None = None,
+    entropy: Tensor | None = None,
+    batch_entropy: Tensor | None = None,
+    per_token: dict[str, Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The policy loss of one micro-batch, so normalised that the sum over micro-batches is the whole batch's loss.
 
@@ -218,43 +196,57 @@ def policy_loss(
     beta is 0 or the KL is in the reward). advantages: [B] or [B, T]. mask: [B, T] bool, true at sampled tokens,
     the EOS included. Masked slots may hold anything, NaN and inf included.
     num_tokens, num_sequences: counts of the global batch (default: of this one, rows with an empty mask included).
+    sampler_logps, entropy, batch_entropy: for weights, see `Tokens`. per_token: a dict to put figures [B, T] into.
 
     Returns (loss, metrics). Metrics are detached scalars that add up over micro-batches like the loss, except
-    `ratio_max` (take the maximum). Raises ValueError if beta needs ref_logps that are not there.
+    `ratio_max` (take the maximum). Raises ValueError if a term needs ref_logps or entropy that are not there.
     """
     num_tokens = mask.sum().clamp(min=1) if num_tokens is None else num_tokens
     num_sequences = mask.shape[0] if num_sequences is None else num_sequences
     if advantages.dim() == 1:
         advantages = advantages[:, None].expand_as(logps)  # [B, T]
-    # `where`, not a product: 0 * NaN is NaN, in the value and in the gradient
-    logps, old_logps, advantages = (torch.where(mask, x, 0.0) for x in (logps, old_logps, advantages))
+    known = (logps, old_logps, old_logps if sampler_logps is None else sampler_logps, ref_logps, entropy, advantages)
+    known = [None if x is None else torch.where(mask, x, 0.0) for x in known]  # not a product: 0 * NaN is NaN
+    logps, old_logps, _, ref_logps, entropy, advantages = known
+    tokens = Tokens(*(None if x is None else x.detach() for x in known), mask, batch_entropy)
 
-    ratio = RATIOS[config.ratio](logps, old_logps, mask)  # [B, T]
-    objective = get_surrogate(config)(ratio, advantages, logps, config)  # [B, T]
-    metrics = _metrics(ratio.detach(), advantages, mask, config, num_tokens)
+    ratio = RATIOS[config.ratio](logps, old_logps, advantages, mask, config)  # [B, T]
+    weight = product(config.weight, tokens)  # [B, T]
+    objective = weight * named("surrogate", config.surrogate, SURROGATES, config.args)(
+        ratio, advantages, logps, config
+    )  # [B, T]
     if config.beta and config.kl_in == "loss":
         if ref_logps is None:
             raise ValueError(f"beta = {config.beta} with the KL in the loss needs ref_logps; got None")
-        kl = KL_ESTIMATORS[config.kl](logps, torch.where(mask, ref_logps, 0.0))  # [B, T]
-        objective = objective - config.beta * kl
-    if ref_logps is not None:
-        metrics["kl"] = (k3(logps.detach(), torch.where(mask, ref_logps, 0.0)) * mask).sum() / num_tokens
-
+        kl = KL_ESTIMATORS[config.kl](logps, ref_logps)  # [B, T]
+        objective = objective - config.beta * (kl * token_ratio(logps, old_logps) if config.kl_ratio else kl)
     aggregate = AGGREGATIONS[config.aggregation]
     loss = aggregate(-objective, mask, num_tokens, num_sequences, config.max_length or mask.shape[1])
-    return loss, metrics
+    if config.entropy_bonus:
+        if entropy is None:
+            raise ValueError(f"entropy_bonus = {config.entropy_bonus} needs entropy; got None")
+        loss = loss - config.entropy_bonus * entropy.sum() / num_tokens
+
+    figures = _figures(ratio.detach() * mask, weight, tokens, config)
+    if per_token is not None:
+        clipped = sum(x.float() for name, x in figures.items() if name.startswith("clip"))
+        per_token.update(
+            figures, entropy=tokens.entropy, weighted_advantage=weight * tokens.advantages, clipped=clipped
+        )
+    metrics = {name: x.sum() / num_tokens for name, x in figures.items()}
+    return loss, metrics | {"ratio_max": figures["ratio"].max()}
 
 
-def _metrics(ratio: Tensor, advantages: Tensor, mask: Tensor, config: LossConfig, num_tokens: float) -> dict:
-    """Shares of the batch's tokens whose gradient the clip cuts off, and the ratio itself."""
-    low = (ratio < 1 - config.eps_low) & (advantages < 0) & mask
-    high = (ratio > 1 + config.eps_high) & (advantages > 0) & mask
-    metrics = {
-        "clip_fraction_low": low.sum() / num_tokens,
-        "clip_fraction_high": high.sum() / num_tokens,
-        "ratio": (ratio * mask).sum() / num_tokens,
-        "ratio_max": (ratio * mask).max(),
-    }
+def _figures(ratio: Tensor, weight: Tensor, tokens: Tokens, config: LossConfig) -> dict[str, Tensor]:
+    """Which tokens lose their gradient to the clip, and each token's ratio, KL and weight: [B, T] each."""
+    own = token_ratio(tokens.logps, tokens.old) if config.ratio == "geometric" else ratio  # what is clipped
+    bad, good = (tokens.advantages < 0) & tokens.mask, (tokens.advantages > 0) & tokens.mask
+    figures = {"ratio": ratio, "clip_fraction_low": (own < 1 - config.eps_low) & bad}
+    figures["clip_fraction_high"] = (own > 1 + config.eps_high) & good
     if config.delta is not None:
-        metrics["clip_fraction_delta"] = ((ratio > config.delta) & (advantages < 0) & mask).sum() / num_tokens
-    return metrics
+        figures["clip_fraction_delta"] = (own > config.delta) & bad
+    if config.weight:
+        figures["weight"] = weight
+    if tokens.reference is not None:
+        figures["kl"] = k3(tokens.logps, tokens.reference)
+    return figures

@@ -6,7 +6,7 @@
     4. advantage: how much better a completion is than its siblings              advantages.py
     5. teacher-forced log-probs of the samples, and their ratio to the old ones  logprobs.py, loss.py
     6. policy loss and its gradient, in micro-batches                            loss.py, model/batching.py
-    7. clip the gradient, step the optimiser; repeat 5 to 7 mu times             model/optim.py
+    7. clip the gradient, step the optimiser; 5 to 7 for each mini-batch, mu times model/optim.py
 
 Run it: `python -m grpo grpo --config experiments/demo/grpo.yaml`. The same on one page: minimal.py.
 """
@@ -23,7 +23,7 @@ from data.prompts import prompts_hash
 from data.stream import Stream
 from grpo.advantages import group_advantages, unscored
 from grpo.evaluate import PROMPTS, check_evaluation
-from grpo.experience import Batch, collect, make_prompts
+from grpo.experience import Batch, collect, log_completions, make_prompts
 from grpo.logprobs import completion_logps
 from grpo.loss import KL_ESTIMATORS, policy_loss
 from grpo.model.batching import my_micro_batches
@@ -33,6 +33,8 @@ from grpo.model.policy import Policy, load_policy
 from grpo.runs.config import Config
 from grpo.runs.folder import Run, data_hash, fingerprint
 from grpo.runs.keeper import Keeper
+from grpo.runs.log import say
+from grpo.sampling import uniforms
 from grpo.scoring import load_rewards
 from grpo.types import Rollouts
 from rewards.scores import RewardFailure
@@ -52,7 +54,9 @@ def train_grpo(config: Config, run: Run) -> Policy:
     if config.loss.beta:
         policy.freeze_reference()
     policy.start_training(config.parallel)
-    steps, updates = config.grpo.steps, config.grpo.updates_per_batch
+    steps, updates = config.grpo.steps, config.grpo.updates_per_batch * config.grpo.mini_batches
+    if updates == 1 and (config.loss.surrogate != "reinforce" or config.loss.weight):
+        say("NOTE: one update a batch: every ratio is 1, clips and masks by distance do nothing; see grpo.mini_batches")
     optimizer = Optimizer(policy.trainable(), config.optim, steps * updates, policy.masters)
     keeper = Keeper.resume(config, run, policy, optimizer, steps, updates)
     position = keeper.state.get("position", 0)
@@ -60,8 +64,9 @@ def train_grpo(config: Config, run: Run) -> Policy:
 
     for step in keeper.steps_left("grpo"):
         with policy.unsharded(), keeper.saved_on(RewardFailure):
-            batch = collect(config, policy, rewards, stream, step, keeper.log)
+            batch = collect(config, policy, rewards, stream, step)
         metrics = batch.metrics | update(config, policy, optimizer, batch, rewards.weights, step)
+        log_completions(keeper.log, step, batch, rewards, policy.tokenizer, config)
         keeper.after_step(step, metrics, position=stream.position)
     return keeper.finish()
 
@@ -69,41 +74,76 @@ def train_grpo(config: Config, run: Run) -> Policy:
 def update(
     config: Config, policy: Policy, optimizer: Optimizer, batch: Batch, weights: Tensor, step: int
 ) -> dict[str, float]:
-    """Steps 4 to 7: mu optimiser steps on one batch. Returns the metrics of the last; `sampler_gap` is the first's."""
-    rollouts = batch.rollouts
-    mask = trained_tokens(config, batch)  # [N, T]
-    if not mask.any():
-        return {}  # every group was dropped, or every completion masked: no step on nothing
-    ref_logps = reference_logps(config, policy, rollouts)  # [N, T], None without KL
-    advantages = batch_advantages(config, policy, batch, weights, ref_logps)  # [N]
-    loss_config = replace(config.loss, max_length=config.loss.max_length or config.sampling.max_new_tokens)
-    # counts of the whole batch, before it is cut
-    counts = {"num_tokens": mask.sum().clamp(min=1), "num_sequences": mask.any(dim=1).sum().clamp(min=1)}
+    """Steps 4 to 7: mu passes over the mini-batches of a batch, an optimiser step each.
 
-    old_logps = torch.zeros_like(rollouts.sampler_logps)  # [N, T], filled in the first iteration
-    gap, skipped = None, 0.0
-    for iteration in range(config.grpo.updates_per_batch):
+    Returns the metrics of the last pass, as means over its optimiser steps; `sampler_gap` is of the first one, before
+    which the policy is the sampler's. Fills `batch.figures` with what each token had in the last pass.
+    """
+    rollouts, mask = batch.rollouts, trained_tokens(config, batch)  # [N, T]
+    if not mask.any():
+        return figures_alone(config, policy, optimizer, batch, step)  # all were dropped or masked: no step on nothing
+    parts, passes = mini_batches(config, rollouts, step), config.grpo.updates_per_batch
+    ref_logps = reference_logps(config, policy, rollouts)  # [N, T], None without KL
+    advantages = batch_advantages(config, policy, batch, weights, ref_logps)  # [N], of the whole batch
+    loss_config = replace(config.loss, max_length=config.loss.max_length or config.sampling.max_new_tokens)
+    old_logps, old_entropy = torch.zeros_like(rollouts.sampler_logps), None  # [N, T], filled in the first iteration
+    if ahead := len(parts) > 1 or "top_entropy" in str(config.loss.weight):
+        old_logps, old_entropy = frozen_logps(config, policy, rollouts, parts)
+    made = []
+    for iteration, mini in enumerate(parts * passes):
+        if not mask[mini].any():
+            continue
+        # counts of the mini-batch, before it is cut
+        counts = {"num_tokens": mask[mini].sum(), "num_sequences": mask[mini].any(dim=1).sum()}
+        entropies = None if old_entropy is None else old_entropy[mini][mask[mini]]  # [M]
         sums: dict[str, Tensor] = {}
-        for rows, part in my_micro_batches(rollouts, config.tokens_per_micro_batch):
-            now = slice(part.mask.shape[1])  # slots that the micro-batch fills
+        for rows, part in my_micro_batches(rollouts.select(mini), config.tokens_per_micro_batch):
+            rows, figures = mini[rows], {}
+            now = (rows, slice(part.mask.shape[1]))  # slots that the micro-batch fills
             logps, entropy = completion_logps(policy, part, config.sampling.temperature)  # [B, T]
-            if iteration == 0:
-                old_logps[rows, now] = logps.detach()
-            ref = None if ref_logps is None else ref_logps[rows, now]
-            loss, parts = policy_loss(
-                logps, old_logps[rows, now], ref, advantages[rows], mask[rows, now] & part.mask, loss_config, **counts
-            )
+            if iteration == 0 and not ahead:
+                old_logps[now] = logps.detach()
+            loss, terms = policy_loss(
+                logps, old_logps[now], None if ref_logps is None else ref_logps[now], advantages[rows],
+                mask[now] & part.mask, loss_config, **counts, sampler_logps=part.sampler_logps, entropy=entropy,
+                batch_entropy=entropies, per_token=figures,
+            )  # fmt: skip
             loss.backward()
-            per_token = {"entropy": entropy, "sampler_gap": (logps.detach() - part.sampler_logps).abs()}
-            means = {name: (x * part.mask).sum() / rollouts.mask.sum() for name, x in per_token.items()}
-            _add(sums, {"loss": loss.detach(), **parts, **means})
+            per_token = {"entropy": entropy.detach(), "sampler_gap": (logps.detach() - part.sampler_logps).abs()}
+            means = {name: (x * part.mask).sum() / rollouts.mask[mini].sum() for name, x in per_token.items()}
+            _add(sums, {"loss": loss.detach(), **terms, **means})
+            batch.note(now, figures)
         optimizer.reduce_gradients()
         metrics = reduce_metrics(sums)
-        number = step * config.grpo.updates_per_batch + iteration
-        metrics |= optimizer.step(number, metrics["loss"])
-        skipped += metrics["skipped"]
-        gap = metrics["sampler_gap"] if gap is None else gap  # it is one only before the first step
-    return metrics | {"skipped": skipped, "sampler_gap": gap}
+        number = step * passes * config.grpo.mini_batches + iteration
+        made.append(metrics | optimizer.step(number, metrics["loss"]))
+    batch.figures.update({name: all_reduce(x) for name, x in batch.figures.items()}, advantage=advantages)
+    last = made[-len(made) // passes :]
+    means = {name: sum(metrics[name] for metrics in last) / len(last) for name in last[0]}
+    whole = {"ratio_max": max(m["ratio_max"] for m in last), "skipped": sum(m["skipped"] for m in made)}
+    return means | whole | {"sampler_gap": made[0]["sampler_gap"]}
+
+
+def figures_alone(config: Config, policy: Policy, optimizer: Optimizer, batch: Batch, step: int) -> dict[str, float]:
+    """What a step that learns nothing tells of the policy, for one that has collapsed: entropy, KL, learning rate."""
+    rollouts = batch.rollouts if len(batch.rollouts) else batch.parts[0].rollouts
+    logps, entropy = frozen_logps(config, policy, rollouts)  # [N, T] each
+    figures = {"entropy": entropy, "sampler_gap": (logps - rollouts.sampler_logps).abs()}
+    if (ref_logps := reference_logps(config, policy, rollouts)) is not None:
+        figures["kl"] = KL_ESTIMATORS["k3"](logps, ref_logps)
+    number = step * config.grpo.updates_per_batch * config.grpo.mini_batches
+    return {name: x[rollouts.mask].mean().item() for name, x in figures.items()} | {"lr": optimizer.lr(number)}
+
+
+def mini_batches(config: Config, rollouts: Rollouts, step: int) -> list[Tensor]:
+    """The groups in `grpo.mini_batches` parts, as rows of the batch; which, is a function of seed and step alone.
+
+    The cut is the same in every pass, as bf16 log-probs depend on what is computed together: ratios begin at 1.
+    """
+    groups = torch.arange(len(rollouts)).view(-1, config.grpo.group_size)  # [P, G]
+    order = torch.from_numpy(uniforms(config.seed, step, "mini-batches", 0, len(groups)).argsort())
+    parts = order.tensor_split(config.grpo.mini_batches)
+    return [groups[part.sort().values].flatten() for part in parts if len(part)]
 
 
 def trained_tokens(config: Config, batch: Batch) -> Tensor:
@@ -118,7 +158,7 @@ def batch_advantages(config: Config, policy: Policy, batch: Batch, weights: Tens
     """Advantages [N]; with the KL in the reward, r_i loses beta * sum_t kl_it before it is compared."""
     rewards = batch.rewards
     if config.loss.beta and config.loss.kl_in == "reward":
-        logps = frozen_logps(config, policy, batch.rollouts)
+        logps, _ = frozen_logps(config, policy, batch.rollouts)
         kl = KL_ESTIMATORS[config.loss.kl](logps, ref_logps)  # [N, T]
         kl = (kl * batch.rollouts.mask).sum(dim=1, keepdim=True)  # [N, 1]: one more reward, of weight -beta
         kl = kl.masked_fill(unscored(rewards)[:, None], torch.nan)
@@ -132,16 +172,20 @@ def reference_logps(config: Config, policy: Policy, rollouts: Rollouts) -> Tenso
     if not config.loss.beta:
         return None
     with policy.reference() as reference:
-        return frozen_logps(config, reference, rollouts)
+        return frozen_logps(config, reference, rollouts)[0]
 
 
 @torch.no_grad()
-def frozen_logps(config: Config, policy: Policy, rollouts: Rollouts) -> Tensor:
-    """Log-probs of the samples without gradient, [N, T]."""
-    logps = torch.zeros_like(rollouts.sampler_logps)
-    for rows, part in my_micro_batches(rollouts, config.tokens_per_micro_batch):
-        logps[rows, : part.mask.shape[1]] += completion_logps(policy, part, config.sampling.temperature)[0]
-    return all_reduce(logps)
+def frozen_logps(
+    config: Config, policy: Policy, rollouts: Rollouts, parts: list[Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Log-probs and entropies of the samples without gradient, [N, T] each, computed in these parts."""
+    found = torch.zeros(2, *rollouts.mask.shape)
+    for mini in parts or [torch.arange(len(rollouts))]:
+        for rows, part in my_micro_batches(rollouts.select(mini), config.tokens_per_micro_batch):
+            both = completion_logps(policy, part, config.sampling.temperature)
+            found[:, mini[rows], : part.mask.shape[1]] += torch.stack(both)
+    return tuple(all_reduce(found))
 
 
 def _add(sums: dict[str, Tensor], parts: dict[str, Tensor]) -> None:

@@ -78,7 +78,17 @@ def gdpo(rewards, weights, size):
     return [0.0 if x is None else (x - mean(scored(sums))) / (std(scored(sums)) + EPS) for x in sums]
 
 
-EQUATIONS = {"group": grpo, "none": dr_grpo, "batch": batch_std, "rloo": leave_one_out, "gdpo": gdpo}
+def maxrl(rewards, weights, size):
+    found = []
+    for g in groups(totals(rewards, weights), size):
+        success = mean(scored(g))
+        found += [0.0 if x is None or success <= EPS else (x - success) / success for x in g]
+    return found
+
+
+EQUATIONS = {
+    "group": grpo, "none": dr_grpo, "batch": batch_std, "rloo": leave_one_out, "gdpo": gdpo, "maxrl": maxrl,
+}  # fmt: skip
 
 
 @st.composite
@@ -114,6 +124,13 @@ def test_by_hand():
     torch.testing.assert_close(advantages(rewards, [1.0], 4), torch.tensor([a, -a, -a, a, b, b, b, c]))
 
 
+def test_maxrl_favours_what_seldom_succeeds():
+    """The advantages of the successes of a group add up to its share of failures, times G."""
+    ours = advantages([[1.0], [0.0], [0.0], [0.0], [1.0], [1.0], [1.0], [0.0]], [1.0], 4, "maxrl").tolist()
+    assert ours == [3.0, -1.0, -1.0, -1.0] + [pytest.approx(1 / 3)] * 3 + [-1.0]
+    assert advantages([[0.0], [0.0], [-1.0], [0.5]], [1.0], 2, "maxrl").tolist() == [0.0] * 4
+
+
 # ---- a reward that does not apply ----------------------------------------------------------------------------
 
 
@@ -141,7 +158,7 @@ def test_gdpo_leaves_nan_out_of_the_mean_and_the_spread():
 # ---- invariances ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", EQUATIONS)
+@pytest.mark.parametrize("variant", [name for name in EQUATIONS if name != "maxrl"])
 @given(batch=batches(nan=False), shift=st.sampled_from([-4.0, 0.5, 8.0]))
 def test_a_shift_of_all_rewards_changes_nothing(variant, batch, shift):
     rewards, weights, size = batch
@@ -152,7 +169,9 @@ def test_a_shift_of_all_rewards_changes_nothing(variant, batch, shift):
     )
 
 
-@pytest.mark.parametrize(("variant", "power"), [("group", 0), ("batch", 0), ("gdpo", 0), ("none", 1), ("rloo", 1)])
+@pytest.mark.parametrize(
+    ("variant", "power"), [("group", 0), ("batch", 0), ("gdpo", 0), ("none", 1), ("rloo", 1), ("maxrl", 0)]
+)
 def test_a_scale_of_all_rewards(variant, power):
     rewards = torch.tensor([[1.0], [0.0], [0.25], [1.0], [0.5], [0.0]])
     ours = group_advantages(16 * rewards, torch.ones(1), 3, variant)

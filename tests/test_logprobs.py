@@ -45,6 +45,9 @@ def same(policy, rollouts, temperature=1.0):
     torch.testing.assert_close(ours, expected, **CLOSE)
     torch.testing.assert_close(entropy, expected_entropy.detach(), **CLOSE)
     torch.testing.assert_close(gradients(policy, ours), gradients(policy, expected), rtol=1e-3, atol=1e-4)
+    both = completion_logps(policy, rollouts, temperature), plain_logps(policy, rollouts, temperature)
+    ours_too, expected_too = (gradients(policy, logps - 0.7 * entropy) for logps, entropy in both)
+    torch.testing.assert_close(ours_too, expected_too, rtol=1e-3, atol=1e-4)
     return ours.detach()
 
 
@@ -104,10 +107,11 @@ def test_what_stands_in_padded_slots_does_not_matter(make_policy, make_rollouts)
 def test_no_gradient_is_kept_where_autograd_is_off(make_policy, make_rollouts):
     policy, rollouts = make_policy(), make_rollouts([4], [3])
     logps, entropy = completion_logps(policy, rollouts, 1.0)
-    assert logps.requires_grad and not entropy.requires_grad
+    assert logps.requires_grad and entropy.requires_grad
     with torch.no_grad():
-        frozen, _ = completion_logps(policy, rollouts, 1.0)
-    assert not frozen.requires_grad
+        frozen, frozen_entropy = completion_logps(policy, rollouts, 1.0)
+    assert not frozen.requires_grad and not frozen_entropy.requires_grad
+    assert frozen_entropy.equal(entropy.detach())
     assert frozen.equal(logps.detach())
 
 
@@ -124,6 +128,10 @@ def test_chunked_is_full(rows, make_policy, make_rollouts, monkeypatch):
     torch.testing.assert_close(chunked, full, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(entropy, full_entropy, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradients(policy, chunked), expected, rtol=1e-4, atol=1e-5)
+    entropy = completion_logps(policy, rollouts, 0.8)[1]
+    [alone] = torch.autograd.grad(entropy.sum(), [policy.head.weight])
+    [plain] = torch.autograd.grad(plain_logps(policy, rollouts, 0.8)[1].sum(), [policy.head.weight])
+    torch.testing.assert_close(alone, plain, rtol=1e-3, atol=1e-5)  # without one of the log-probs
 
 
 def watch_head(policy, monkeypatch) -> list[tuple[int, int]]:
@@ -139,18 +147,21 @@ def watch_head(policy, monkeypatch) -> list[tuple[int, int]]:
     return calls
 
 
+@pytest.mark.parametrize("bonus", [False, True])
 @pytest.mark.parametrize("rows", [1, 4])
-def test_no_more_logits_than_a_chunk_are_made_at_a_time(rows, make_policy, monkeypatch):
+def test_no_more_logits_than_a_chunk_are_made_at_a_time(rows, bonus, make_policy, monkeypatch):
+    """With an entropy bonus the backward pass holds log p beside p, and so makes half as many of each at a time."""
     policy, tokens = make_policy(), 10
     chunk = rows * policy.model.config.vocab_size
     monkeypatch.setattr(logprobs, "CHUNK_LOGITS", chunk)
     calls = watch_head(policy, monkeypatch)
     hidden = torch.randn(tokens, 16, requires_grad=True)
-    logps, _ = token_logps(policy, hidden, torch.arange(tokens), 1.0)
+    logps, entropy = token_logps(policy, hidden, torch.arange(tokens), 1.0)
     forward, calls[:] = list(calls), []
-    logps.sum().backward()
+    (logps if not bonus else logps + entropy).sum().backward()
     for made in (forward, calls):  # all of them forward, a chunk of tokens at a time, and once again backward
-        assert len(made) > 1 and max(numbers for _, numbers in made) <= chunk
+        most = chunk // 2 if bonus and made is calls else chunk
+        assert len(made) > 1 and max(numbers for _, numbers in made) <= most
         assert sum(numbers for _, numbers in made) == tokens * policy.model.config.vocab_size
 
 

@@ -20,6 +20,7 @@ from grpo.loss import (
     LossConfig,
     check_surrogate,
     policy_loss,
+    register_surrogate,
 )
 from grpo.runs.settings import ConfigError, load_config
 
@@ -73,18 +74,22 @@ KL_EQUATIONS = {
 }
 
 
-def ratio_equation(kind, logps, old):
-    """rho_it of one completion; the slope of rho_it by logp_it is rho_it in both cases."""
+def ratio_equation(kind, logps, old, advantages, c):
+    """rho_it of one completion, and by which factor its slope by logp_it differs from it."""
+    logs = [a - b for a, b in zip(logps, old, strict=True)]
     if kind == "token":
-        return [math.exp(a - b) for a, b in zip(logps, old, strict=True)]
-    return [math.exp(average(a - b for a, b in zip(logps, old, strict=True)))] * len(logps)
+        return [math.exp(x) for x in logs], [1.0] * len(logs)
+    if kind == "sequence":
+        return [math.exp(average(logs))] * len(logs), [1.0] * len(logs)
+    low, high = math.log(1 - c.eps_low), math.log(1 + c.eps_high)
+    kept = [min(x, high) if a > 0 else max(x, low) for x, a in zip(logs, advantages, strict=True)]
+    return [math.exp(average(kept))] * len(logs), [float(x == k) for x, k in zip(logs, kept, strict=True)]
 
 
 def weight_equation(kind, length, lengths, width):
     """What a token of a completion of this length weighs in the loss."""
-    if kind == "sequence_mean":
-        return 1 / length / len(lengths)
-    return 1 / sum(lengths) if kind == "token_mean" else 1 / (len(lengths) * width)
+    weights = {"sequence_mean": 1 / length / len(lengths), "token_mean": 1 / sum(lengths)}
+    return {**weights, "constant": 1 / (len(lengths) * width), "sequence_sum": 1 / len(lengths)}[kind]
 
 
 def plain_loss(batch, config):
@@ -93,19 +98,22 @@ def plain_loss(batch, config):
     lengths = [sum(row) for row in mask]
     loss, gradient = 0.0, []
     for i, length in enumerate(lengths):
-        rho = ratio_equation(config.ratio, logps[i][:length], old[i][:length])
+        signed = advantages[i][:length] if isinstance(advantages[i], list) else [advantages[i]] * length
+        rho, factor = ratio_equation(config.ratio, logps[i][:length], old[i][:length], signed, config)
         weight = weight_equation(config.aggregation, length, lengths, config.max_length or len(mask[i]))
         value, slope = SURROGATE_EQUATIONS[config.surrogate]
         kl, kl_slope = KL_EQUATIONS[config.kl]
         gradient.append([0.0] * len(mask[i]))
         for t in range(length):
-            a = advantages[i][t] if isinstance(advantages[i], list) else advantages[i]
+            a, logp = signed[t], logps[i][t]
             in_loss = config.beta if config.kl_in == "loss" else 0.0
-            objective = value(rho[t], a, logps[i][t], config) - in_loss * kl(logps[i][t], ref[i][t])
-            loss -= weight * objective
-            gradient[i][t] = -weight * (
-                slope(rho[t], a, logps[i][t], config) - in_loss * kl_slope(logps[i][t], ref[i][t])
-            )
+            own = math.exp(logp - old[i][t]) if config.kl_ratio else 1.0  # its slope is itself, or none
+            penalty, d_penalty = kl(logp, ref[i][t]), kl_slope(logp, ref[i][t])
+            loss -= weight * (value(rho[t], a, logp, config) - in_loss * own * penalty)
+            d_penalty = own * (d_penalty + penalty * config.kl_ratio)
+            # a surrogate of log pi has its slope without the ratio
+            through = 1.0 if config.surrogate in ("reinforce", "cispo") else factor[t]
+            gradient[i][t] = -weight * (through * slope(rho[t], a, logp, config) - in_loss * d_penalty)
     return loss, gradient
 
 
@@ -121,8 +129,8 @@ def check(batch, config):
 def test_every_axis_has_its_equation_here():
     assert set(SURROGATE_EQUATIONS) == set(SURROGATES)
     assert set(KL_EQUATIONS) == set(KL_ESTIMATORS)
-    assert set(RATIOS) == {"token", "sequence"}
-    assert set(AGGREGATIONS) == {"sequence_mean", "token_mean", "constant"}
+    assert set(RATIOS) == {"token", "sequence", "geometric"}
+    assert set(AGGREGATIONS) == {"sequence_mean", "token_mean", "constant", "sequence_sum"}
 
 
 @pytest.mark.parametrize("per_token", [False, True], ids=["A_i", "A_it"])
@@ -135,7 +143,30 @@ def test_equation(make_loss_batch, surrogate, ratio, aggregation, per_token):
         check(make_loss_batch(seed, per_token=per_token), config)
 
 
+@pytest.mark.parametrize("kl", KL_ESTIMATORS)
 @pytest.mark.parametrize("ratio", RATIOS)
+def test_equation_of_a_kl_weighted_by_the_ratio(make_loss_batch, ratio, kl):
+    """Of the token's own ratio, whatever the ratio of the surrogate."""
+    for seed in range(3):
+        check(make_loss_batch(seed), LossConfig(ratio=ratio, kl=kl, kl_ratio=True, beta=0.3))
+
+
+def test_equation_of_the_entropy_bonus(make_loss_batch):
+    """c times the mean over all tokens of the batch, however the rest is aggregated."""
+    for aggregation in AGGREGATIONS:
+        batch, config = make_loss_batch(), LossConfig(aggregation=aggregation)
+        entropy = torch.rand(batch[0].shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        loss, _ = policy_loss(*batch, replace(config, entropy_bonus=0.3), entropy=entropy)
+        loss.backward()
+        mean = average(h for row, m in zip(entropy.tolist(), batch[-1].tolist(), strict=True)
+                       for h, there in zip(row, m, strict=True) if there)  # fmt: skip
+        assert loss.item() == pytest.approx(policy_loss(*batch, config)[0].item() - 0.3 * mean, rel=1e-5)
+        torch.testing.assert_close(entropy.grad, -0.3 * batch[-1] / batch[-1].sum())
+    with pytest.raises(ValueError, match=r"entropy_bonus = 0\.3 needs entropy"):
+        policy_loss(*batch, replace(config, entropy_bonus=0.3))
+
+
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
 def test_equation_of_the_two_sided_clip(make_loss_batch, ratio):
     config = LossConfig(delta=1.5, beta=0.0, ratio=ratio)
     for seed in range(5):
@@ -219,25 +250,82 @@ def reinforce(batch):
     return -average(a * logp for a, tokens in per_completion(batch) for _, logp, _ in tokens)
 
 
+def gmpo(batch):
+    def clipped(rho, a):
+        return min(rho, math.exp(0.4)) if a > 0 else max(rho, math.exp(-0.4))
+
+    return -average(
+        math.prod(clipped(rho, a) for rho, _, _ in tokens) ** (1 / len(tokens)) * a
+        for a, tokens in per_completion(batch)
+    )
+
+
+def luspo(batch):
+    def s(tokens):
+        return math.prod(rho for rho, _, _ in tokens) ** (1 / len(tokens))
+
+    return -average(len(tokens) * ppo(s(tokens), a, 2e-3, 2.5e-3) for a, tokens in per_completion(batch))
+
+
+def maxrl(batch):
+    return -average(ppo(rho, a, 0.2, 0.2) for a, tokens in per_completion(batch) for rho, _, _ in tokens)
+
+
+def deepseek_v32(batch):
+    total = []
+    for a, tokens in per_completion(batch):
+        far = a < 0 and average(-math.log(rho) for rho, _, _ in tokens) > 0.5
+        kl = [rho * (math.exp(ref - logp) - (ref - logp) - 1) for rho, logp, ref in tokens]
+        total.append(average((not far) * ppo(t[0], a, 0.2, 0.2) - 1e-3 * k for t, k in zip(tokens, kl, strict=True)))
+    return -average(total)
+
+
+def top_entropy(batch):
+    """Here the entropy of a token is minus its old log-prob."""
+    every = sorted(math.log(rho) - logp for _, tokens in per_completion(batch) for rho, logp, _ in tokens)
+    least = every[-math.floor(1 + 0.2 * (len(every) - 1))]
+    return -average(
+        (math.log(rho) - logp >= least) * ppo(rho, a, 0.2, 0.28)
+        for a, tokens in per_completion(batch) for rho, logp, _ in tokens
+    )  # fmt: skip
+
+
+def dppo(batch):
+    def kept(rho, a, logp):
+        p, q = math.exp(logp), math.exp(logp) / rho
+        return not (abs(q - p) > 0.2 and (p - q) * a > 0)
+
+    return -average(
+        sum(kept(rho, a, logp) * min(rho, 5.0) * a * logp for rho, logp, _ in tokens)
+        for a, tokens in per_completion(batch)
+    )
+
+
 PRESET_EQUATIONS = {
     "grpo": grpo, "dr_grpo": dr_grpo, "dapo": dapo, "gspo": gspo, "cispo": cispo, "sapo": sapo, "rloo": rloo,
-    "reinforce": reinforce,
+    "reinforce": reinforce, "gmpo": gmpo, "luspo": luspo, "maxrl": maxrl, "deepseek_v32": deepseek_v32,
+    "top_entropy": top_entropy, "dppo": dppo,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset(make_loss_batch, name):
-    for seed in range(3):
+    kept = []
+    for seed in range(5):
         batch = [x.detach() for x in make_loss_batch(seed, spread=1.5)]
-        loss, _ = policy_loss(*batch, PRESETS[name])
+        loss, metrics = policy_loss(*batch, PRESETS[name], entropy=-batch[1])
         assert loss.item() == pytest.approx(PRESET_EQUATIONS[name](batch), rel=1e-4)
+        kept.append(metrics.get("weight", torch.ones(())).item())
+    assert min(kept) > 0 and (min(kept) < 1) == bool(PRESETS[name].weight)  # its mask leaves something out
 
 
 def test_presets_choose_their_advantage_and_kl():
     kl = {name: (c.beta, c.kl, c.kl_in) for name, c in PRESETS.items() if c.beta}
+    assert kl.pop("deepseek_v32") == (0.001, "k3", "loss")
     assert kl == {"grpo": (0.04, "k3", "loss"), "rloo": (0.05, "k1", "reward")}
     advantages = {name: c.advantage for name, c in PRESETS.items() if c.advantage != "group"}
-    assert advantages == {"dr_grpo": "none", "rloo": "rloo", "reinforce": "none"}
+    none = dict.fromkeys(("dr_grpo", "reinforce", "deepseek_v32", "dppo"), "none")
+    assert advantages == {**none, "rloo": "rloo", "maxrl": "maxrl"}
 
 
 # ---- metrics -------------------------------------------------------------------------------------------------
@@ -325,6 +413,19 @@ def test_the_upper_bound_of_the_ratio_has_a_figure_of_its_own():
     mask, advantages = torch.ones(1, 4, dtype=torch.bool), torch.tensor([[-1.0, -1.0, 1.0, 1.0]])
     shares = policy_loss(logps, zero, None, advantages, mask, LossConfig(beta=0.0, delta=3.0))[1]
     assert [shares[f"clip_fraction_{which}"].item() for which in ("low", "high", "delta")] == [0.0, 0.25, 0.25]
+
+
+def test_a_registered_surrogate_has_a_name(make_loss_batch):
+    @register_surrogate("mine")
+    def mine(ratio, advantages, logps, config):
+        return ratio * advantages
+
+    try:
+        batch = [x.detach() for x in make_loss_batch()]
+        loss, _ = policy_loss(*batch, LossConfig(surrogate="mine", beta=0.0))
+        assert loss == policy_loss(*batch, LossConfig(beta=0.0, eps_low=1.0, eps_high=1e9))[0]
+    finally:
+        SURROGATES.pop("mine")
 
 
 @pytest.mark.parametrize("name", ["clipp", "no_such_module:f", "math:no_such_function", "math:", ":f", ""])

@@ -18,7 +18,7 @@ LENGTHS = (3, 6, 1, 4, 4, 2, 6, 5)
 def run(batch, config, **counts):
     """Loss, gradient by logps and metrics."""
     logps = batch[0].detach().clone().requires_grad_()
-    loss, metrics = policy_loss(logps, *batch[1:], config, **counts)
+    loss, metrics = policy_loss(logps, *batch[1:], config, entropy=-batch[1], **counts)
     loss.backward()
     return loss.detach(), logps.grad, metrics
 
@@ -26,7 +26,7 @@ def run(batch, config, **counts):
 def run_in_parts(batch, config, cuts):
     """The same from micro-batches, each with no more slots than it needs, with the whole batch's counts."""
     mask = batch[-1]
-    counts = {"num_tokens": mask.sum(), "num_sequences": len(mask)}
+    counts = {"num_tokens": mask.sum(), "num_sequences": len(mask), "batch_entropy": -batch[1][mask]}
     loss, gradient, metrics = torch.zeros(()), torch.zeros(mask.shape), {}
     for rows in cuts:
         width = int(mask[rows].sum(dim=1).max())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -63,12 +64,14 @@ def test_the_unclipped_surrogates_always_push_with_the_advantage(advantage, surr
 def test_on_policy_every_preset_has_the_same_gradient_direction(make_loss_batch, name):
     # rho = 1, ref = policy: what remains is the policy gradient -A, times each token's weight
     logps, _, _, advantages, mask = make_loss_batch()
-    policy_loss(logps, logps.detach(), logps.detach(), advantages, mask, PRESETS[name])[0].backward()
+    config = replace(PRESETS[name], weight=tuple(w for w in PRESETS[name].weight if w != "top_entropy"))
+    policy_loss(logps, logps.detach(), logps.detach(), advantages, mask, config)[0].backward()
     lengths = mask.sum(dim=1)
     weights = {  # of a token, by aggregation
         "sequence_mean": 1 / lengths / 4,
         "token_mean": 1 / lengths.sum().expand(4),
         "constant": torch.full((4,), 1 / (4 * 6)),
+        "sequence_sum": torch.full((4,), 1 / 4),
     }
     weight = weights[PRESETS[name].aggregation]
     torch.testing.assert_close(logps.grad, -(weight * advantages)[:, None] * mask, rtol=1e-5, atol=1e-7)
@@ -110,6 +113,6 @@ def test_log_ratios_that_would_overflow_stay_finite(name, gap):
         old = torch.full((1, 2), -1.0)
         logps = (old + gap).requires_grad_()
         mask = torch.ones(1, 2, dtype=torch.bool)
-        loss, metrics = policy_loss(logps, old, old, torch.tensor([advantage]), mask, PRESETS[name])
+        loss, metrics = policy_loss(logps, old, old, torch.tensor([advantage]), mask, PRESETS[name], entropy=-old)
         loss.backward()
         assert all(x.isfinite().all() for x in (loss, logps.grad, *metrics.values()))

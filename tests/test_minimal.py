@@ -19,7 +19,6 @@ from grpo.loss import LossConfig
 from grpo.model.optim import OptimConfig, Optimizer
 from grpo.model.policy import ModelConfig, Policy, load_policy
 from grpo.runs.config import Config, GRPOConfig, RewardConfig, SandboxConfig
-from grpo.runs.log import RunLog
 from grpo.sampling import SamplingConfig, sample_groups
 from grpo.scoring import load_rewards
 
@@ -99,19 +98,19 @@ def trainer_config():
     )
 
 
-def run_trainer(monkeypatch, folder):
+def run_trainer(monkeypatch):
     advantages, steps = spy(monkeypatch, trainer, "batch_advantages"), spy(monkeypatch, Optimizer, "step")
     config = trainer_config()
     policy, rewards = load_policy(config.model), load_rewards(config.rewards, config.sandbox)
     policy.freeze_reference()
     optimizer = Optimizer(policy.trainable(), config.optim, minimal.STEPS * minimal.MU)
     problems = make_problems("train", minimal.STEPS * minimal.P, SEED, minimal.PROBLEMS)
-    stream, log = Stream(problems, SEED, shuffle=False), RunLog(folder)
+    stream = Stream(problems, SEED, shuffle=False)
     batches, metrics = [], []
 
     def train():
         for step in range(minimal.STEPS):
-            batches.append(collect(config, policy, rewards, stream, step, log))
+            batches.append(collect(config, policy, rewards, stream, step))
             metrics.append(trainer.update(config, policy, optimizer, batches[-1], rewards.weights, step))
 
     gradients = gradients_of(policy.model, train)
@@ -140,7 +139,7 @@ def vector(tensors):
 def test_three_steps_are_those_of_the_trainer(temperature, monkeypatch, tmp_path):
     for name, value in {**SMALL, "TEMPERATURE": temperature}.items():
         monkeypatch.setattr(minimal, name, value)
-    ours, theirs = run_minimal(monkeypatch), run_trainer(monkeypatch, tmp_path)
+    ours, theirs = run_minimal(monkeypatch), run_trainer(monkeypatch)
     assert 0 < theirs["truncated"].sum() < len(theirs["truncated"])
     assert theirs["clipped"] > 0.01
     assert len({len(prompt) for prompt in ours["prompts"][0]}) > 1

@@ -15,7 +15,7 @@ from grpo.runs.settings import load_config
 
 PAPER = Path(__file__).parents[1] / "experiments" / "paper"
 FILES = sorted(path.stem for path in PAPER.glob("*.yaml") if path.stem != "common")
-STAGES = {"base": "eval", "eval": "eval", "sft": "sft", "sft_lora": "sft", "grpo": "grpo", "grpo_only": "grpo"}
+STAGES = {"base": "base", "eval": "eval", "sft": "sft", "sft_lora": "sft", "grpo": "grpo", "grpo_only": "grpo"}
 SIZES = {"1.5B": [], "7B": ["parallel=fsdp"]}
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{{ 'assistant:' if add_generation_prompt }}"
@@ -62,13 +62,15 @@ def test_two_steps_of_each_configuration(there, tmp_path, name, size):
         "grpo.prompts_per_step": 2, "sandbox.enabled": "false",
     }  # fmt: skip
     settings = [f"{key}={value}" for key, value in settings.items()] + SIZES[size]
+    if name == "eval":
+        settings.append("eval.folder=")
     if size == "7B" and name == "sft_lora":
         settings.append("parallel=ddp")
     assert main([STAGES[name], "--config", str(PAPER / f"{name}.yaml"), *settings]) == 0
     result = json.loads((tmp_path / "run" / "eval.json").read_text())
     assert result["problems"] == 2 and result["samples"] == 1 and result["top_p"] == 0.95
     assert set(result["sampled"]["rewards"]) == {"accuracy", "format", "habits"}
-    if STAGES[name] != "eval":
+    if STAGES[name] in ("sft", "grpo"):
         rows = lines(tmp_path / "run" / "metrics.jsonl")
         assert [row["step"] for row in rows] == [1, 2] and all(row["grad_norm"] >= 0 for row in rows)
     if STAGES[name] == "grpo":

@@ -22,6 +22,7 @@ from grpo import cli
 from grpo.advantages import ADVANTAGES
 from grpo.loss import AGGREGATIONS, KL_ESTIMATORS, PRESETS, RATIOS, SURROGATES, LossConfig, policy_loss
 from grpo.runs.settings import known_keys, load_config
+from grpo.weights import WEIGHTS
 from rewards import reward_names
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
@@ -106,6 +107,7 @@ def test_the_choices_of_a_loss_are_the_code_s() -> None:
     assert named("| advantage | `loss.advantage` |") == set(ADVANTAGES)
     assert named("| ratio | `loss.ratio` |") == set(RATIOS)
     assert named("| surrogate | `loss.surrogate` |") == set(SURROGATES)
+    assert named("| weights | `loss.weight` |") == set(WEIGHTS)
     assert named("`loss.beta` |") == {*KL_ESTIMATORS, "loss", "reward"}
     assert named("| aggregation | `loss.aggregation` |") == set(AGGREGATIONS)
     assert named("names a published combination:", "Other keys") == set(PRESETS)

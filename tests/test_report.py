@@ -54,7 +54,7 @@ def test_every_logged_metric_is_explained_and_nothing_else(real_runs):
         logged |= {name for line in lines for name in json.loads(line)} - {"step"}
     assert {"loss", "kl", "reward_accuracy", "tokens"} <= logged  # the runs did log what they are for
     assert [name for name in sorted(logged) if not explain(name)] == []
-    known = METRICS.keys() - {"reward_<name>", "clip_fraction_delta"}  # the latter where loss.delta is set
+    known = METRICS.keys() - {"reward_<name>", "clip_fraction_delta", "weight"}  # where loss.delta, loss.weight are set
     assert known <= logged, "explained, but not logged by any stage"
     assert all(name.startswith("reward_") for name in logged - known)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers_models import plain
 
-from grpo.experience import Batch
+from grpo.experience import Batch, Part
 from grpo.loss import PRESETS, LossConfig
 from grpo.model.optim import OptimConfig, Optimizer
 from grpo.runs.config import Config, GRPOConfig
@@ -29,6 +29,9 @@ class Recorder:
 
     def reduce_gradients(self):
         pass
+
+    def lr(self, step):
+        return 0.5 + step
 
     def step(self, step, loss):
         self.steps.append(step)
@@ -167,7 +170,7 @@ def test_inner_iterations_move_the_ratio_but_not_old_logps(setup, monkeypatch):
     real = Optimizer.step
     monkeypatch.setattr(Optimizer, "step", lambda self, step, loss: seen.append(step) or real(self, step, loss))
     config = make_config(updates_per_batch=3, tokens=30)
-    before = frozen_logps(config, policy, batch.rollouts)
+    before = frozen_logps(config, policy, batch.rollouts)[0]
     optimizer = Optimizer(policy.trainable(), OptimConfig(lr=1e-2), steps=100)
     metrics = update(config, policy, optimizer, batch, WEIGHTS, step=4)
     assert seen == [12, 13, 14]  # the schedule counts optimiser steps
@@ -177,7 +180,7 @@ def test_inner_iterations_move_the_ratio_but_not_old_logps(setup, monkeypatch):
     policy, batch = setup()
     optimizer = Optimizer(policy.trainable(), OptimConfig(lr=1e-2), steps=100)
     update(replace(config, grpo=replace(config.grpo, updates_per_batch=2)), policy, optimizer, batch, WEIGHTS, step=6)
-    now = frozen_logps(config, policy, batch.rollouts)
+    now = frozen_logps(config, policy, batch.rollouts)[0]
     ratio = (now - before).exp()[batch.rollouts.mask]
     assert metrics["ratio"] == pytest.approx(ratio.mean().item(), rel=1e-4)
     assert metrics["ratio_max"] == pytest.approx(ratio.max().item(), rel=1e-4)
@@ -188,10 +191,10 @@ def test_an_update_makes_good_completions_likelier(setup):
     rewards = torch.zeros(12, 2)
     rewards[[1, 6, 8], 0] = 1.0
     batch, config = replace(batch, rewards=rewards), make_config(PRESETS["dr_grpo"])
-    before = frozen_logps(config, policy, batch.rollouts).sum(dim=1)
+    before = frozen_logps(config, policy, batch.rollouts)[0].sum(dim=1)
     optimizer = Optimizer(policy.trainable(), OptimConfig(lr=1e-3), steps=1)
     update(config, policy, optimizer, batch, WEIGHTS, step=0)
-    change = frozen_logps(config, policy, batch.rollouts).sum(dim=1) - before
+    change = frozen_logps(config, policy, batch.rollouts)[0].sum(dim=1) - before
     good = rewards[:, 0].bool()
     assert (change[good] > 0).all()
     assert change[good].mean() > 0 > change[~good].mean()
@@ -249,8 +252,11 @@ def test_no_step_is_made_on_nothing(setup):
     policy, batch = setup()
     every = replace(batch.rollouts, truncated=torch.ones_like(batch.rollouts.truncated))
     recorder, config = Recorder(policy), make_config(LossConfig(), mask_truncated=True)
-    assert update(config, policy, recorder, replace(batch, rollouts=every), WEIGHTS, step=0) == {}
+    figures = update(config, policy, recorder, replace(batch, rollouts=every), WEIGHTS, step=0)
     assert not recorder.steps
+    _, usual = step(policy, batch, make_config())  # what is known of the policy is the same as in any other step
+    assert figures.keys() == {"entropy", "kl", "sampler_gap", "lr"} and figures["lr"] == 0.5
+    assert all(figures[name] == pytest.approx(usual[name], rel=1e-4, abs=1e-6) for name in figures.keys() - {"lr"})
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
@@ -258,7 +264,7 @@ def test_kl_in_the_reward_is_taken_from_the_reward(estimator, setup):
     policy, batch = setup()
     config = make_config(LossConfig(advantage="none", kl=estimator, kl_in="reward", beta=0.3))
     with policy.reference() as reference:
-        ref_logps = frozen_logps(config, reference, batch.rollouts)
+        ref_logps = frozen_logps(config, reference, batch.rollouts)[0]
     rewards_before = batch.rewards.clone()
     advantages = batch_advantages(config, policy, batch, WEIGHTS, ref_logps)
     totals = []
@@ -286,10 +292,13 @@ def test_without_beta_no_reference_is_needed(setup):
 
 def test_a_batch_of_nothing_moves_nothing(setup):
     policy, batch = setup()
-    nothing = Batch(batch.rollouts.select(torch.arange(0)), batch.rewards[:0], {})
-    recorder = Recorder(policy)
-    assert update(make_config(), policy, recorder, nothing, WEIGHTS, step=3) == {}
-    assert recorder.steps == []
+    part = Part(batch.rollouts, None, batch.rewards, torch.arange(0), killed=0)
+    nothing = Batch(batch.rollouts.select(part.kept), batch.rewards[:0], {}, [part])
+    recorder, config = Recorder(policy), make_config()
+    config = replace(config, grpo=replace(config.grpo, updates_per_batch=2, mini_batches=2))
+    figures = update(config, policy, recorder, nothing, WEIGHTS, step=3)
+    assert recorder.steps == [] and figures["lr"] == 12.5
+    assert figures["entropy"] > 0 and figures["kl"] > 0 and figures["sampler_gap"] < 1e-4
 
 
 def test_metrics_are_per_token_of_the_batch(setup):

@@ -12,7 +12,7 @@ import torch
 from data import Problem, PromptConfig
 from data.stream import Stream
 from data.tiny_model import build_model, build_tokenizer
-from grpo.experience import collect
+from grpo.experience import collect, log_completions
 from grpo.loss import PRESETS, LossConfig
 from grpo.model.policy import Policy
 from grpo.runs.config import Config, GRPOConfig, LogConfig
@@ -59,7 +59,8 @@ def run(policy, folder, spread, rewards=REWARDS, loss=PRESETS["grpo"], **grpo):
     known = {p.id: wide for p, wide in zip(order, spread, strict=True)}
     stream = Stream([replace(p, columns={"spread": known[p.id]}) for p in problems], seed=0)
     log = RunLog(folder)
-    batch = collect(config, policy, rewards, stream, 0, log)
+    batch = collect(config, policy, rewards, stream, 0)
+    log_completions(log, 0, batch, rewards, policy.tokenizer, config)
     log.close()
     return batch, stream, [p.question for p in order]
 
@@ -117,8 +118,9 @@ def test_rewards_keep_their_own_columns(policy, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "completions.jsonl").read_text().splitlines()]
     assert [line["rewards"] for line in lines] == [
         {"alternate": 0.0, "sometimes": 0.25}, {"alternate": 1.0, "sometimes": None},
+        {"alternate": 0.0, "sometimes": None}, {"alternate": 1.0, "sometimes": None},
     ]  # fmt: skip
-    assert [line["step"] for line in lines] == [1, 1]
+    assert [line["step"] for line in lines] == [1] * SIZE  # 2 completions: a whole group
 
 
 def test_a_prompt_without_room_in_the_context_is_refused(policy, tmp_path):
@@ -127,7 +129,7 @@ def test_a_prompt_without_room_in_the_context_is_refused(policy, tmp_path):
         prompt=PromptConfig(style="plain", template="{question}"), sampling=SamplingConfig(max_new_tokens=8)
     )
     with pytest.raises(ValueError, match=r"max_new_tokens=8 exceeds the model's context of 256"):
-        collect(config, policy, REWARDS, Stream([long], 0), 0, RunLog(tmp_path))
+        collect(config, policy, REWARDS, Stream([long], 0), 0)
 
 
 def telling(completions, trainer_state, log_metric, log_extra, **columns):

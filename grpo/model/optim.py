@@ -91,6 +91,10 @@ class Optimizer:
         """Sum the gradients of all processes."""
         reduce_gradients(self.masters)
 
+    def lr(self, step: int) -> float:
+        """Learning rate of optimiser step `step`, from 0."""
+        return self.config.lr * lr_share(step, self.steps, self.config)
+
     def step(self, step: int, loss: float = 0.0) -> dict[str, float]:
         """Clip, step and clear; nothing is moved where the gradient, or the loss that it is of, is not finite.
 
@@ -99,7 +103,7 @@ class Optimizer:
         masters = list(self.masters.values())
         norm = full_tensor(nn.utils.clip_grad_norm_(masters, self.config.max_grad_norm)).item()
         norm = norm if math.isfinite(loss) else math.nan
-        lr = self.config.lr * lr_share(step, self.steps, self.config)
+        lr = self.lr(step)
         if math.isfinite(norm):
             for group in self.adamw.param_groups:
                 group["lr"] = lr

@@ -48,13 +48,15 @@ class GRPOConfig:
     """The reinforcement-learning loop (stages 2 and 4)."""
 
     steps: int = 100
-    """Optimiser batches, each with fresh samples."""
+    """Batches of fresh samples; checkpoints lie between them."""
     prompts_per_step: int = 8
     """P: groups in a batch."""
     group_size: int = 8
     """G: completions sampled for each prompt."""
+    mini_batches: int = 1
+    """Parts that a batch's groups are cut into, an optimiser step each; above 1, ratios and clips have an effect."""
     updates_per_batch: int = 1
-    """mu: optimiser steps on the same samples."""
+    """mu: passes over the mini-batches of a batch."""
     drop_zero_spread: bool = True
     """Drop groups whose completions all earned the same (their advantage is 0) and sample others in their place."""
     drop_by: tuple[str, ...] = ()
@@ -122,7 +124,7 @@ class LogConfig:
     """What a run writes down, and how often."""
 
     completions_per_step: int = 4
-    """Sampled completions written to completions.jsonl at each GRPO step."""
+    """Completions written to completions.jsonl at each GRPO step, rounded up to whole groups, with tokens' figures."""
     save_every: int = 50
     """Steps between checkpoints."""
     keep_checkpoints: int = 2

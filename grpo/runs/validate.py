@@ -11,6 +11,7 @@ from typing import Any
 from grpo.advantages import ADVANTAGES
 from grpo.loss import AGGREGATIONS, KL_ESTIMATORS, RATIOS, check_surrogate
 from grpo.runs.config import Config
+from grpo.weights import check_weights
 from rewards import get_reward
 
 Mistake = tuple[str, str]
@@ -30,12 +31,13 @@ CHOICES = {
 POSITIVE = """
     tokens_per_micro_batch max_skipped model.lora.alpha sampling.max_new_tokens sampling.max_rows loss.eps_high
     loss.tau_pos loss.tau_neg optim.lr optim.eps optim.max_grad_norm grpo.steps grpo.prompts_per_step grpo.group_size
-    grpo.updates_per_batch sft.batch_size sft.epochs reject.samples reject.per_problem eval.samples log.save_every
-    log.keep_checkpoints sandbox.seconds sandbox.megabytes
+    grpo.mini_batches grpo.updates_per_batch sft.batch_size sft.epochs reject.samples reject.per_problem eval.samples
+    log.save_every log.keep_checkpoints sandbox.seconds sandbox.megabytes
 """
 NOT_NEGATIVE = """
-    seed threads model.lora.rank sampling.temperature loss.eps_low loss.beta optim.warmup_steps optim.weight_decay
-    optim.final_lr_share grpo.max_refills sft.steps sft.max_tokens eval.temperature log.completions_per_step
+    seed threads model.lora.rank sampling.temperature loss.eps_low loss.beta loss.entropy_bonus optim.warmup_steps
+    optim.weight_decay optim.final_lr_share grpo.max_refills sft.steps sft.max_tokens eval.temperature
+    log.completions_per_step
 """
 
 
@@ -81,6 +83,11 @@ def _contradictions(config: Config) -> Iterator[Mistake]:
             "grpo.drop_by",
             f"{unknown[0]!r} is no reward of this run; there are {', '.join(config.rewards) or 'none'}",
         )
+    if config.grpo.mini_batches > config.grpo.prompts_per_step:
+        yield (
+            "grpo.mini_batches",
+            f"must be at most grpo.prompts_per_step={config.grpo.prompts_per_step}: groups stay whole",
+        )
     if config.grpo.group_size < 2:
         yield "grpo.group_size", "must be at least 2: an advantage compares siblings"
     if not all(1 <= k <= samples for k in pass_at):
@@ -105,7 +112,11 @@ def _functions(config: Config) -> Iterator[Mistake]:
             get_reward(config.eval.reward)
         except ValueError as error:
             yield "eval.reward", f"is none of the rewards and cannot be used: {error}"
-    try:
-        check_surrogate(config.loss)
-    except Exception as error:  # the user's module may fail in any way at all
-        yield "loss.surrogate", f"cannot be used: {error}"
+    for key, check_it, what in (
+        ("loss.surrogate", check_surrogate, config.loss),
+        ("loss.weight", check_weights, config.loss.weight),
+    ):
+        try:
+            check_it(what)
+        except Exception as error:  # the user's module may fail in any way at all
+            yield key, f"cannot be used: {error}"

@@ -1,0 +1,79 @@
+"""The settings of a policy loss, and the published combinations of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """One point in the space of policy losses; `PRESETS` names the published ones."""
+
+    advantage: str = "group"
+    """How rewards become advantages: group, none (Dr. GRPO), batch, rloo, gdpo, maxrl. See `advantages.py`."""
+    ratio: str = "token"
+    """Importance ratio per `token`, per `sequence` (GSPO), or `geometric` (GMPO)."""
+    surrogate: str = "clip"
+    """clip, reinforce, cispo, sapo, or the import path of your own, `module:function`."""
+    args: dict[str, Any] = field(default_factory=dict)
+    """Further keyword arguments of your own surrogate."""
+    weight: tuple[Any, ...] = ()
+    """Weights of the tokens, multiplied: names of `weights.py` or import paths, or `{name: ..., args: {...}}`."""
+    eps_low: float = 0.2
+    """Lower clip distance: the ratio is clipped at 1 - eps_low."""
+    eps_high: float = 0.2
+    """Upper clip distance: the ratio is clipped at 1 + eps_high (DAPO's clip-higher: 0.28)."""
+    delta: float | None = None
+    """Upper bound of the ratio where A < 0, which `min` leaves open (two-sided clip, arXiv:2505.07291)."""
+    tau_pos: float = 1.0
+    """SAPO's gate temperature where A > 0."""
+    tau_neg: float = 1.05
+    """SAPO's gate temperature where A <= 0."""
+    kl: str = "k3"
+    """Estimator of KL(policy || reference): k1, k2 or k3."""
+    kl_in: str = "loss"
+    """Where the KL acts: `loss` (per token, differentiated) or `reward` (per completion, not differentiated)."""
+    beta: float = 0.04
+    """Weight of the KL. 0 needs no reference model at all."""
+    kl_ratio: bool = False
+    """Multiply a KL in the loss by the token's ratio: with k3, the gradient is the reverse KL's (arXiv:2512.02556)."""
+    entropy_bonus: float = 0.0
+    """Weight of the policy's mean entropy per token, which is added to the objective."""
+    aggregation: str = "sequence_mean"
+    """sequence_mean (GRPO), token_mean (DAPO), constant (Dr. GRPO), sequence_sum (LUSPO)."""
+    max_length: int | None = None
+    """Length divisor of `constant`, in tokens; null: the sampler's max_new_tokens."""
+
+
+# While a batch gets one update (grpo.mini_batches and grpo.updates_per_batch are 1), every ratio is 1: no clip, gate or
+# mask by distance has an effect, and presets differ in advantage, aggregation, KL and top_entropy alone.
+# "not given": the paper leaves it open; "not checked": its text was not at hand.
+PRESETS: dict[str, LossConfig] = {
+    "grpo": LossConfig(),  # arXiv:2402.03300
+    "dr_grpo": LossConfig(advantage="none", beta=0.0, aggregation="constant"),  # arXiv:2503.20783
+    "dapo": LossConfig(eps_high=0.28, beta=0.0, aggregation="token_mean"),  # arXiv:2503.14476
+    "gspo": LossConfig(ratio="sequence", eps_low=3e-4, eps_high=4e-4, beta=0.0),  # arXiv:2507.18071
+    # arXiv:2506.13585; its lower bound is off
+    "cispo": LossConfig(surrogate="cispo", eps_low=1.0, eps_high=4.0, beta=0.0, aggregation="token_mean"),
+    "sapo": LossConfig(surrogate="sapo", beta=0.0),  # arXiv:2511.20347
+    "rloo": LossConfig(  # arXiv:2402.14740
+        advantage="rloo", surrogate="reinforce", kl="k1", kl_in="reward", beta=0.05, aggregation="constant"
+    ),
+    "reinforce": LossConfig(advantage="none", surrogate="reinforce", beta=0.0, aggregation="token_mean"),
+    # arXiv:2507.20673: log rho is clipped at -0.4 and 0.4
+    "gmpo": LossConfig(ratio="geometric", eps_low=1 - math.exp(-0.4), eps_high=math.exp(0.4) - 1, beta=0.0),
+    # arXiv:2602.05261; clip range of its section 5.1 as TRL's documentation has it, not checked
+    "luspo": LossConfig(ratio="sequence", eps_low=2e-3, eps_high=2.5e-3, beta=0.0, aggregation="sequence_sum"),
+    # arXiv:2602.02710; clip and aggregation not checked
+    "maxrl": LossConfig(advantage="maxrl", beta=0.0, aggregation="token_mean"),
+    # arXiv:2512.02556; beta, clip range and delta of opsm not given
+    "deepseek_v32": LossConfig(advantage="none", beta=1e-3, kl_ratio=True, weight=("opsm",)),
+    # arXiv:2506.01939: DAPO on a fifth of the tokens
+    "top_entropy": LossConfig(eps_high=0.28, beta=0.0, aggregation="token_mean", weight=("top_entropy",)),
+    "dppo": LossConfig(  # arXiv:2602.04879, eq. 12 and 23, delta and C = 5 of its appendix E
+        advantage="none", surrogate="cispo", eps_low=1.0, eps_high=4.0, beta=0.0, aggregation="sequence_sum",
+        weight=({"name": "dppo", "args": {"divergence": "tv", "delta": 0.2}},),
+    ),
+}  # fmt: skip
