@@ -175,3 +175,7 @@ def test_dapos_preset_drops_groups_by_correctness_unless_told_otherwise(tmp_path
     assert load_config(None, rewards[1:]).grpo.drop_by == ()  # nothing here says what is correct
     (tmp_path / "c.yaml").write_text(to_yaml(config))
     assert load_config(str(tmp_path / "c.yaml")) == config
+
+
+def test_an_empty_text_may_be_written_as_nothing():
+    assert load_config(None, ["eval.folder=", 'prompt.system=""']).eval.folder == ""

@@ -192,6 +192,8 @@ def convert(value: Any, hint: Any) -> Any:
     try:
         if hint is Any or type(value) is (origin or hint):
             return [convert(item, args[0]) for item in value] if origin is list else value
+        if hint is str and value is None:
+            return ""  # `key=` on the command line
         if origin in (types.UnionType, typing.Union):
             return None if value is None and type(None) in args else convert(value, args[0])
         if origin is tuple and isinstance(value, list):
