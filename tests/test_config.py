@@ -50,6 +50,7 @@ def test_ablations_change_only_keys_that_exist():
         for variant in plan.get("variants", {}).values():
             per_stage = variant if isinstance(variant, dict) else dict.fromkeys(plan["stages"], variant)
             for stage, settings in per_stage.items():
+                settings = [] if settings == "skip" else settings
                 load_config(str(REPO / plan["stages"][stage]), settings)
 
 
