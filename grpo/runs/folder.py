@@ -264,7 +264,7 @@ def data_hash(problems: list[Problem]) -> str:
 
 
 def code_hash(config: Config) -> dict[str, str]:
-    """SHA-256 of the code that a run depends on: ours, and each module that its rewards, surrogate and weights are from."""
+    """SHA-256 of the code that a run depends on: ours, and each module of its rewards, surrogate and weights."""
     root, names = Path(__file__).parents[2], [config.loss.surrogate, config.eval.reward]
     names += [reward.function or name for name, reward in config.rewards.items()]
     names += [weight if isinstance(weight, str) else weight["name"] for weight in config.loss.weight]
