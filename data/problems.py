@@ -26,7 +26,7 @@ from data.problem import Problem
 from data.sources import CUT_SPLITS, FILES, PLAIN, PLAIN_QUESTIONS, SOURCES, Fields, Source
 from data.split import held_out
 from data.tables import RIGHT, TRACES, choice, read_hub, read_parquet, with_trace
-from data.text import has_final_line, last_boxed, number_text, split_final_answer, strip_annotations
+from data.text import has_final_line, last_boxed, never_matched, number_text, split_final_answer, strip_annotations
 
 # --------------------------------------------------------------------------- what to load
 
@@ -233,6 +233,10 @@ def _to_problem(id: str, row: Row, question_field: Fields, source: Source, confi
     for name, text in (("question", question), ("answer", answer)):
         if not text:
             raise DataError(f"the {name} is empty")
+    if never_matched(answer):
+        raise DataError(
+            f"the answer {answer[:40]!r} can never be matched; mend the row, or skip it: data.skip_bad_rows=true"
+        )
     used = {*_names(question_field), *_names(answer_field), *_names(solution_field), *RESERVED_COLUMNS}
     columns = {name: value for name, value in row.items() if name not in used}
     plain = strip_annotations(solution)

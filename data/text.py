@@ -56,6 +56,14 @@ def last_boxed(solution: str) -> str:
     raise DataError("the last \\boxed{ of the solution is never closed")
 
 
+def never_matched(answer: str) -> bool:
+    r"""Whether no completion can match a gold: `nan`, `null`, a list in a string (`['4']`), an empty `\boxed{}`."""
+    bare = answer.strip().casefold()
+    return bare in ("nan", "null", "<na>") or bool(
+        re.fullmatch(r"\[\s*(['\"].*['\"])?\s*\]|\$?\\boxed\{\s*\}\$?", bare)
+    )
+
+
 def number_text(value: int | float) -> str:
     """A JSON number as people write it: 145.0 is "145", 1e-07 is "0.0000001"."""
     text = format(Decimal(repr(value or 0)), "f")  # -0.0 is 0

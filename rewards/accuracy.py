@@ -68,6 +68,7 @@ def accuracy_reward(
     prompts: list | None = None,
     *,
     require_tags: bool = True,
+    prefilled: bool = False,
     grading: dict[str, Any] | GradingConfig | None = None,
     **columns: Any,
 ) -> list[float | None]:
@@ -78,6 +79,7 @@ def accuracy_reward(
         answer: the gold answers; GSM8K's `... #### 18` is understood.
         solution: golds in TRL's and open-r1's name for the column; read where `answer` has none.
         prompts: if a prompt ends with `<think>`, its completion counts as opened.
+        prefilled: as for `format_reward`.
         require_tags: pay only what stands in `<answer>` tags. Turn it off for a base model.
         grading: the policies of the grader, by the names of `GradingConfig`: {"percent": "optional"}.
         columns: not read.
@@ -85,7 +87,7 @@ def accuracy_reward(
     Returns:
         1.0 or 0.0 for each completion; None where there is no gold.
     """
-    texts = completion_texts(completions, prompts)
+    texts = completion_texts(completions, prompts, prefilled)
     golds, config = gold_column(answer, solution, len(texts)), grading_config(grading)
     return [
         None if gold is None else accuracy_score(text, gold, require_tags=require_tags, grading=config)

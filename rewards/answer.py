@@ -22,6 +22,7 @@ from rewards.values import Struct, Unreadable, Value
 __all__ = ["GradingConfig", "equivalent", "extract_answer", "last_boxed", "read", "stated"]
 
 _MARKUP = "*_` \t\r\n"
+_BOLD = re.compile(r"(?<![\w)}])\*\*([^*\n]+)\*\*(?![\w({])")  # markdown; 2**3 is a power
 _MISSING = frozenset(["", "nan", "null"])  # what a broken data column holds, not an answer
 _UPPER, _LOWER = str.maketrans("\u00b1\u2213", "+-"), str.maketrans("\u00b1\u2213", "-+")
 
@@ -64,14 +65,17 @@ def stated(text: str, config: GradingConfig) -> str:
     """
     if "\0" in text or text.startswith("~"):
         raise Unreadable("a null character, or an approximation")
+    text = _BOLD.sub(r"\1", text.lstrip("# "))
     text = concluded(text, config.sentences).strip(_MARKUP)
     text = re.sub(r"(?<!\\)\\[()\[\]]", " ", text).replace("\\$", "\0")
     if text.count("$") % 2:
         text = text.replace("$", "\0", 1)  # a currency sign; two are LaTeX's delimiters
-    text = text.replace("$", "").replace("\0", "$")
+    text = text.replace("$", " ").replace("\0", "$")
     if config.decimal_comma:
+        text = re.sub(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:\.[0-9]{3})+(?![0-9])", lambda m: m[0].replace(".", ""), text)
         text = re.sub(r"(?<![0-9.,])([0-9]+),([0-9]{1,2}|[0-9]{4,})(?![0-9,.])", r"\1.\2", text)
-    return text.rstrip(" .,;:\\\n\t").strip(_MARKUP)
+    text = text.strip(_MARKUP).rstrip(" .,;:\\\n\t").removeprefix("=").strip(_MARKUP)
+    return re.sub(r"^(?:\"(.*)\"|\(?([A-Ja-j])\))$", lambda match: match[1] or match[2] or "", text)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -80,10 +84,10 @@ def stated(text: str, config: GradingConfig) -> str:
 def _readings(text: str) -> list[Value]:
     """The values that a text may stand for: `70,110` is one number or two, `5 m` is a length or a product."""
     readings = [read(text)]
-    if re.search(r"[0-9],[0-9]{3}(?![0-9])", text):
+    if re.search(r"[0-9],[0-9]{3}(?![0-9])", text) and ",0" not in text:  # 3,005 is one number, 70,110 may be two
         readings.append(read(text, thousands=False))
-    if re.fullmatch(r"[-0-9.,]*[0-9] [mgshlL]", text):
-        readings.append(read(spelled(f"{text[:-1]}\\text{{{text[-1]}}}")))
+    if measured := re.fullmatch(r"([-0-9.,]*[0-9]) ([a-zA-Z^0-9/ ]*\b[mgshlL]\b[a-zA-Z^0-9/ ]*)", text):
+        readings.append(read(spelled(f"{measured[1]}\\text{{ {measured[2]}}}")))
     return readings
 
 

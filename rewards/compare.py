@@ -124,7 +124,13 @@ class Comparison:
         """`x = 5` is 5, but not `y = 5`; an equation is another times a constant."""
         if a.kind == b.kind and a.label == b.label and all(map(self.same, a.items, b.items)):
             return True
+        if "" in (a.kind, b.kind) or not {a.kind, b.kind} <= {"named", "relation"}:  # one side is a bare value
+            named, value = (b, a) if b.kind in ("named", "relation") else (a, b)
+            bare = self.stated(named)
+            return bare.kind != "relation" and self.same(bare, value)
         left, right = _difference(a), _difference(b)
+        if _is_solved(a) != _is_solved(b):
+            left = None  # 2x = 10 is not the answer x = 5
         operator, other = (side.label if side.kind == "relation" else "=" for side in (a, b))
         if left and right and operator == other:
             return self.numbers.proportional(left, right, positive=operator in ("<", "<="))
@@ -133,6 +139,16 @@ class Comparison:
         bare = self.bare(a), self.bare(b)
         return all(side.kind != "relation" for side in bare) and self.same(*bare)
 
+    def stated(self, value: Value) -> Value:
+        """What a relation says: 42 for `m + n = 42`, `|z| = 40 + 2 = 42` and `20 + 22 = 42 apples`; else as `bare`."""
+        sides = value.items if value.kind == "relation" and {*value.label.split()} == {"="} else ()
+        numbers = [_plain(side) for side in sides if not variables(side) and side.kind in ("", "quantity")]
+        if len(sides) < 2 or not numbers or sides[-1].kind not in ("", "quantity") or variables(sides[-1]):
+            return self.bare(value)
+        if len(numbers) < len(sides) - 1 or any(side.kind not in ("", "quantity") for side in sides[1:]):
+            return self.bare(value)
+        return sides[-1] if all(self.numbers.same_value(numbers[0], other) for other in numbers[1:]) else value
+
     def bare(self, value: Value) -> Value:
         """What stands alone for it: 5 for `x = 5`, [1, 3) for `1 <= x < 3`, 2 for `sqrt(4) = 2`; else itself."""
         if value.kind == "named":
@@ -140,7 +156,7 @@ class Comparison:
         if value.kind != "relation":
             return value
         operators, sides = value.label.split(), value.items
-        if {*operators} <= {"<", "<="}:
+        if {*operators} <= {"<", "<="} or operators == ["!="]:
             return _interval(value)
         if not {*operators} <= {"=", "\u2248"} or any(side.kind or variables(side) for side in sides):
             return value
@@ -167,6 +183,20 @@ def _value_and_unit(value: Value) -> tuple[Value, str]:
     return (value.items[0], value.label) if value.kind == "quantity" else (value, "")
 
 
+def _is_solved(value: Value) -> bool:
+    """Whether it is a letter and its value or bound, `x = 5`, `5 = x`, `x >= 3`; a line or a conic is not."""
+    if len(value.items) != 2:
+        return False
+    x, other = value.items if isinstance(value.items[0], Symbol) and variables(value.items[0]) else value.items[::-1]
+    return isinstance(x, Symbol) and bool(variables(x)) and not variables(other)
+
+
+def _plain(side: Value) -> Value:
+    """A side of a chain of equations without its unit; a percentage as its part of one."""
+    value, unit = _value_and_unit(side)
+    return _percentage(value) if unit == "%" else value
+
+
 def _percentage(value: Value) -> Value:
     if isinstance(value, Number):
         return Number(value.value / 100, None if value.decimals is None else value.decimals + 2)
@@ -183,6 +213,11 @@ def _difference(relation: Value) -> Expression | None:
 def _interval(relation: Struct) -> Value:
     """A condition on a variable as an interval; others as they are."""
     operators, sides = relation.label.split(), relation.items
+    if operators == ["!="]:
+        x, value = sides if variables(sides[0]) else sides[::-1]
+        if not isinstance(x, Symbol) or value.kind or variables(value):
+            return relation
+        return Struct("union", (Struct("(", (negated(INFINITY), value)), Struct("(", (value, INFINITY))))
     if len(sides) == 2:  # a side without a bound
         below = bool(variables(sides[0]))
         sides = (negated(INFINITY), *sides) if below else (*sides, INFINITY)

@@ -12,8 +12,12 @@ MAX_CHARS = 1000
 _PHRASE = re.compile(r"\b(?:(?:the )?(?:final |correct )?answer is|(?:final )?answer ?[:=])[ :]*", re.IGNORECASE)
 _HEDGE = re.compile(
     r"\b(?:not|never|cannot|isn't|aren't|wasn't|can't|don't|doesn't|won't|wrong|incorrect|either|or|maybe|perhaps"
-    r"|possibly|might|could|may|unsure|rule out|ruled out|instead|unlikely)\b",
+    r"|possibly|might|could|may|unsure|rule out|ruled out|instead|unlikely|wait|hmm|actually|sorry|rather)\b",
     re.IGNORECASE,
+)
+_BEFORE_BOX = re.compile(r"(?:\\[a-zA-Z]+|[^A-Za-z:=\n])*$")  # signs, numbers and commands right before a box
+_NO_MATHS = re.compile(
+    r"\\(?:text|mbox)\{[^{}]*\}|\\(?:therefore|implies|Rightarrow|quad|qquad|displaystyle)\b|\\[()\[\]]"
 )
 
 
@@ -31,7 +35,7 @@ def extract_answer(text: str, require_tags: bool = True) -> str | None:
     """
     found = split_sections(text).answer
     if found is None and not require_tags and "<answer>" not in text and "</answer>" not in text:
-        tail = text.rpartition("</think>")[2]
+        tail = text.rpartition("</think>")[2].partition("<think>")[0]  # a thought that never ends holds no answer
         found = last_boxed(tail) or _after_mark(tail) or _after_phrase(tail)
     return (found or "").strip() or None
 
@@ -42,20 +46,60 @@ def concluded(text: str, sentences: bool = True) -> str:
     Raises:
         Unreadable: if it states several answers, or hedges, or is a sentence where `sentences` are off.
     """
+    text = re.sub(r"\\boxed\{\s*(\\boxed\{[^{}]*\})\s*\}", r"\1", text)
     boxes = _boxed(text)
     if boxes:
-        answer, before = boxes[0], text[: text.find("\\boxed{")]
-        after = text[text.rfind(answer) + len(answer) :]
-        if len({box.strip() for box in boxes}) > 1 or not answer.strip() or re.search("[0-9]", after):
-            raise Unreadable("several boxes, an empty one, or an afterthought")
-    else:
-        (before, _, answer), after = _split_phrase(text), ""
-    phrases = [answer] if boxes else [answer, before]
-    if _HEDGE.search(before) or _HEDGE.search(after) or any(map(_PHRASE.search, phrases)):
+        return _around_box(text, boxes, sentences)
+    before, _, answer = _split_phrase(text)
+    answer, _, reason = _partition(r"\b(?:because|since)\b", answer) if before or _ else (answer, "", "")
+    if _HEDGE.search(before) or _HEDGE.search(reason) or _PHRASE.search(before):
         raise Unreadable("a hedged answer")
-    if not sentences and (re.search(r"\w", before + after) or not (boxes or text == answer)):
+    if not sentences and text != answer:
         raise Unreadable("a sentence")
     return answer
+
+
+def _around_box(text: str, boxes: list[str], sentences: bool) -> str:
+    """The expression that a box stands in: `-4` for `-\\boxed{4}`, `4 cm` for `\\boxed{4}` cm, else what is in the box.
+
+    Raises:
+        Unreadable: for different boxes, an empty one, a hedge, or a number after the box.
+    """
+    answer = boxes[0]
+    if len({box.strip() for box in boxes}) > 1 or not answer.strip():
+        raise Unreadable("several boxes, or an empty one")
+    start = text.find("\\boxed{")
+    before, rest = text[:start], text[text.rfind("\\boxed{") :]
+    after = rest[_end_of_group(rest, 6) :]
+    clause = re.split(r"[.;:,\n]", before)[-1]
+    if _HEDGE.search(clause) or _HEDGE.search(after) or _PHRASE.search(after):
+        raise Unreadable("a hedged answer")
+    if not sentences and re.search(r"\w", before + after):
+        raise Unreadable("a sentence")
+    near, _, far = _partition(r"[.,;:\n](?=\s|$)|[$*\s]*$", after)
+    if re.search(r"[0-9]|\b[A-Z]\b", far):
+        raise Unreadable("an afterthought")
+    left, right = (_NO_MATHS.sub("", part).strip(" $*_\n\t") for part in (_BEFORE_BOX.search(before)[0], near))
+    left = re.split(r"[.,;](?=\s|$)", left)[-1].strip(" $")
+    if re.match(r"[a-z]+ ", right, re.IGNORECASE) and not re.search(r"[0-9\\]", right):
+        right = right if len(right.split()) == 1 else ""  # prose goes on
+    return f"{left}{answer}{' ' * right[:1].isalpha()}{right}" if left or right else answer
+
+
+def _partition(pattern: str, text: str) -> tuple[str, str, str]:
+    """`str.partition` at the first match of a pattern."""
+    match = re.search(pattern, text)
+    return (text[: match.start()], match[0], text[match.end() :]) if match else (text, "", "")
+
+
+def _end_of_group(text: str, start: int) -> int:
+    """Where the group in braces that begins at `start` ends."""
+    depth = 0
+    for at in range(start, min(len(text), start + MAX_CHARS)):
+        depth += {"{": 1, "}": -1}.get(text[at], 0)
+        if depth == 0:
+            return at + 1
+    return len(text)
 
 
 def last_boxed(text: str) -> str | None:
@@ -70,14 +114,9 @@ def _boxed(text: str, limit: int = 20) -> list[str]:
     boxes: list[str] = []
     end = len(text)
     while len(boxes) < limit and (start := text.rfind("\\boxed{", 0, end)) >= 0:
-        depth = 0
-        for at in range(start + 6, min(len(text), start + 6 + MAX_CHARS)):
-            depth += {"{": 1, "}": -1}.get(text[at], 0)
-            if depth == 0:
-                boxes.append(text[start + 7 : at])
-                break
-        else:
-            boxes.append("")
+        stop = _end_of_group(text, start + 6)
+        content = text[start + 7 : stop - 1] if text[stop - 1 : stop] == "}" else ""
+        boxes.append(content)
         end = start
     return boxes
 

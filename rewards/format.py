@@ -20,15 +20,19 @@ def format_score(text: str) -> float:
 
 
 @register_reward("format")
-def format_reward(completions: list, prompts: list | None = None, **columns: Any) -> list[float]:
+def format_reward(
+    completions: list, prompts: list | None = None, *, prefilled: bool = False, **columns: Any
+) -> list[float]:
     """The format reward of DeepSeek-R1 (arXiv:2501.12948, section 2.2.2), by linear scan instead of a regex.
 
     Args:
         completions: texts, or TRL's conversational completions.
         prompts: if a prompt ends with `<think>`, its completion counts as opened.
+        prefilled: the chat template writes `<think>` after the last message. Our trainer puts it back by itself; inside
+            TRL, whose rewards see messages and not the template, set it: `partial(format_reward, prefilled=True)`.
         columns: not read.
 
     Returns:
         1.0 or 0.0 for each completion.
     """
-    return [format_score(text) for text in completion_texts(completions, prompts)]
+    return [format_score(text) for text in completion_texts(completions, prompts, prefilled)]

@@ -28,12 +28,19 @@ _SPELLINGS = {
     "!=": r"\ne \neq ≠", "≈": r"\approx \simeq",
     "(": r"\langle", ")": r"\rangle", r"\{": r"\lbrace", r"\}": r"\rbrace", r"\{\}": r"\emptyset \varnothing ∅",
     r"\frac": r"\dfrac \tfrac \cfrac", r"\binom": r"\dbinom \tbinom", r"\sqrt": "√",
-    r"\pi": "π", r"\theta": "θ", r"\infty": "∞",
-    "^2": "²", "^3": "³", r"\frac12": "½", r"\frac14": "¼", r"\frac34": "¾",
+    r"\pi": "π", r"\theta": "θ", r"\infty": "∞", r"\ldots": r"\dots \cdots …", "/ ": "⁄",
+    r"\sqrt[3]": "∛", r"\sqrt[4]": "∜", r"(-\infty,\infty)": "ℝ", "'": "’ ′",
     "": r"\left \right \big \Big \bigl \bigr \bigg \displaystyle \quad \qquad \rm",
 }
 # fmt: on
 _SPELLED = {variant: f" {text} " for text, variants in _SPELLINGS.items() for variant in variants.split()}
+_SPELLED |= {
+    c: rf" \frac{{{a}}}{{{b}}} "
+    for c, a, b in zip(
+        "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒", "112131234151135711", [2, 3, 3, 4, 4, 5, 5, 5, 5, 6, 6, 7, 8, 8, 8, 8, 9, 10], strict=True
+    )
+}
+_SCRIPTS = {"^": ("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-"), "_": ("₀₁₂₃₄₅₆₇₈₉", "0123456789")}
 _VARIANT = re.compile(r"\\\\|\\[a-zA-Z]+|\\[%|]|\*\*|[^\x00-\x7f]")
 
 _KINDS = {
@@ -47,7 +54,23 @@ _COMMANDS = {name: kind for kind, names in _KINDS.items() for name in names.spli
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|mbox|operatorname)\s*\{([^{}]*)\}")
 _REPEATING = re.compile(r"(?<![0-9])([0-9]*)\.([0-9]*)\\(?:overline|bar|dot)\s*\{?([0-9]+)\}?")
 _REWRITES = [
-    (re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\,|\\!)\s*(?=[0-9]{3}(?![0-9]))"), ""),  # 10\,000
+    (re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\,|\\!|[\u2009\u202f\u00a0])\s*(?=[0-9]{3}(?![0-9]))"), ""),  # 10\,000
+    (re.compile(r"(?<=[0-9])'(?=[0-9]{3}(?![0-9]))"), ""),  # 10'000
+    (re.compile(r"\\mathbb\s*(?:\{\s*R\s*\}|R)|\ball real(?: number)?s\b"), r"(-\\infty,\\infty)"),
+    (re.compile(r"(?:\bm\s*)?\\(?:measured)?angle\b"), ""),  # the angle ABC is ABC
+    (re.compile(r"\^\s*\{\s*([0-9])\s*\}"), r"^\1 "),  # cm^{2}
+    (re.compile(r"\(([0-9a-fA-F]+)\)\s*_"), r"\1_"),  # (52)_8
+    (re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)"), "*"),  # 1.5 x 10^3
+    (re.compile(r"°\s*C\b"), " celsius "),
+    (re.compile(r"°\s*F\b"), " fahrenheit "),
+    (re.compile(r"\bper cent\b"), "percent"),
+    (re.compile(r"\b(?:US|CA|AU|[CA])\$|\bUSD(?=\s*[0-9])"), "$"),
+    (re.compile(r"\b(?:Rs\.?|INR)(?=\s*[0-9])"), "₹"),
+    (re.compile(r"\bEUR(?=\s*[0-9])"), "€"),
+    (re.compile(r"\bGBP(?=\s*[0-9])"), "£"),
+    (re.compile(r"(?<=[0-9])\s+an?\s+(?=[a-z]{3,}\b)"), " per "),  # $29 a day
+    (re.compile(r"(?<=[0-9%])\s*\(([a-zA-Z]+(?: [a-zA-Z]+)?)\)\s*$"), r" \1"),  # 29 (apples)
+    (re.compile(r"\b(sq|cu|ft|in|yd|lbs?|oz|hrs?|mins?|secs?)\.(?=\s|$)"), r"\1"),
     (re.compile(r"(?<![0-9./])([0-9]+)\s+([0-9]+)/([0-9]+)(?![0-9./])"), r"\1\\frac{\2}{\3}"),  # 1 4/5
     (re.compile(r"\\frac\s*([0-9])\s*([0-9])"), r"\\frac{\1}{\2}"),  # \frac45
     (re.compile(r"\^\s*(?:°|\{\s*°\s*\})"), "°"),  # 30^\circ
@@ -61,15 +84,18 @@ _TOKEN = re.compile(
     r"|(?P<close>[)\]}]|\\\}|\\end\s*\{(?:[pb]?matrix|array)\})"
     r"|\\(?P<command>[a-zA-Z]+)|(?P<letters>[a-zA-Z]+)"
     r"|(?P<num>(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3}(?![0-9]))?)"
-    r"|(?P<sep>[,;&])|(?P<rel><=|>=|!=|[=<>≈∈])|(?P<bar>\|)|(?P<unit>[%$£€])|(?P<op>\\\\|[-+*/^_!:°∪])|(?P<unknown>.)"
+    r"|(?P<sep>[,;&])|(?P<rel><=|>=|!=|[=<>≈∈])|(?P<bar>\|)|(?P<unit>[%$£€¥₹])|(?P<op>\\\\|[-+*/^_!:°∪])|(?P<unknown>.)"
 )
 # Two letters that are a unit or a word rather than a product.
-_TWO_LETTERS = "cm mm km kg mg ml ft mi hr oz lb pm am no is at by in of on so to go it up us sq"
+_TWO_LETTERS = "cm mm km kg mg ml ft mi hr oz lb pm am an no is at by in of on so to go it up us sq cu yd kb mb gb tb"
 _UNIT_LETTERS = {"m": "meter", "g": "gram", "s": "second", "h": "hour", "l": "liter", "L": "liter"}
 
 
 def spelled(text: str) -> str:
     """An answer with each thing in it spelled in one way."""
+    for sign, (scripts, plain) in _SCRIPTS.items():
+        table = str.maketrans(scripts, plain)
+        text = re.sub(f"[{scripts}]+", lambda match, s=sign, t=table: f"{s}{{{match[0].translate(t)}}}", text)
     text = _VARIANT.sub(lambda match: _SPELLED.get(match[0], match[0]), text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)

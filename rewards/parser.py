@@ -31,6 +31,7 @@ class Parser:
     def __init__(self, tokens: list[Token]):
         self.tokens, self.at = tokens, 0
         self.depth = self.bars = 0
+        self.currency: list[str] = []  # signs between a sign and its number: -$29, $20 + $22
 
     def sees(self, kind: str, *texts: str) -> bool:
         token = self.tokens[self.at]
@@ -62,6 +63,8 @@ class Parser:
                 joined = "and" if self.needs("sep") == "and" else joined
             items.append(self.item())
         conditions = any(item.kind == "relation" for item in items)
+        if joined and (between := _between(items)):
+            return Struct("list", (between,))
         return Struct("list", tuple(items), joined if conditions else "")
 
     def item(self) -> Value:
@@ -76,16 +79,18 @@ class Parser:
     def side(self) -> Value:
         if self.sees("word") or (self.sees("name") and self.tokens[self.at + 1].kind == "word"):
             return self.words()
-        unit = [self.needs("unit")] if self.sees("unit") else []
+        unit, self.currency = [self.needs("unit")] if self.sees("unit") else [], []
         value = self.sum()
+        unit = unit or self.currency[:1]
         for sign, collection in ((":", "ratio"), ("\u222a", "union")):
             if self.sees("op", sign):
                 parts = [value]
                 while self.takes("op", sign):
                     parts.append(self.sum())
                 value = Struct(collection, tuple(parts))
-        if isinstance(value, Number) and self.sees("word", *SCALES):
-            value = Number(value.value * SCALES[self.needs("word")], value.decimals)
+        if isinstance(value, Number) and self.sees("word") and (scale := _scale(self.tokens[self.at].text)):
+            self.needs("word")
+            value = Number(value.value * scale, value.decimals)
         if isinstance(value, Op) and value.name == "degree":
             unit, value = ["degree"], value.args[0]
         name = self.unit(unit)
@@ -94,8 +99,8 @@ class Parser:
     def words(self) -> Struct:
         """An answer in words, without its article."""
         words = []
-        while any(map(self.sees, ("word", "name", "num"))):
-            words.append(self.needs("word", "name", "num").casefold())
+        while any(map(self.sees, ("word", "name", "num"))) or (words and self.sees("op", ":")):
+            words.append(self.needs("word", "name", "num", "op").casefold())  # AB:BC is a name too
         return Struct("words", (), " ".join(words[words[0] in ("the", "a", "an") and len(words) > 1 :]))
 
     def unit(self, words: list[str]) -> str:
@@ -121,8 +126,13 @@ class Parser:
         signs = ""
         while self.sees("op", "+", "-"):
             signs += self.needs("op")
+        if self.sees("unit", *"$£€¥₹"):
+            self.currency.append(self.needs("unit"))
         value = rule()
-        return negated(value) if signs.count("-") % 2 else value
+        if not signs.count("-") % 2:
+            return value
+        degree = isinstance(value, Op) and value.name == "degree"
+        return op("degree", negated(value.args[0])) if degree else negated(value)
 
     def product(self) -> Value:
         """Factors with a sign between them, or side by side: `2x`, `2(a)`, but not `x2` and `(a)2`."""
@@ -131,7 +141,8 @@ class Parser:
             beside = self.sees("open", "(", "{") or (self.sees("bar") and not self.bars)
             if self.takes("op", "*"):
                 factors.append(self.signed(self.power))
-            elif self.takes("op", "/"):
+            elif self.sees("op", "/") and self.tokens[self.at + 1].kind != "word":  # $29/day is no division
+                self.at += 1
                 factors.append(divided(factors.pop(), self.signed(self.power)))
             elif beside or any(map(self.sees, ("name", "fn", "cmd"))):
                 factors.append(self.power())
@@ -198,7 +209,10 @@ class Parser:
 
     def read_cmd(self, name: str) -> Value:
         if name == "frac":
-            return divided(self.atom(), self.atom())
+            top, bottom = self.atom(), self.atom()
+            if top == bottom and isinstance(top, Number) and top.value:
+                return Number(Fraction(1))  # not reduced, but no arithmetic is left to do
+            return divided(top, bottom)
         if name == "binom":
             return op("binom", self.atom(), self.atom())
         degree = self.atom() if self.sees("open", "[") else Number(Fraction(2))
@@ -247,7 +261,24 @@ def _name(tokens: list[Token], side: Value) -> str:
     if side.kind == "words":
         return side.label if len(tokens) <= 3 else ""
     text = "".join(token.text for token in tokens)
-    return text if isinstance(side, Symbol) or re.fullmatch(r"[a-zA-Z]?\([a-zA-Z]+(,[a-zA-Z]+)*\)", text) else ""
+    return (
+        text if isinstance(side, Symbol) or re.fullmatch(r"[a-zA-Z]?(?:\^\{?-?1\}?)?\([-+a-zA-Z0-9.,]+\)", text) else ""
+    )
+
+
+def _scale(word: str) -> Fraction | int | None:
+    word = word.lower()
+    return SCALES.get(word) or SCALES.get(word.removesuffix("s"))
+
+
+def _between(items: list[Value]) -> Value | None:
+    """`x > 3 and x < 5` as 3 < x < 5; None for any other pair of conditions."""
+    if len(items) != 2 or any(item.kind != "relation" or len(item.items) != 2 for item in items):
+        return None
+    (low, x), (y, high) = sorted((item.items for item in items), key=lambda sides: isinstance(sides[0], Symbol))
+    first, second = (item.label for item in sorted(items, key=lambda item: isinstance(item.items[0], Symbol)))
+    bounded = {first, second} <= {"<", "<="} and isinstance(x, Symbol) and x == y
+    return Struct("relation", (low, x, high), f"{first} {second}") if bounded else None
 
 
 def _relation(name: str, sides: list[Value], operators: list[str]) -> Value:

@@ -33,6 +33,10 @@ _SPELLING = str.maketrans({"\u2019": "'", "\u00d7": "*", "\u00b7": "*", "\u00f7"
 _OPERATORS = frozenset("+-*/=<>^")
 _CLAUSE_OPENS = re.compile(r"(?:^|[,:(\u2013\u2014-]|\b(?:but|and|oh|no|so|ah|ok|okay|well|hmm))\s*$")
 
+# A check that the story tells of: "has to check 6 books out" is no reflection.
+_TOLD_BEFORE = re.compile(r"\b(?:wants|wanted|has|had|needs|needed|goes|went|likes|able|allowed|asked|used|costs?)\s+$")
+_TOLD_AFTER = re.compile(r"\s+(?:\w+\s+){0,4}(?:out|in|into)\b|\s+(?:accounts?|bags?|luggage)\b")
+
 # What a marker may be wrapped in without there being anything to reflect on.
 _EMPTY_WORDS = """
     a again all also am an and answer answers are be but calculation calculations can carefully
@@ -86,6 +90,7 @@ def reflection_reward(
     markers: str | Sequence[str] = "default",
     cap: int = 3,
     require_tags: bool = True,
+    prefilled: bool = False,
     grading: dict[str, Any] | GradingConfig | None = None,
     **columns: Any,
 ) -> list[float | None]:
@@ -95,6 +100,7 @@ def reflection_reward(
         completions: texts, or TRL's conversational completions.
         answer, solution: the golds, as for `accuracy_reward`; read when gated.
         prompts: sentences copied from the prompt don't count; one that ends with `<think>` opens the thought.
+        prefilled: as for `format_reward`.
         mode: "gated" pays only where the answer is correct; "ungated" pays reflection for its own sake.
         markers: a preset's name (see `rewards.markers`) or a list of phrases.
         cap: the number of reflections beyond which no more is paid.
@@ -111,7 +117,7 @@ def reflection_reward(
         raise RewardError(f"reflection_reward: mode is 'gated' or 'ungated', not {mode!r}")
     if cap < 1:
         raise RewardError(f"reflection_reward: cap must be at least 1, not {cap}")
-    texts = completion_texts(completions, prompts)
+    texts = completion_texts(completions, prompts, prefilled)
     golds = gold_column(answer, solution, len(texts)) if mode == "gated" else [""] * len(texts)
     config = grading_config(grading)
     asked = [prompt_text(prompt) for prompt in prompts] if prompts is not None else [""] * len(texts)
@@ -176,6 +182,9 @@ def _read(sentence: str, pattern: re.Pattern[str]) -> _Sentence:
         kind, start = str(match.lastgroup), match.start()
         before = sentence[max(0, start - 16) : start]
         if not (_CLAUSE_OPENS.search(before) if kind == "hesitation" else not re.search(r"[\w-]$", before)):
+            continue
+        told = _TOLD_BEFORE.search(before) or _TOLD_AFTER.match(sentence, match.end())
+        if told and match[0] in ("to check", "checking", "verify", "verifying"):
             continue
         kinds.add(kind)
         rest.append(sentence[end:start])

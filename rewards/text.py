@@ -45,16 +45,18 @@ def prompt_text(prompt: str | Sequence[dict[str, Any]] | None) -> str:
     return "\n".join(_content(message) for message in prompt)
 
 
-def completion_texts(completions: Sequence[Any], prompts: Sequence[Any] | None = None) -> list[str]:
+def completion_texts(
+    completions: Sequence[Any], prompts: Sequence[Any] | None = None, prefilled: bool = False
+) -> list[str]:
     """Each completion's text, with the `<think>` that its prompt had already opened put back in front.
 
     Many chat templates end the prompt with `<think>`, so that the model never writes it; a format
-    reward that doesn't know would pay nobody.
+    reward that doesn't know would pay nobody. prefilled: every prompt does, though `prompts` does not show it.
     """
     texts = [completion_text(completion) for completion in completions]
-    if prompts is None:
-        return texts
-    return [_reopen(text, prompt_text(prompt)) for text, prompt in zip(texts, prompts, strict=True)]
+    if prefilled or prompts is None:
+        return [_reopen(text) for text in texts] if prefilled else texts
+    return [_reopen(text) if _opens(prompt) else text for text, prompt in zip(texts, prompts, strict=True)]
 
 
 def split_sections(text: str) -> Sections:
@@ -96,9 +98,15 @@ def _content(message: dict[str, Any]) -> str:
     return "".join(part.get("text") or "" for part in content)  # multi-modal messages: a list of parts
 
 
-def _reopen(text: str, prompt: str) -> str:
-    opened = prompt.rstrip().endswith("<think>") and not text.lstrip().startswith("<think>")
-    return "<think>" + text if opened else text
+def _opens(prompt: str | Sequence[dict[str, Any]] | None) -> bool:
+    """Whether a prompt ends in an open thought; one that mentions the tag in a sentence or a question does not."""
+    if prompt and not isinstance(prompt, str):
+        prompt = _content(prompt[-1]) if prompt[-1].get("role", "assistant") == "assistant" else ""
+    return bool(prompt) and re.search(r"(?:^|[\n>])[ \t]*<think>\s*\Z", prompt) is not None
+
+
+def _reopen(text: str) -> str:
+    return text if text.lstrip().startswith("<think>") else "<think>" + text
 
 
 def _only_span(text: str, tags: list, names: list[str], opening: str, closing: str) -> str | None:

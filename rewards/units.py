@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
-SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_LARGE = {
+    "dozen": 12, "hundred": 10**2, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7,
+    "billion": 10**9, "trillion": 10**12,
+}  # fmt: skip
+_PARTS = {
+    "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
+    "ninth": 9, "tenth": 10, "hundredth": 100, "thousandth": 1000,
+}  # fmt: skip
+SCALES = _LARGE | {word: Fraction(1, part) for word, part in _PARTS.items()}
+"""Words that multiply the number before them, in the singular."""
 
 _NAMES = """
 meter m metre; centimeter cm centimetre; millimeter mm millimetre; kilometer km kilometre; inch in inche;
-foot ft feet; yard yd; mile mi; gram g; kilogram kg kilo; milligram mg; pound lb \u00a3; ounce oz; liter l litre;
+foot ft feet; yard yd; mile mi; gram g; kilogram kg kilo; milligram mg; pound lb; ounce oz; sterling \u00a3; yen \u00a5;
+rupee \u20b9; kilobyte kb; megabyte mb; gigabyte gb; terabyte tb; liter l litre;
 milliliter ml millilitre; second s sec; minute min; hour h hr; degree deg; dollar $ usd buck; euro \u20ac;
-cent; mph; am; pm; % percent percentage"""
+cent; mph; am; pm; % percent percentage pct"""
 _UNITS = {alias: names.split()[0] for names in _NAMES.split(";") for alias in names.split()}
 _REWRITES = [
     (re.compile(r"\b(?:of|the|an?) "), ""),
     (re.compile(r"\b(?:square|sq) (\w+)"), r"\1^2"),
-    (re.compile(r"\bcubic (\w+)"), r"\1^3"),
+    (re.compile(r"\b(?:cubic|cu) (\w+)"), r"\1^3"),
+    (re.compile(r"^mph$"), "mile/hour"),
     (re.compile(r" (?:/|per) "), "/"),
     (re.compile(r" \^ "), "^"),
 ]
@@ -27,7 +39,8 @@ likely either neither nor except than more less least most about approximately r
 plus minus times half quarter third dozen hundred thousand million billion trillion negative positive
 squared cubed doubled factorial root roots mod modulo base remainder wrong incorrect false invalid instead
 rather actually wait hmm guess think then so because since unless to from with without no never other
-another sure unsure mistake error should would also versus vs through until"""
+another sure unsure mistake error should would also versus vs through until below under above over zero lakh crore
+tenth hundredth thousandth halve"""
 _NO_UNIT = frozenset(_HEDGES.split())
 
 
@@ -41,7 +54,12 @@ def unit_name(words: list[str], glued: bool) -> str:
     ('foot^2', 'inch^2', '')
     """
     words = [word.lower() for word in words]
-    if not words or len(words) > 5 or not _NO_UNIT.isdisjoint(words) or (glued and words[0] not in _UNITS):
+    if (
+        not words
+        or len(words) > 5
+        or not _NO_UNIT.isdisjoint(words)
+        or (glued and words[0] not in _UNITS and words[0].removesuffix("s") not in _UNITS)
+    ):
         return ""
     singular = [word if word in _UNITS else word.removesuffix("s") for word in words]
     text = " ".join(_UNITS.get(word, word) for word in singular)
