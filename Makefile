@@ -83,6 +83,9 @@ soak: $(VENV)/.ready-dev ## an hour of the demo's stages in one process, which m
 bench: $(VENV)/.ready-dev ## a training step of ours, TRL's and a plain loop, side by side (35 minutes, an idle machine)
 	PYTHONPATH=. $(VENV)/bin/python experiments/bench.py --model $(MODEL) --device $(DEVICE) $(ARGS)
 
+parity: $(VENV)/.ready-dev ## our loss and its gradient beside those of TRL's installed GRPOTrainer, as a table
+	$(VENV)/bin/python tests/parity_trl.py
+
 docs: $(VENV)/.ready ## write docs/glossary.md from the code
 	PYTHONPATH=. $(VENV)/bin/python tests/readme.py
 
@@ -95,4 +98,4 @@ clean: ## remove .venv and caches; runs/ stays
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup demo paper minimal base sft grpo eval reject final audit bench fuzz chaos soak report tiny data test docs lint clean help
+.PHONY: setup demo paper minimal base sft grpo eval reject final audit bench parity fuzz chaos soak report tiny data test docs lint clean help

@@ -7,6 +7,7 @@ on-policy samples come from. In the loss (differentiated per token, the sampling
     k1           KL(pi||ref)   0                        (E[d log pi] = 0: it does not pull at all)
     k2           biased        d KL(pi||ref) / d theta  (reverse KL, what the penalty is meant to be)
     k3           KL(pi||ref)   d KL(ref||pi) / d theta  (forward KL)
+    rho k3       KL(pi||ref)   d KL(pi||ref) / d theta  (reverse KL; `kl_ratio`)
 
 In the reward (not differentiated, through the policy gradient) k1 gives the reverse KL's gradient.
 """
@@ -82,6 +83,18 @@ def test_expected_gradient_of_the_whole_loss(name):
     config = LossConfig(kl=name, beta=0.3)
     policy_loss(logps, logps.detach(), REF[tokens][:, None], torch.zeros(20), mask, config)[0].backward()
     torch.testing.assert_close(t.grad, 0.3 * gradient(GRADIENTS[name]), rtol=1e-9, atol=1e-12)
+
+
+def test_k3_weighted_by_the_ratio_gives_the_reverse_kl():
+    """arXiv:2512.02556, section 3.1: E over the old policy of rho k3 is the KL itself, so its gradient is the KL's."""
+    t = theta()
+    tokens = torch.arange(5).repeat_interleave(torch.tensor([5, 1, 2, 8, 4]))
+    logps = t.log_softmax(dim=0)[tokens][:, None]  # [20, 1]
+    mask, config = torch.ones(20, 1, dtype=torch.bool), LossConfig(kl_ratio=True, beta=0.3)
+    loss, _ = policy_loss(logps, logps.detach(), REF[tokens][:, None], torch.zeros(20), mask, config)
+    loss.backward()
+    torch.testing.assert_close(t.grad, 0.3 * gradient(reverse_kl), rtol=1e-9, atol=1e-12)
+    assert (t.grad - 0.3 * gradient(forward_kl)).abs().max() > 0.03
 
 
 @pytest.mark.parametrize("name", ["clip", "reinforce", "cispo"])

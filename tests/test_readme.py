@@ -54,7 +54,7 @@ COMMANDS = commands()
 
 
 def test_it_is_short() -> None:
-    assert len(README.splitlines()) <= 270
+    assert len(README.splitlines()) <= 290
 
 
 @pytest.mark.parametrize("page", [*PAGES, REPO / "CHANGELOG.md"], ids=lambda p: p.name)
@@ -100,6 +100,15 @@ def test_every_reward_is_listed() -> None:
     assert sorted(re.findall(r"^\| \[`(\w+)`\]", text, re.MULTILINE)) == reward_names()
 
 
+PRESETS_TEXT = (REPO / "grpo" / "presets.py").read_text(encoding="utf-8").partition("PRESETS: dict")[2]
+# the paper that a preset's comment names, on its line or above it
+PAPERS = {
+    name: (re.search(r"arXiv:([\d.]+\d)", line) or re.search(r"arXiv:([\d.]+\d)", above))[1]
+    for above, line, name in re.findall(r'((?:^ +#.*\n)?)(^ +"(\w+)": LossConfig.*)', PRESETS_TEXT, re.MULTILINE)
+    if "arXiv" in above + line
+}
+
+
 def test_the_choices_of_a_loss_are_the_code_s() -> None:
     def named(start: str, end: str = "\n") -> set[str]:
         return set(re.findall(r"`(\w+)`", README.partition(start)[2].partition(end)[0]))
@@ -110,7 +119,10 @@ def test_the_choices_of_a_loss_are_the_code_s() -> None:
     assert named("| weights | `loss.weight` |") == set(WEIGHTS)
     assert named("`loss.beta` |") == {*KL_ESTIMATORS, "loss", "reward"}
     assert named("| aggregation | `loss.aggregation` |") == set(AGGREGATIONS)
-    assert named("names a published combination:", "Other keys") == set(PRESETS)
+    table = README.partition("| preset | paper")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \| ([\d.]*)", table, re.MULTILINE) == [
+        (name, PAPERS.get(name, "")) for name in PRESETS
+    ]
 
 
 # ---- commands -----------------------------------------------------------------------------------------------
@@ -203,6 +215,16 @@ def test_the_surrogate_halves_the_push_away_from_bad_completions(tmp_path, monke
         [grads[surrogate]] = torch.autograd.grad(loss, logps)
     torch.testing.assert_close(grads["my_loss:gentle"][0], grads["clip"][0])
     torch.testing.assert_close(grads["my_loss:gentle"][1], grads["clip"][1] / 2)
+
+
+def test_the_weight_leaves_out_the_tokens_that_the_policy_is_sure_of(tmp_path, monkeypatch) -> None:
+    written(tmp_path, monkeypatch)
+    mine = follow("my_weight.yaml", "sandbox.enabled=false", "log.completions_per_step=16")
+    assert 0 < mine["weight"] < 1
+    logged = [row["tokens"] for row in lines(Path("runs/my_weight/completions.jsonl")) if row.get("advantage")]
+    figures = [pair for t in logged for pair in zip(t["entropy"], t["weighted_advantage"], strict=True)]
+    assert {bool(advantage) for entropy, advantage in figures if entropy > 0.31} == {True}
+    assert {bool(advantage) for entropy, advantage in figures if entropy < 0.29} == {False}
 
 
 def test_the_reward_is_trained_on_beside_those_of_the_included_file(tmp_path, monkeypatch) -> None:

@@ -16,8 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data import Problem
 from grpo import sft
+from grpo.loss import LossConfig
 from grpo.model.policy import ModelConfig, load_policy
 from grpo.runs import folder
+from grpo.runs.config import Config
 from grpo.runs.folder import data_hash, fingerprint, open_run
 from grpo.runs.settings import load_config
 
@@ -273,3 +275,13 @@ def test_changed_code_is_refused_or_accepted_and_recorded(tmp_path, capsys, monk
     monkeypatch.setattr(folder, "code_hash", lambda config: {**manifest(run)["code"], "grpo": "0" * 64})
     assert grpo("grpo", run, reward) == 2
     assert "the code of grpo has changed" in capsys.readouterr().err
+
+
+def test_the_modules_of_surrogate_and_weights_count_as_code(tmp_path, monkeypatch):
+    own = write_module(tmp_path, monkeypatch, "def rare(tokens):\n    return tokens.logps.exp() < 0.9\n")
+    for weight in (f"{own}:rare", {"name": f"{own}:rare", "args": {}}):
+        config = Config(loss=LossConfig(weight=("tis", weight)))
+        before = folder.code_hash(config)
+        assert set(before) == {"grpo", own}
+        (tmp_path / f"{own}.py").write_text(f"# {before[own]}\n")
+        assert folder.code_hash(config)[own] != before[own]

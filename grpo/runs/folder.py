@@ -264,9 +264,10 @@ def data_hash(problems: list[Problem]) -> str:
 
 
 def code_hash(config: Config) -> dict[str, str]:
-    """SHA-256 of the code that a run depends on: ours, and each module that its rewards and surrogate come from."""
+    """SHA-256 of the code that a run depends on: ours, and each module of its rewards, surrogate and weights."""
     root, names = Path(__file__).parents[2], [config.loss.surrogate, config.eval.reward]
     names += [reward.function or name for name, reward in config.rewards.items()]
+    names += [weight if isinstance(weight, str) else weight["name"] for weight in config.loss.weight]
     files = {"grpo": [path for package in ("grpo", "rewards", "data") for path in (root / package).rglob("*.py")]}
     for module in {name.partition(":")[0] for name in names if ":" in name}:
         spec = importlib.util.find_spec(module)
