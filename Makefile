@@ -60,8 +60,9 @@ audit: $(VENV)/.ready ## what does a reward wrongly pay? make audit REWARD=my_mo
 report: $(VENV)/.ready ## table and HTML report of runs/EXP
 	$(RUN) report runs/$(EXP)
 
-tiny: $(VENV)/.ready ## train the embedded base model anew, into runs/demo/tiny (half an hour)
+tiny: $(VENV)/.ready ## train the embedded base model anew, into runs/tiny/2-mixed (half an hour)
 	$(RUN) sft --config experiments/demo/tiny.yaml $(ARGS)
+	$(RUN) sft --config experiments/demo/tiny_mixed.yaml $(ARGS)
 
 data: $(VENV)/.ready ## download GSM8K into datasets/, checksums pinned
 	$(VENV)/bin/python -m data.download

@@ -34,6 +34,9 @@ class ColdStartConfig:
     check: str = "Wait, let me check: {computation}. Yes."
     """The reflection, a line of its own after the line that it checks; {computation} reads "48 + 24 = 72"."""
 
+    as_it_is: bool = False
+    """Teach each solution as the data has it, with tags or without: nothing is put into the format or checked."""
+
     def __post_init__(self) -> None:
         if not 0 <= self.reflect_share <= 1:
             raise DataError(f"coldstart.reflect_share {self.reflect_share} is not between 0 and 1")
@@ -62,6 +65,8 @@ def response_text(problem: Problem, config: ColdStartConfig, seed: int = 0) -> s
     """
     if not problem.solution:
         raise DataError(f"problem {problem.id} has no worked solution to learn from; see data.solution_field")
+    if config.as_it_is:
+        return problem.solution
     tags = TAG.findall(problem.solution)
     if len(tags) == 4 and RESPONSE.fullmatch(problem.solution):
         return problem.solution

@@ -117,6 +117,11 @@ def test_a_whole_response_is_taken_as_it_is():
         assert response_text(problem, ALWAYS) == problem.solution
 
 
+@pytest.mark.parametrize("solution", ["7 + 5 = 2. So 2.", "<think>7 + 5 = 12", "<<7+5=12>>12"])
+def test_as_it_is_teaches_the_solution_and_nothing_else(solution):
+    assert response_text(Problem("x/y/0", "q", "12", solution), ColdStartConfig(1.0, as_it_is=True)) == solution
+
+
 @pytest.mark.parametrize(
     "solution",
     [

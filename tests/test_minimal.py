@@ -158,7 +158,7 @@ def test_three_steps_are_those_of_the_trainer(temperature, monkeypatch, tmp_path
 
     start, w, v = (vector(x) for x in (load_tiny()[0].state_dict(), ours["weights"], theirs["weights"]))
     assert (w - v).norm() < 1e-5 * v.norm()
-    assert (w - v).norm() < 3e-3 * (v - start).norm()  # Adam makes steps of one size of gradients that are rounding
+    assert (w - v).norm() < 6e-3 * (v - start).norm()  # Adam makes steps of one size of gradients that are rounding
 
 
 def test_padding_is_not_counted():
