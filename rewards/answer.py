@@ -86,7 +86,9 @@ def _readings(text: str) -> list[Value]:
     readings = [read(text)]
     if re.search(r"[0-9],[0-9]{3}(?![0-9])", text) and ",0" not in text:  # 3,005 is one number, 70,110 may be two
         readings.append(read(text, thousands=False))
-    if measured := re.fullmatch(r"([-0-9.,]*[0-9]) ([a-zA-Z^0-9/ ]*\b[mgshlL]\b[a-zA-Z^0-9/ ]*)", text):
+    if measured := re.fullmatch(
+        r"([-0-9.,]*[0-9])(?:[\s~]|\\[,;: ])+([a-zA-Z^0-9/ ]*\b[mgshlL]\b[a-zA-Z^0-9/ ]*)", text
+    ):
         readings.append(read(spelled(f"{measured[1]}\\text{{ {measured[2]}}}")))
     return readings
 

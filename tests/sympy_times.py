@@ -1,0 +1,100 @@
+"""How long sympy takes for what the grader decides: `python tests/sympy_times.py PAIRS.jsonl` (fields gold, pred).
+
+Each pair of expressions is built from the parser's own tree, with exponents and digits bounded, and decided by
+`simplify(a - b) == 0`, by `a.equals(b)` (each in a process of its own, killed after two seconds), and by the grader.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from rewards.answer import GradingConfig, equivalent, read, stated
+from rewards.lexer import spelled
+from rewards.values import Number, Symbol, Unreadable, Value
+
+LIMIT = 2.0
+
+
+def to_sympy(value: Value):
+    """A sympy object of an expression. Raises Unreadable for a collection, a unit or too large a number."""
+    import sympy
+
+    if isinstance(value, Number):
+        if max(abs(value.value.numerator), value.value.denominator) > 10**30:
+            raise Unreadable("too large")
+        return sympy.Rational(value.value.numerator, value.value.denominator)
+    if isinstance(value, Symbol):
+        constants = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I}
+        return constants.get(value.name) or sympy.Symbol(value.name)
+    if value.kind:
+        raise Unreadable(value.kind)
+    args = [to_sympy(arg) for arg in value.args]
+    if value.name == "^" and args[1].is_number and abs(args[1]) > 100:
+        raise Unreadable("too high a power")
+    own = {
+        "+": sympy.Add, "*": sympy.Mul, "^": sympy.Pow, "!": sympy.factorial, "binom": sympy.binomial, "abs": sympy.Abs,
+        "ln": sympy.log, "degree": lambda x: x * sympy.pi / 180, "arcsin": sympy.asin, "arccos": sympy.acos,
+        "arctan": sympy.atan, "log": lambda x, base=10: sympy.log(x, base),
+    }  # fmt: skip
+    return (own.get(value.name) or getattr(sympy, value.name))(*args)
+
+
+def decide(how: str, a: Value, b: Value, queue) -> None:
+    import sympy
+
+    first, second = to_sympy(a), to_sympy(b)
+    sympy.simplify(sympy.Symbol("x") + 1)  # what a first call imports is not counted
+    started = time.perf_counter()
+    same = sympy.simplify(first - second) == 0 if how == "simplify" else first.equals(second)
+    queue.put((time.perf_counter() - started, bool(same)))
+
+
+def main(path: str) -> None:
+    pairs = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        try:
+            values = [read(spelled(stated(str(row[key]), GradingConfig()))) for key in ("gold", "pred")]
+            [to_sympy(value) for value in values]
+        except (Unreadable, ArithmeticError, AttributeError, RecursionError):
+            continue
+        if values[0] != values[1]:
+            pairs.append((row, values))
+    times: dict[str, list[float]] = {"ours": [], "simplify": [], "equals": []}
+    killed = dict.fromkeys(times, 0)
+    context = multiprocessing.get_context("fork")
+    for row, values in pairs:
+        started = time.perf_counter()
+        equivalent(str(row["gold"]), str(row["pred"]))
+        times["ours"].append(time.perf_counter() - started)
+        for how in ("simplify", "equals"):
+            queue = context.Queue()
+            process = context.Process(target=decide, args=(how, *values, queue))
+            process.start()
+            process.join(LIMIT)
+            if process.is_alive():
+                process.kill()
+                killed[how] += 1
+            elif not queue.empty():
+                times[how].append(queue.get()[0])
+    print(f"{len(pairs)} pairs of expressions that are written differently")
+    for how, all_of_it in times.items():
+        shown = (
+            statistics.median(all_of_it) * 1e3,
+            sorted(all_of_it)[len(all_of_it) * 95 // 100] * 1e3,
+            max(all_of_it) * 1e3,
+        )
+        print(
+            "{:9} median {:6.2f} ms, 95 % {:7.2f} ms, slowest {:7.1f} ms".format(how, *shown), f"killed {killed[how]}"
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

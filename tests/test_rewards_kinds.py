@@ -1,0 +1,329 @@
+# ruff: noqa: RUF001
+"""Kinds of answers that people reported, each generated, so that members which nobody listed are tried too."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from rewards import accuracy_reward
+from rewards.answer import GradingConfig, equivalent, extract_answer
+
+numbers = st.integers(2, 99_999)
+small = st.integers(2, 99)
+
+
+def paid(gold: str, answer: str, **config) -> bool:
+    """Both ways round: the grader knows no order."""
+    grading = GradingConfig(**config)
+    result = equivalent(gold, answer, grading)
+    assert result == equivalent(answer, gold, grading), (gold, answer)
+    return result
+
+
+def graded(gold: object, answer: str) -> bool:
+    return bool(accuracy_reward([f"<think>so</think>\n<answer>{answer}</answer>"], answer=[str(gold)])[0])
+
+
+# --------------------------------------------------------------------------- equations
+
+
+@given(st.integers(-50, 50), st.integers(2, 9), st.integers(-9, 9), st.sampled_from("xnty"))
+def test_a_solved_equation_is_no_other_equation_that_it_solves(value, a, b, x):
+    solved, swapped = f"{x} = {value}", f"{value} = {x}"
+    for other in (f"{a}{x} + {b} = {a * value + b}", f"{a}{x} = {a * value}", f"{x}/{a} = {value}/{a}"):
+        assert not paid(solved, other)
+    assert paid(solved, swapped) and paid(solved, str(value)) and not paid(solved, str(value + 1))
+    assert not paid(solved, swapped.replace(x, "z"))
+
+
+@given(st.integers(-50, 50), st.integers(2, 9), st.sampled_from(["<", ">", "\\le", "\\ge"]))
+def test_a_solved_inequality_is_no_other_one(value, a, sign):
+    assert not paid(f"x {sign} {value}", f"{a}x {sign} {a * value}")
+    assert paid(f"x {sign} {value}", f"x{sign} {value}")
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(-9, 9), st.integers(2, 5))
+def test_a_line_is_any_equation_of_it(a, b, c, k):
+    assert paid(f"{a}x + {b}y = {c}", f"{k * a}x + {k * b}y = {k * c}")
+    assert paid(f"{a}x + {b}y = {c}", f"{b}y = {c} - {a}x") and not paid(f"{a}x + {b}y = {c}", f"{a}x + {b}y = {c + 1}")
+
+
+# --------------------------------------------------------------------------- lists and separators
+
+
+@given(st.integers(1, 999), st.integers(1, 99))
+def test_a_number_with_a_separator_is_no_list(head, tail):
+    number, group = head * 1000 + tail, f"{tail:03}"
+    for spelling in (f"{head},{group}", f"{head}{{,}}{group}", f"{head}\\,{group}", f"{head}\u2009{group}"):
+        assert paid(str(number), spelling)
+    for listed in (f"{head}, {tail}", f"{tail}, {head}", f"{head} and {tail}"):
+        assert not paid(f"{head},{group}", listed)
+
+
+@given(st.lists(small, min_size=2, max_size=4, unique=True), st.randoms())
+def test_lists_have_no_order_and_no_other_members(values, random):
+    other = random.sample(values, len(values))
+    assert paid(", ".join(map(str, values)), " and ".join(map(str, other)))
+    assert not paid(", ".join(map(str, values)), ", ".join(map(str, [*values[:-1], 100])))
+
+
+@given(st.integers(1, 999), st.integers(0, 999), st.integers(1, 99))
+def test_the_decimal_comma_is_a_setting_as_a_whole(head, group, cents):
+    cents = cents if cents % 10 else cents + 1
+    point, comma = f"{head}{group:03}.{cents:02}", f"{head}.{group:03},{cents:02}"
+    assert paid(point, comma.replace(".", "").replace(",", "."))
+    assert paid(comma, f"{head}{group:03},{cents:02}", decimal_comma=True)
+    assert not paid(comma, f"{head}.{group:03},{cents:02}1", decimal_comma=True)
+    assert paid(f"{head}.{group:03}", f"{head}{group:03}", decimal_comma=True)
+
+
+# --------------------------------------------------------------------------- boxes
+
+
+@given(
+    small,
+    st.sampled_from(
+        [
+            "${}$",
+            "\\[{}\\]",
+            "**{}**",
+            "So the answer is {}.",
+            "x = {}",
+            "Thus $x = {}$.",
+            "{} apples",
+            "In May she sold half; in all {}.",
+            "It does not rain. Hence {}",
+            "({})",
+        ]
+    ),
+)
+def test_a_box_in_a_sentence_is_what_it_holds(value, around):
+    answer = around.replace("{}", f"\\boxed{{{value}}}")
+    assert graded(value, answer) and not graded(value + 1, answer)
+
+
+@given(
+    st.integers(4, 99),
+    st.sampled_from(
+        [
+            "-{}",
+            "1{}",
+            "\\sqrt{{}}",
+            "{}\\%",
+            "{}!",
+            "{}\\pi",
+            "{} million",
+            "{}^2",
+            "2\\cdot{}",
+            "{} or 1",
+            "{}. Wait, it is 1",
+            "{} dozen",
+            "not {}",
+            "{}0",
+            "either {} or \\boxed{1}",
+            "{}, no, \\boxed{1}",
+        ]
+    ),
+)
+def test_what_stands_around_a_box_counts(value, around):
+    answer = around.replace("{}", f"\\boxed{{{value}}}", 1)
+    assert not graded(value, answer)
+
+
+# --------------------------------------------------------------------------- units, money, scales
+
+UNITS = [
+    "cm",
+    "m",
+    "km",
+    "kg",
+    "g",
+    "lbs",
+    "mins",
+    "hours",
+    "GB",
+    "inches",
+    "ft",
+    "miles",
+    "dollars",
+    "°C",
+    "m/s",
+    "km/h",
+    "m²",
+    "cm^2",
+    "\\text{ cm}^{2}",
+    "\\mbox{ m}^3",
+    "\\text{ meters}",
+    "square feet",
+    "sq. ft.",
+    "cubic meters",
+    "mph",
+]
+
+
+@given(numbers, st.sampled_from(UNITS), st.sampled_from(["", " ", "\\,", "~"]))
+def test_a_unit_may_be_left_out_in_any_spelling(value, unit, space):
+    assume(space or not unit.startswith(("m", "g", "in", "ft", "dollars", "sq", "cubic")) or unit in ("mins", "mph"))
+    assert graded(value, f"{value}{space}{unit}") and not graded(value + 1, f"{value}{space}{unit}")
+
+
+@given(
+    numbers,
+    st.sampled_from([("cm", "inches"), ("kg", "lbs"), ("m", "m^2"), ("£", "lbs"), ("m/s", "mph"), ("GB", "MB")]),
+)
+def test_two_units_are_two_answers(value, units):
+    first, second = (f"£{value}" if unit == "£" else f"{value} {unit}" for unit in units)
+    assert not graded(first, second) and graded(first, first)
+
+
+@given(
+    numbers,
+    st.sampled_from(
+        [
+            "${}",
+            "\\${}",
+            "US${}",
+            "USD {}",
+            "Rs. {}",
+            "€{}",
+            "${}/day",
+            "${} a day",
+            "${} per day",
+            "= {}",
+            "{} (apples)",
+            "#### {}",
+            "**Answer**: {}",
+            '"{}"',
+            "{}.",
+            "The answer is {}.",
+        ]
+    ),
+)
+def test_money_rates_and_markdown(value, around):
+    assert graded(value, around.replace("{}", str(value))) and not graded(value + 1, around.replace("{}", str(value)))
+
+
+@given(small, st.sampled_from(["-${}", "−${}", "-\\${}", "-{}^\\circ", "-{}°"]))
+def test_signs_before_money_and_degrees(value, around):
+    answer = around.replace("{}", str(value))
+    assert graded(-value, answer) and not graded(value, answer)
+
+
+SCALES = {
+    "thousand": 1000,
+    "thousands": 1000,
+    "million": 10**6,
+    "millions": 10**6,
+    "dozen": 12,
+    "hundreds": 100,
+    "lakh": 10**5,
+    "crore": 10**7,
+    "billion": 10**9,
+}
+
+
+@given(small, st.sampled_from(sorted(SCALES)))
+def test_a_scale_word_multiplies(value, word):
+    assert not graded(value, f"{value} {word}") and graded(value * SCALES[word], f"{value} {word}")
+
+
+@given(
+    small,
+    st.sampled_from(
+        ["halves", "thirds", "tenths", "hundredths", "percent", "per cent", "pct", "%", "degrees below zero"]
+    ),
+)
+def test_a_part_is_not_the_whole(value, word):
+    assert not graded(value, f"{value} {word}")
+
+
+# --------------------------------------------------------------------------- left-hand sides, chains, prose
+
+
+@given(
+    small,
+    st.sampled_from(["f(3)", "f^{-1}(x)", "|z|", "m + n", "\\sin A", "\\angle ABC", "x^2 + y^2", "Total", "AB", "n"]),
+)
+def test_an_expression_on_the_left_names_what_is_asked(value, left):
+    assert graded(value, f"{left} = {value}") and not graded(value, f"{left} = {value + 1}")
+
+
+@given(
+    small,
+    small,
+    st.sampled_from(
+        [
+            "{a} + {b} = {c}",
+            "m + n = {a} + {b} = {c}",
+            "${a} + ${b} = ${c}",
+            "{a} + {b} = {c} dollars",
+            "{c} - {b} = {a}",
+            "x = {a} + {b} = {c}",
+        ]
+    ),
+)
+def test_a_true_chain_is_its_end_and_a_false_one_is_nothing(a, b, chain):
+    text, end = chain.format(a=a, b=b, c=a + b), a if chain.startswith("{c}") else a + b
+    assert graded(end, text)
+    false = chain.format(a=a, b=b, c=a + b + 1)
+    assert not graded(a + b + 1, false) and not graded(a + b, false)
+
+
+@given(
+    st.integers(-20, 20),
+    st.integers(1, 20),
+    st.sampled_from([("<", "<", "()"), ("\\le", "<", "[)"), ("\\le", "\\le", "[]")]),
+)
+def test_two_bounds_joined_by_and_are_an_interval(low, width, signs):
+    first, second, (opening, closing) = signs
+    interval = f"{opening}{low}, {low + width}{closing}"
+    swapped = {"<": ">", "\\le": "\\ge"}[first]
+    for text in (f"x {swapped} {low} and x {second} {low + width}", f"{low} {first} x {second} {low + width}"):
+        assert paid(interval, text) and not paid(f"{opening}{low}, {low + width + 1}{closing}", text)
+    assert paid("(-\\infty,\\infty)", "\\mathbb{R}") and paid(
+        f"x \\ne {low}", f"(-\\infty,{low}) \\cup ({low},\\infty)"
+    )
+
+
+VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¾": "3/4", "⅕": "1/5", "⅞": "7/8"}
+
+
+@given(st.integers(1, 50), st.sampled_from(sorted(VULGAR)), st.integers(1, 9))
+def test_unicode_fractions_exponents_and_roots(whole, sign, digit):
+    top, bottom = map(int, VULGAR[sign].split("/"))
+    assert paid(f"{whole}{sign}", f"\\frac{{{whole * bottom + top}}}{{{bottom}}}") and not paid(
+        f"{whole}{sign}", str(whole)
+    )
+    assert paid(f"x{'⁰¹²³⁴⁵⁶⁷⁸⁹'[digit]}", f"x^{digit}") and paid(f"x{'₀₁₂₃₄₅₆₇₈₉'[digit]}", f"x_{digit}")
+    assert paid(f"{digit}.5×10⁻{'⁰¹²³⁴⁵⁶⁷⁸⁹'[digit]}", f"{digit}.5 \\times 10^{{-{digit}}}")
+    assert paid(f"∛{whole}", f"\\sqrt[3]{{{whole}}}") and paid(f"√{whole}", f"\\sqrt{{{whole}}}")
+
+
+# --------------------------------------------------------------------------- where the answer is
+
+
+@settings(max_examples=30)
+@given(small, st.sampled_from(["<think>{}", "so <think> it is {}", "</think> <think> then {}"]))
+def test_a_thought_that_never_ends_holds_no_answer(value, text):
+    for answer in (f"\\boxed{{{value}}}", f"#### {value}", f"The answer is {value}"):
+        assert extract_answer(text.replace("{}", answer), require_tags=False) is None
+        assert extract_answer(f"<think>so</think> {answer}", require_tags=False) == str(value)
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "same"),
+    [
+        ("\\frac{3}{3}", "1", True),
+        ("\\frac{84}{2}", "42", False),
+        ("5", "B) 5", False),
+        ("B", "B)", True),
+        ("B", "(b)", True),
+        ("52_8", "(52)_8", True),
+        ("an ellipse", "ellipse", True),
+        ("ellipse", "hyperbola", False),
+    ],
+)
+def test_decided_cases(gold, answer, same):
+    assert paid(gold, answer) == same
