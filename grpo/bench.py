@@ -79,12 +79,8 @@ def matmul_flops(policy: Policy, rollouts: Rollouts, config: Config) -> int:
         if p.ndim == 2 and (p is head or id(p) not in embeddings):
             again = p is head or config.model.recompute == "full"  # `logprobs.py` computes all logits twice
             an_update = 4 + 2 * p.requires_grad + 2 * again
-            a_token = (
-                2
-                + 2 * bool(config.loss.beta)
-                + 2 * (config.grpo.mini_batches > 1)
-                + config.grpo.updates_per_batch * an_update
-            )
+            passes = 2 + 2 * bool(config.loss.beta) + 2 * (config.grpo.mini_batches > 1)  # without gradient
+            a_token = passes + config.grpo.updates_per_batch * an_update
             total += p.numel() * a_token * (completions if p is head else completions + prompts)
     return total
 

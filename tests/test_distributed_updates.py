@@ -34,6 +34,10 @@ def assert_same(ours: Results, theirs: Results, case: str) -> None:
         # sums in another order differ by fp32's rounding; after a step a bf16 weight may then be rounded otherwise
         limit = 0.02 if number and "bf16" in case else 1e-4
         assert distance(of_kind(ours, f"gradient {number}"), of_kind(theirs, f"gradient {number}")) < limit, case
+        for name, value in of_kind(theirs, f"figures {number}").items():
+            torch.testing.assert_close(
+                ours[f"figures {number}{name}"], value, rtol=10 * limit, atol=1e-3, msg=case + name
+            )
         figures = of_kind(ours, f"metrics {number}")
         for name, value in of_kind(theirs, f"metrics {number}").items():
             assert figures[name].item() == pytest.approx(value.item(), rel=limit, abs=1e-5), (case, name)

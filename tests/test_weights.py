@@ -132,6 +132,16 @@ def test_far_apart_policies_stay_finite(make_tokens):
             assert product(({"name": name, "args": args},), tokens).isfinite().all()
 
 
+def test_what_a_weight_says_of_masked_slots_does_not_matter(make_loss_batch, monkeypatch):
+    """There the entropy is 0, so that this one divides by 0."""
+    monkeypatch.setitem(WEIGHTS, "inverse", lambda tokens: 1 / tokens.entropy)
+    batch = make_loss_batch(lengths=LENGTHS)
+    loss, metrics = policy_loss(*batch, LossConfig(weight=("inverse",)), entropy=-batch[1])
+    loss.backward()
+    assert all(x.isfinite().all() for x in (loss, batch[0].grad, *metrics.values()))
+    assert (batch[0].grad[~batch[4]] == 0).all()
+
+
 # ---- in the loss --------------------------------------------------------------------------------------------
 
 

@@ -30,7 +30,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "clip_fraction_high": "Share of tokens with A > 0 above the clip range: a clip leaves them no gradient.",
         "clip_fraction_delta": "Share of tokens with A < 0 above loss.delta, where that is set: no gradient either.",
         "weight": "Mean of loss.weight over tokens, where that is set; of a mask, the share of tokens that it keeps.",
-        "ratio": "Mean importance ratio pi / pi_old of a token; exactly 1 in the first update on a batch.",
+        "ratio": "Mean importance ratio pi / pi_old of a token; exactly 1 where a batch gets one update.",
         "ratio_max": "Largest importance ratio of the batch.",
         "grad_norm": "L2 norm of the gradient before clipping; spikes announce trouble.",
         "skipped": "Optimiser steps skipped because the loss or gradient was NaN or infinite; they moved nothing.",

@@ -112,10 +112,8 @@ def _functions(config: Config) -> Iterator[Mistake]:
             get_reward(config.eval.reward)
         except ValueError as error:
             yield "eval.reward", f"is none of the rewards and cannot be used: {error}"
-    for key, check_it, what in (
-        ("loss.surrogate", check_surrogate, config.loss),
-        ("loss.weight", check_weights, config.loss.weight),
-    ):
+    functions = {"loss.surrogate": (check_surrogate, config.loss), "loss.weight": (check_weights, config.loss.weight)}
+    for key, (check_it, what) in functions.items():
         try:
             check_it(what)
         except Exception as error:  # the user's module may fail in any way at all
