@@ -216,5 +216,6 @@ WORDS_ALONE = {
         "The test has 6 test questions of 7 test points. " + THINK,
         "They check 6 books out of the library, then check 7 more out. Wait times are short. " + THINK,
     ],
+    "a step called a check": ["I verify that 7 + 7 = 14. I verify that 14 + 28 = 42. Alternatively, 6 * 7 = 42."],
     "denied": ["There is no mistake, no error to fix, and nothing to check, test or verify. " + THINK],
 }

@@ -15,7 +15,18 @@ INFINITY = Symbol("infty")
 
 @dataclass(frozen=True)
 class GradingConfig:
-    """What counts as the same answer where people disagree."""
+    """What counts as the same answer where people disagree. Some of it is a setting; the rest is decided:
+
+    - An equation or inequality that is solved for a letter (x = 5) is no other one (2x = 10); its value alone is it.
+      Equations of several letters, a line or a conic, are the same if one is the other times a constant.
+    - 3,005 and 1,080 are numbers and never lists; 70,110 is either. `70,110` after `decimal_comma` is 70.11.
+    - What stands next to a box belongs to the answer: `-\\boxed{4}` is -4, `\\boxed{4}` million is 4,000,000. Two
+      different boxes, and a number or doubt after the box, are no answer.
+    - A scale word multiplies (lakh, dozen, halves). "5 degrees below zero" is not read. \u00a35 and 5 pounds differ.
+    - What is left of the last "=" names what is asked (`f(3) = 42`, `m + n = 40 + 2 = 42`); a false chain is nothing.
+    - `\\frac{3}{3}` is 1, but 84/2 is arithmetic left undone (`unevaluated`).
+    - "B)", "(b)" and B are one choice; "B) 42" is not read.
+    """
 
     percent: str = "exact"
     """"exact": 42% is 0.42 and not 42. "optional": it is either."""
