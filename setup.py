@@ -19,7 +19,6 @@ setup(
         "transformers>=5.0",
         "tokenizers",
         "safetensors",
-        "sympy",
         "mpmath",
         "numpy",
         "pyyaml",

@@ -75,10 +75,14 @@ def stated(text: str, config: GradingConfig) -> str:
         text = re.sub(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:\.[0-9]{3})+(?![0-9])", lambda m: m[0].replace(".", ""), text)
         text = re.sub(r"(?<![0-9.,])([0-9]+),([0-9]{1,2}|[0-9]{4,})(?![0-9,.])", r"\1.\2", text)
     text = text.strip(_MARKUP).rstrip(" .,;:\\\n\t").removeprefix("=").strip(_MARKUP)
-    return re.sub(r"^(?:\"(.*)\"|\(?([A-Ja-j])\))$", lambda match: match[1] or match[2] or "", text)
+    return re.sub(r"^(?:\"(.*)\"|\(?([A-Ja-j])\)|(?:[Oo]ption|[Cc]hoice) \(?([A-J])\)?)$", _inside, text)
 
 
 # ---------------------------------------------------------------------------------------------------
+
+
+def _inside(match: re.Match[str]) -> str:
+    return next((group for group in match.groups() if group is not None), "")
 
 
 def _readings(text: str) -> list[Value]:
@@ -87,7 +91,7 @@ def _readings(text: str) -> list[Value]:
     if re.search(r"[0-9],[0-9]{3}(?![0-9])", text) and ",0" not in text:  # 3,005 is one number, 70,110 may be two
         readings.append(read(text, thousands=False))
     if measured := re.fullmatch(
-        r"([-0-9.,]*[0-9])(?:[\s~]|\\[,;: ])+([a-zA-Z^0-9/ ]*\b[mgshlL]\b[a-zA-Z^0-9/ ]*)", text
+        r"([-0-9.,]*[0-9])(?:[\s~]|\\[,;: ])+([a-zA-Z^0-9/ ]*\b[mgshlLNJWV]\b[a-zA-Z^0-9/ ]*)", text
     ):
         readings.append(read(spelled(f"{measured[1]}\\text{{ {measured[2]}}}")))
     return readings

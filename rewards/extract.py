@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from rewards.text import split_sections
+from rewards.units import NO_UNIT
 from rewards.values import Unreadable
 
 MAX_CHARS = 1000
@@ -56,7 +57,19 @@ def concluded(text: str, sentences: bool = True) -> str:
         raise Unreadable("a hedged answer")
     if not sentences and text != answer:
         raise Unreadable("a sentence")
-    return answer
+    return answer if before or not sentences else _only_number(answer) or answer
+
+
+def _only_number(text: str) -> str:
+    """What "The total is $42." says: the only number of a sentence without any doubt, with a scale word or percent."""
+    found = re.fullmatch(
+        r"([A-Z][A-Za-z ,']*?(?: is| are| was| has| have|:)) ?(-?\$?[0-9][0-9,]*(?:\.[0-9]+)?%?)( [a-z ]+)?\.?", text
+    )
+    words = re.findall(r"[a-z]+", f"{found[1]} {found[3] or ''}".lower()) if found else []
+    return f"{found[2]}{found[3] or ''}" if found and NO_UNIT.isdisjoint({*words} - _PLAIN) else ""
+
+
+_PLAIN = frozenset(["is", "are", "was", "has", "have", "so", "then", "to", "with", "the", "it"])
 
 
 def _around_box(text: str, boxes: list[str], sentences: bool) -> str:

@@ -58,6 +58,12 @@ _REWRITES = [
     (re.compile(r"(?<=[0-9])'(?=[0-9]{3}(?![0-9]))"), ""),  # 10'000
     (re.compile(r"\\mathbb\s*(?:\{\s*R\s*\}|R)|\ball real(?: number)?s\b"), r"(-\\infty,\\infty)"),
     (re.compile(r"(?:\bm\s*)?\\(?:measured)?angle\b"), ""),  # the angle ABC is ABC
+    (re.compile(r"\\triangle\b"), ""),
+    (re.compile(r"\\(?:overline|overrightarrow|widehat|hat|vec)\s*\{?([A-Z]{1,3})\}?"), r"\1"),  # the segment AB
+    (re.compile(r"\|\s*([A-Z]{2})\s*\|"), r" \1 "),
+    (re.compile(r"(?<=[a-zA-Z])\s+([a-zA-Z]+)\s*\^\s*\{\s*-\s*1\s*\}"), r"/\1"),  # m s^{-1}
+    (re.compile(r"(?<=[0-9])\s*\\frac\{([a-zA-Z]+)\}\{([a-zA-Z]+)\}"), r" \1/\2"),  # 15 \frac{m}{s}
+    (re.compile(r"(?<![0-9.,/])[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9.,/])"), lambda match: match[0].replace(" ", "")),
     (re.compile(r"\^\s*\{\s*([0-9])\s*\}"), r"^\1 "),  # cm^{2}
     (re.compile(r"\(([0-9a-fA-F]+)\)\s*_"), r"\1_"),  # (52)_8
     (re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)"), "*"),  # 1.5 x 10^3
@@ -88,7 +94,8 @@ _TOKEN = re.compile(
 )
 # Two letters that are a unit or a word rather than a product.
 _TWO_LETTERS = "cm mm km kg mg ml ft mi hr oz lb pm am an no is at by in of on so to go it up us sq cu yd kb mb gb tb"
-_UNIT_LETTERS = {"m": "meter", "g": "gram", "s": "second", "h": "hour", "l": "liter", "L": "liter"}
+_UNIT_LETTERS = {"m": "meter", "g": "gram", "s": "second", "h": "hour", "l": "liter", "L": "liter", "N": "newton",
+                 "J": "joule", "W": "watt", "V": "volt"}  # fmt: skip
 
 
 def spelled(text: str) -> str:

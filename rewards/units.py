@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 
 _LARGE = {
-    "dozen": 12, "hundred": 10**2, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7,
+    "ten": 10, "dozen": 12, "hundred": 10**2, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7,
     "billion": 10**9, "trillion": 10**12,
 }  # fmt: skip
 _PARTS = {
@@ -40,8 +40,9 @@ plus minus times half quarter third dozen hundred thousand million billion trill
 squared cubed doubled factorial root roots mod modulo base remainder wrong incorrect false invalid instead
 rather actually wait hmm guess think then so because since unless to from with without no never other
 another sure unsure mistake error should would also versus vs through until below under above over zero lakh crore
-tenth hundredth thousandth halve"""
-_NO_UNIT = frozenset(_HEDGES.split())
+past ago before after late early at one two three four five six seven eight nine ten twice double triple tenth hundredth
+thousandth halve"""
+NO_UNIT = frozenset(_HEDGES.split())
 
 
 def unit_name(words: list[str], glued: bool) -> str:
@@ -57,7 +58,7 @@ def unit_name(words: list[str], glued: bool) -> str:
     if (
         not words
         or len(words) > 5
-        or not _NO_UNIT.isdisjoint(words)
+        or not NO_UNIT.isdisjoint(words)
         or (glued and words[0] not in _UNITS and words[0].removesuffix("s") not in _UNITS)
     ):
         return ""

@@ -58,6 +58,8 @@ def decide(how: str, a: Value, b: Value, queue) -> None:
 
 def main(path: str) -> None:
     pairs = []
+    sines = ["+".join(f"\\sin({n}x)" for n in range(1, 12)), "+".join(f"\\sin({n}x)\\cos({n}y)" for n in range(1, 12))]
+    attack = {"gold": sines[0], "pred": sines[1]}, [read(spelled(text)) for text in sines]
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         try:
@@ -70,7 +72,7 @@ def main(path: str) -> None:
     times: dict[str, list[float]] = {"ours": [], "simplify": [], "equals": []}
     killed = dict.fromkeys(times, 0)
     context = multiprocessing.get_context("fork")
-    for row, values in pairs:
+    for row, values in [*pairs, attack]:
         started = time.perf_counter()
         equivalent(str(row["gold"]), str(row["pred"]))
         times["ours"].append(time.perf_counter() - started)
@@ -84,7 +86,7 @@ def main(path: str) -> None:
                 killed[how] += 1
             elif not queue.empty():
                 times[how].append(queue.get()[0])
-    print(f"{len(pairs)} pairs of expressions that are written differently")
+    print(f"{len(pairs)} pairs of expressions that are written differently, and two sums of eleven sines")
     for how, all_of_it in times.items():
         shown = (
             statistics.median(all_of_it) * 1e3,

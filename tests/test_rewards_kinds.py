@@ -327,3 +327,32 @@ def test_a_thought_that_never_ends_holds_no_answer(value, text):
 )
 def test_decided_cases(gold, answer, same):
     assert paid(gold, answer) == same
+
+
+@given(
+    small,
+    st.sampled_from(["The area is {}.", "So, the total is {}.", "Total: {}", "He has {} apples.", "The cost is ${}"]),
+)
+def test_a_sentence_whose_only_number_can_be_meant(value, sentence):
+    assert graded(value, sentence.replace("{}", str(value))) and not graded(
+        value + 1, sentence.replace("{}", str(value))
+    )
+
+
+@given(
+    small,
+    st.sampled_from(
+        [
+            "It is less than {}.",
+            "There are about {}.",
+            "It is not {}.",
+            "The total is {} or more.",
+            "He has two bags of {}.",
+            "The area is {} thousand.",
+            "It was {} minutes past.",
+            "It is {} million",
+        ]
+    ),
+)
+def test_a_sentence_that_doubts_or_multiplies_its_number(value, sentence):
+    assert not graded(value, sentence.replace("{}", str(value)))
