@@ -8,6 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpo.logprobs import completion_logps
+from grpo.model import batching
 from grpo.model.batching import micro_batches
 from grpo.types import concat_rollouts
 
@@ -104,3 +106,13 @@ def test_a_selection_of_nothing(make_rollouts):
     nothing = rollouts.select(torch.arange(0))
     assert len(nothing) == 0 and nothing.prompts == [] and nothing.token_lists() == []
     assert contents(concat_rollouts([nothing, rollouts])) == contents(rollouts)
+
+
+def test_a_micro_batch_that_counts_for_nothing_still_passes_the_layers(make_policy, make_rollouts, monkeypatch):
+    """With `fully_shard` all processes call every layer equally often, also for a prompt of one token."""
+    monkeypatch.setattr(batching, "round_robin", lambda items: [(item, False) for item in items])
+    policy = make_policy("qwen2")
+    for _, part in batching.my_micro_batches(make_rollouts([1], [3, 2], group_size=2), 100):
+        logps, _ = completion_logps(policy, part, 1.0)
+        assert not part.mask.any() and not logps.any()
+        logps.sum().backward()

@@ -25,7 +25,10 @@ def my_micro_batches(rollouts: Rollouts, tokens: int) -> Iterator[tuple[Tensor, 
     """
     for rows, counts in round_robin(micro_batches(rollouts, tokens)):
         part = rollouts.select(rows)
-        yield rows, part if counts else replace(part, mask=torch.zeros_like(part.mask))
+        if not counts:  # a token at least must pass the layers, and a prompt's last one passes with its completion
+            longer = [prompt if len(prompt) > 1 else prompt * 2 for prompt in part.prompts]
+            part = replace(part, prompts=longer, mask=torch.zeros_like(part.mask))
+        yield rows, part
 
 
 def micro_batches(rollouts: Rollouts, tokens: int) -> list[Tensor]:
