@@ -47,7 +47,7 @@ def check_evaluation(config: Config, policy: Policy, run: Run) -> None:
         return
     problems = held_out(config, policy)
     run.note_input("eval_hash", data_hash(problems), "held-out data")
-    one = Completions([""], [[]], make_prompts(config, policy, problems[:1]), problems[:1])
+    one = Completions([""], [policy.eos_ids[:1]], make_prompts(config, policy, problems[:1]), problems[:1])
     judges(replace(config, sandbox=replace(config.sandbox, enabled=False)))(one, progress_of(config))  # has it columns?
 
 

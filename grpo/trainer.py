@@ -13,7 +13,7 @@ Run it: `python -m grpo grpo --config experiments/demo/grpo.yaml`. The same on o
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -71,6 +71,21 @@ def train_grpo(config: Config, run: Run) -> Policy:
     return keeper.finish()
 
 
+@dataclass(frozen=True)
+class Fixed:
+    """What stays as it is while a batch is learned from, whatever the policy becomes meanwhile."""
+
+    mask: Tensor
+    """[N, T] bool: the tokens that are learned from."""
+    advantages: Tensor
+    """[N], of the whole batch, before it is cut into mini-batches."""
+    ref_logps: Tensor | None
+    """[N, T], None without KL."""
+    old_logps: Tensor | None
+    """[N, T] of the policy before its first update on the batch; None where there is one: they are the present ones."""
+    old_entropy: Tensor | None
+
+
 def update(
     config: Config, policy: Policy, optimizer: Optimizer, batch: Batch, weights: Tensor, step: int
 ) -> dict[str, float]:
@@ -79,49 +94,59 @@ def update(
     Returns the metrics of the last pass, as means over its optimiser steps; `sampler_gap` is of the first one, before
     which the policy is the sampler's. Fills `batch.figures` with what each token had in the last pass.
     """
-    rollouts, mask = batch.rollouts, trained_tokens(config, batch)  # [N, T]
+    mask = trained_tokens(config, batch)  # [N, T]
     if not mask.any():
         return figures_alone(config, policy, optimizer, batch, step)  # all were dropped or masked: no step on nothing
-    parts, passes = mini_batches(config, rollouts, step), config.grpo.updates_per_batch
-    ref_logps = reference_logps(config, policy, rollouts)  # [N, T], None without KL
-    advantages = batch_advantages(config, policy, batch, weights, ref_logps)  # [N], of the whole batch
-    loss_config = replace(config.loss, max_length=config.loss.max_length or config.sampling.max_new_tokens)
-    old_logps, old_entropy = torch.zeros_like(rollouts.sampler_logps), None  # [N, T], filled in the first iteration
-    if ahead := len(parts) > 1 or "top_entropy" in str(config.loss.weight):
-        old_logps, old_entropy = frozen_logps(config, policy, rollouts, parts)
+    parts, passes = mini_batches(config, batch.rollouts, step), config.grpo.updates_per_batch
+    ref_logps = reference_logps(config, policy, batch.rollouts)
+    advantages = batch_advantages(config, policy, batch, weights, ref_logps)
+    old = (None, None) if is_one_update(config) else frozen_logps(config, policy, batch.rollouts, parts)
+    fixed = Fixed(mask, advantages, ref_logps, *old)
     made = []
-    for iteration, mini in enumerate(parts * passes):
-        if not mask[mini].any():
-            continue
-        # counts of the mini-batch, before it is cut
-        counts = {"num_tokens": mask[mini].sum(), "num_sequences": mask[mini].any(dim=1).sum()}
-        entropies = None if old_entropy is None else old_entropy[mini][mask[mini]]  # [M]
-        sums: dict[str, Tensor] = {}
-        for rows, part in my_micro_batches(rollouts.select(mini), config.tokens_per_micro_batch):
-            rows, figures = mini[rows], {}
-            now = (rows, slice(part.mask.shape[1]))  # slots that the micro-batch fills
-            logps, entropy = completion_logps(policy, part, config.sampling.temperature)  # [B, T]
-            if iteration == 0 and not ahead:
-                old_logps[now] = logps.detach()
-            loss, terms = policy_loss(
-                logps, old_logps[now], None if ref_logps is None else ref_logps[now], advantages[rows],
-                mask[now] & part.mask, loss_config, **counts, sampler_logps=part.sampler_logps, entropy=entropy,
-                batch_entropy=entropies, per_token=figures,
-            )  # fmt: skip
-            loss.backward()
-            per_token = {"entropy": entropy.detach(), "sampler_gap": (logps.detach() - part.sampler_logps).abs()}
-            means = {name: (x * part.mask).sum() / rollouts.mask[mini].sum() for name, x in per_token.items()}
-            _add(sums, {"loss": loss.detach(), **terms, **means})
-            batch.note(now, figures)
-        optimizer.reduce_gradients()
-        metrics = reduce_metrics(sums)
-        number = step * passes * config.grpo.mini_batches + iteration
-        made.append(metrics | optimizer.step(number, metrics["loss"]))
+    for number, rows in enumerate(parts * passes, step * passes * config.grpo.mini_batches):
+        if mask[rows].any():
+            metrics = gradient(config, policy, batch, fixed, rows)
+            optimizer.reduce_gradients()
+            metrics = reduce_metrics(metrics)
+            made.append(metrics | optimizer.step(number, metrics["loss"]))
     batch.figures.update({name: all_reduce(x) for name, x in batch.figures.items()}, advantage=advantages)
     last = made[-len(made) // passes :]
     means = {name: sum(metrics[name] for metrics in last) / len(last) for name in last[0]}
     whole = {"ratio_max": max(m["ratio_max"] for m in last), "skipped": sum(m["skipped"] for m in made)}
     return means | whole | {"sampler_gap": made[0]["sampler_gap"]}
+
+
+def gradient(config: Config, policy: Policy, batch: Batch, fixed: Fixed, mini: Tensor) -> dict[str, Tensor]:
+    """Steps 5 and 6: add the gradient of the loss of these rows, in micro-batches. Returns its metrics, still to be
+    summed over processes."""
+    loss_config = replace(config.loss, max_length=config.loss.max_length or config.sampling.max_new_tokens)
+    rollouts, mask = batch.rollouts.select(mini), fixed.mask[mini]
+    # counts of the mini-batch, before it is cut
+    counts = {"num_tokens": mask.sum(), "num_sequences": mask.any(dim=1).sum()}
+    entropies = None if fixed.old_entropy is None else fixed.old_entropy[mini][mask]  # [M]
+    sums: dict[str, Tensor] = {}
+    for rows, part in my_micro_batches(rollouts, config.tokens_per_micro_batch):
+        now = (mini[rows], slice(part.mask.shape[1]))  # rows of the batch, and the slots that the micro-batch fills
+        logps, entropy = completion_logps(policy, part, config.sampling.temperature)  # [B, T]
+        old_logps = logps.detach() if fixed.old_logps is None else fixed.old_logps[now]
+        figures: dict[str, Tensor] = {}
+        loss, terms = policy_loss(
+            logps, old_logps, None if fixed.ref_logps is None else fixed.ref_logps[now], fixed.advantages[now[0]],
+            fixed.mask[now] & part.mask, loss_config, **counts, sampler_logps=part.sampler_logps, entropy=entropy,
+            batch_entropy=entropies, per_token=figures,
+        )  # fmt: skip
+        loss.backward()
+        per_token = {"entropy": entropy.detach(), "sampler_gap": (logps.detach() - part.sampler_logps).abs()}
+        means = {name: (x * part.mask).sum() / rollouts.mask.sum() for name, x in per_token.items()}
+        _add(sums, {"loss": loss.detach(), **terms, **means})
+        batch.note(now, figures)
+    return sums
+
+
+def is_one_update(config: Config) -> bool:
+    """Whether a batch gets one optimiser step, which needs no log-probs and entropies from before it."""
+    several = config.grpo.mini_batches * config.grpo.updates_per_batch > 1
+    return not several and "top_entropy" not in str(config.loss.weight)
 
 
 def figures_alone(config: Config, policy: Policy, optimizer: Optimizer, batch: Batch, step: int) -> dict[str, float]:
