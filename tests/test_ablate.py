@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -143,3 +148,35 @@ def test_a_plan_that_is_wrong_runs_nothing(tmp_path, capsys, monkeypatch, text, 
 def test_a_missing_plan_is_one_line(tmp_path, capsys):
     assert ablate.main([str(tmp_path / "none.yaml")]) == 2
     assert "No such file" in capsys.readouterr().err
+
+
+def test_an_ablation_that_is_killed_goes_on_and_ends_with_the_same_results(plan: Path, tmp_path: Path) -> None:
+    def command(name: str) -> list[str]:
+        places = ["--runs", str(tmp_path / name / "runs"), "--out", str(tmp_path / name / "out")]
+        return [
+            sys.executable,
+            str(REPO / "experiments" / "ablate.py"),
+            str(plan),
+            "--seeds",
+            "3",
+            "--jobs",
+            "1",
+            *places,
+        ]
+
+    environment = os.environ | {"PYTHONPATH": str(REPO)}
+    subprocess.run(command("whole"), check=True, env=environment, capture_output=True)
+    process = subprocess.Popen(command("killed"), env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+    folder, deadline = tmp_path / "killed" / "runs" / "plan" / "seed3", time.monotonic() + 120
+    while (
+        not list(folder.glob("grpo-*/manifest.json")) and time.monotonic() < deadline
+    ):  # in the middle of the second run
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    begun = {path: path.stat().st_mtime_ns for path in folder.glob("sft-*/eval.json")}
+    assert begun and not (tmp_path / "killed" / "out").exists()
+    subprocess.run(command("killed"), check=True, env=environment, capture_output=True)
+    whole, killed = (json.loads((tmp_path / name / "out" / "plan.json").read_text()) for name in ("whole", "killed"))
+    assert killed == whole
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("sft-*/eval.json")} == begun  # not done again
