@@ -65,6 +65,7 @@ _REWRITES = [
     (re.compile(r"(?<=[0-9])\s*\\frac\{([a-zA-Z]+)\}\{([a-zA-Z]+)\}"), r" \1/\2"),  # 15 \frac{m}{s}
     (re.compile(r"(?<![0-9.,/])[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9.,/])"), lambda match: match[0].replace(" ", "")),
     (re.compile(r"\^\s*\{\s*([0-9])\s*\}"), r"^\1 "),  # cm^{2}
+    (re.compile(r"(?<=[a-zA-Z])'+(?=\()"), "_prime"),  # f'(1)
     (re.compile(r"\(([0-9a-fA-F]+)\)\s*_"), r"\1_"),  # (52)_8
     (re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)"), "*"),  # 1.5 x 10^3
     (re.compile(r"°\s*C\b"), " celsius "),
