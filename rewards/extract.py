@@ -16,6 +16,36 @@ _HEDGE = re.compile(
     r"|possibly|might|could|may|unsure|rule out|ruled out|instead|unlikely|wait|hmm|actually|sorry|rather)\b",
     re.IGNORECASE,
 )
+_JOINING = frozenset(
+    [
+        "or",
+        "and",
+        "if",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "may",
+        "because",
+        "since",
+        "so",
+        "then",
+        "to",
+        "with",
+        "from",
+        "at",
+        "after",
+        "before",
+        "other",
+        "early",
+        "late",
+    ]
+)
+_CHANGES = "|".join(sorted({*NO_UNIT, "inverse", "thrice", "fewer", "greater", "square", "power"} - _JOINING))
+_CHANGED_BEFORE = re.compile(rf"\b(?:{_CHANGES})(?: of| than| the| a)*[\s$*(\[\\]*$", re.IGNORECASE)
+_CHANGED_AFTER = re.compile(rf"^[\s$*)\]\\]*(?:[a-z]+ ){{0,4}}?(?:{_CHANGES})\b", re.IGNORECASE)
+"""Words next to a box that make another number of it: "twice", "the square root of", "at least", "below zero"."""
 _BEFORE_BOX = re.compile(r"(?:\\[a-zA-Z]+|[^A-Za-z:=\n])*$")  # signs, numbers and commands right before a box
 _NO_MATHS = re.compile(
     r"\\(?:text|mbox)\{[^{}]*\}|\\(?:therefore|implies|Rightarrow|quad|qquad|displaystyle)\b|\\[()\[\]]"
@@ -85,15 +115,17 @@ def _around_box(text: str, boxes: list[str], sentences: bool) -> str:
     before, rest = text[:start], text[text.rfind("\\boxed{") :]
     after = rest[_end_of_group(rest, 6) :]
     clause = re.split(r"[.;:,\n]", before)[-1]
-    if _HEDGE.search(clause) or _HEDGE.search(after) or _PHRASE.search(after):
+    before = re.sub(r"(?<=[a-zA-Z)])[.,;](?=[\s$*]*$)", " ", before)
+    changed = _CHANGED_BEFORE.search(clause) or _CHANGED_AFTER.search(re.split(r"[.,;:\n]", after)[0])
+    if changed or _HEDGE.search(clause) or _HEDGE.search(after) or _PHRASE.search(after):
         raise Unreadable("a hedged answer")
     if not sentences and re.search(r"\w", before + after):
         raise Unreadable("a sentence")
     near, _, far = _partition(r"[.,;:\n](?=\s|$)|[$*\s]*$", after)
     if re.search(r"[0-9]|\b[A-Z]\b", far):
         raise Unreadable("an afterthought")
-    left, right = (_NO_MATHS.sub("", part).strip(" $*_\n\t") for part in (_BEFORE_BOX.search(before)[0], near))
-    left = re.split(r"[.,;](?=\s|$)", left)[-1].strip(" $")
+    left = re.split(r"[.,;](?=\s)", _BEFORE_BOX.search(before)[0])[-1]  # the point of 0.\boxed{4} ends no sentence
+    left, right = (_NO_MATHS.sub("", part).strip(" $*_\n\t") for part in (left, near))
     if re.match(r"[a-z]+ ", right, re.IGNORECASE) and not re.search(r"[0-9\\]", right):
         right = right if len(right.split()) == 1 else ""  # prose goes on
     return f"{left}{answer}{' ' * right[:1].isalpha()}{right}" if left or right else answer

@@ -140,6 +140,21 @@ def test_what_stands_around_a_box_counts(value, around):
     assert not graded(value, answer)
 
 
+@given(
+    st.integers(4, 99),
+    st.sampled_from(
+        ["twice", "half of", "the square root of", "the opposite of", "minus", "at least", "about", "under"]
+    ),
+    st.sampled_from(["below zero", "degrees below zero", "in base five", "to the power of two", "and five", "gross"]),
+)
+def test_words_next_to_a_box_that_change_its_number(value, before, after):
+    box = f"\\boxed{{{value}}}"
+    for answer in (f"{before} {box}", f"It is {before} ${box}$", f"{box} {after}", f"0.{box}"):
+        assert not graded(value, answer), answer
+    for answer in (f"It has half as many; so {box}", f"The base is even. {box} apples in all", f"1+1=2. {box}"):
+        assert graded(value, answer) and not graded(value + 1, answer), answer
+
+
 # --------------------------------------------------------------------------- units, money, scales
 
 UNITS = [
