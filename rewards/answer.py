@@ -17,6 +17,7 @@ from rewards.extract import MAX_CHARS, concluded, extract_answer, last_boxed
 from rewards.lexer import spelled, tokenize
 from rewards.numeric import LOCK
 from rewards.parser import Parser
+from rewards.units import is_unit
 from rewards.values import Struct, Unreadable, Value
 
 __all__ = ["GradingConfig", "equivalent", "extract_answer", "last_boxed", "read", "stated"]
@@ -90,10 +91,9 @@ def _readings(text: str) -> list[Value]:
     readings = [read(text)]
     if re.search(r"[0-9],[0-9]{3}(?![0-9])", text) and ",0" not in text:  # 3,005 is one number, 70,110 may be two
         readings.append(read(text, thousands=False))
-    if measured := re.fullmatch(
-        r"([-0-9.,]*[0-9])(?:[\s~]|\\[,;: ])+([a-zA-Z^0-9/ ]*\b[mgshlLNJWV]\b[a-zA-Z^0-9/ ]*)", text
-    ):
-        readings.append(read(spelled(f"{measured[1]}\\text{{ {measured[2]}}}")))
+    measured = re.fullmatch(r"([-0-9.,]*[0-9])(?:[\s~]|\\[,;: ])+([a-zA-Z][a-zA-Z^0-9/ *]*)", text)
+    if measured and all(map(is_unit, re.findall("[a-zA-Z] [a-zA-Z]\\b|[a-zA-Z]+", measured[2]))):
+        readings.append(read(spelled(f"{measured[1]}\\text{{ {measured[2].replace('*', ' ')}}}")))
     return readings
 
 

@@ -154,6 +154,8 @@ class Comparison:
 
     def stated(self, value: Value) -> Value:
         """What a relation says: 42 for `m + n = 42`, `|z| = 40 + 2 = 42` and `20 + 22 = 42 apples`; else as `bare`."""
+        if value.kind == "named":
+            return self.stated(value.items[1])
         sides = value.items if value.kind == "relation" and {*value.label.split()} == {"="} else ()
         if sides and _is_unsolved(sides[0]):
             return value
@@ -216,7 +218,11 @@ def _is_unsolved(left: Value) -> bool:
 
     found, names = parts(left), variables(left)
     number = any(isinstance(part, Number) and part != MINUS_ONE for part in found)
-    return bool(names) and found != [left] and (number or len(names) == 1)
+    return (
+        bool(names)
+        and found != [left]
+        and (number or (len(names) == 1 and any(isinstance(part, Symbol) for part in found)))
+    )
 
 
 def _plain(side: Value) -> Value:

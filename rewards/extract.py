@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from rewards.text import split_sections
-from rewards.units import NO_UNIT
+from rewards.units import NO_UNIT, SCALES
 from rewards.values import Unreadable
 
 MAX_CHARS = 1000
@@ -13,7 +13,8 @@ MAX_CHARS = 1000
 _PHRASE = re.compile(r"\b(?:(?:the )?(?:final |correct )?answer is|(?:final )?answer ?[:=])[ :]*", re.IGNORECASE)
 _HEDGE = re.compile(
     r"\b(?:not|never|cannot|isn't|aren't|wasn't|can't|don't|doesn't|won't|wrong|incorrect|either|or|maybe|perhaps"
-    r"|possibly|might|could|may|unsure|rule out|ruled out|instead|unlikely|wait|hmm|actually|sorry|rather)\b",
+    r"|possibly|might|could|may|unsure|rule out|ruled out|instead|unlikely|wait|hmm|actually|sorry|rather"
+    r"|correction|mistake|oops)\b",
     re.IGNORECASE,
 )
 _JOINING = frozenset(
@@ -44,8 +45,11 @@ _JOINING = frozenset(
 )
 _CHANGES = "|".join(sorted({*NO_UNIT, "inverse", "thrice", "fewer", "greater", "square", "power"} - _JOINING))
 _CHANGED_BEFORE = re.compile(rf"\b(?:{_CHANGES})(?: of| than| the| a)*[\s$*(\[\\]*$", re.IGNORECASE)
-_CHANGED_AFTER = re.compile(rf"^[\s$*)\]\\]*(?:[a-z]+ ){{0,4}}?(?:{_CHANGES})\b", re.IGNORECASE)
+_SCALED = f"(?:{'|'.join(SCALES)})s?\\b"
+_CHANGED_AFTER = re.compile(rf"^[\s$*)\]\\]*(?!{_SCALED})(?:[a-z]+ ){{0,4}}?(?:{_CHANGES})\b", re.IGNORECASE)
 """Words next to a box that make another number of it: "twice", "the square root of", "at least", "below zero"."""
+_LISTED_BEFORE = re.compile(r"[0-9)}]\s*\$?,?\s*(?:and|or)[\s$]*$|^[\s$]*[-0-9.]+\s*\$?[,;][\s$]*$")
+_LEFT_SIDE = re.compile(r"(?:[0-9.()+*/^ -]|(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])){1,60}=[\s$]*$")
 _BEFORE_BOX = re.compile(r"(?:\\[a-zA-Z]+|[^A-Za-z:=\n])*$")  # signs, numbers and commands right before a box
 _NO_MATHS = re.compile(
     r"\\(?:text|mbox)\{[^{}]*\}|\\(?:therefore|implies|Rightarrow|quad|qquad|displaystyle)\b|\\[()\[\]]"
@@ -116,7 +120,10 @@ def _around_box(text: str, boxes: list[str], sentences: bool) -> str:
     after = rest[_end_of_group(rest, 6) :]
     clause = re.split(r"[.;:,\n]", before)[-1]
     before = re.sub(r"(?<=[a-zA-Z)])[.,;](?=[\s$*]*$)", " ", before)
+    after = re.sub(r"\\(?:text|mbox|mathrm)\{([^{}]*)\}", r" \1 ", after)
     changed = _CHANGED_BEFORE.search(clause) or _CHANGED_AFTER.search(re.split(r"[.,;:\n]", after)[0])
+    if re.search(r"[-+*/^=<>0-9\\]", _NO_MATHS.sub("", _boxes_between(text))) or _LISTED_BEFORE.search(before):
+        raise Unreadable("an expression or a list of boxes")
     if changed or _HEDGE.search(clause) or _HEDGE.search(after) or _PHRASE.search(after):
         raise Unreadable("a hedged answer")
     if not sentences and re.search(r"\w", before + after):
@@ -125,10 +132,18 @@ def _around_box(text: str, boxes: list[str], sentences: bool) -> str:
     if re.search(r"[0-9]|\b[A-Z]\b", far):
         raise Unreadable("an afterthought")
     left = re.split(r"[.,;](?=\s)", _BEFORE_BOX.search(before)[0])[-1]  # the point of 0.\boxed{4} ends no sentence
+    if (equation := _LEFT_SIDE.search(before)) and re.search(r"[a-zA-Z]", equation[0]):
+        left = equation[0]  # 2x = \boxed{4} is no 4
     left, right = (_NO_MATHS.sub("", part).strip(" $*_\n\t") for part in (left, near))
     if re.match(r"[a-z]+ ", right, re.IGNORECASE) and not re.search(r"[0-9\\]", right):
-        right = right if len(right.split()) == 1 else ""  # prose goes on
+        right = right if len(right.split()) == 1 or re.match(_SCALED, right) else ""  # prose goes on
     return f"{left}{answer}{' ' * right[:1].isalpha()}{right}" if left or right else answer
+
+
+def _boxes_between(text: str) -> str:
+    """What stands between the first box and the last one."""
+    first, last = text.find("\\boxed{"), text.rfind("\\boxed{")
+    return text[_end_of_group(text, first + 6) : last]
 
 
 def _partition(pattern: str, text: str) -> tuple[str, str, str]:

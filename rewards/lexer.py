@@ -56,6 +56,11 @@ _REPEATING = re.compile(r"(?<![0-9])([0-9]*)\.([0-9]*)\\(?:overline|bar|dot)\s*\
 _REWRITES = [
     (re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\[,!: ]|[\u2009\u202f\u00a0])\s*(?=[0-9]{3}(?![0-9]))"), ""),  # 10\,000
     (re.compile(r"(?<=[0-9])'(?=[0-9]{3}(?![0-9]))"), ""),  # 10'000
+    (
+        re.compile(r"\\mathbb\s*\{?\s*R\s*\}?\s*\\(?:setminus|backslash)\s*\\\{([^{},]*)\\\}"),
+        r"(-\\infty,\1)∪(\1,\\infty)",
+    ),
+    (re.compile(r"\\(?:wedge|land)\b"), " and "),
     (re.compile(r"\\mathbb\s*(?:\{\s*R\s*\}|R)|\ball real(?: number)?s\b"), r"(-\\infty,\\infty)"),
     (re.compile(r"(?:\bm\s*)?\\(?:measured)?angle\b"), ""),  # the angle ABC is ABC
     (re.compile(r"\\triangle\b"), ""),
@@ -72,6 +77,7 @@ _REWRITES = [
     (re.compile(r"(?<=[a-zA-Z])'+(?=\()"), "_prime"),  # f'(1)
     (re.compile(r"\(([0-9a-fA-F]+)\)\s*_"), r"\1_"),  # (52)_8
     (re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)"), "*"),  # 1.5 x 10^3
+    (re.compile(r"\^\s*(?:°|\{\s*°\s*\})"), "°"),  # 30^\circ
     (re.compile(r"°\s*(?:C\b|\\(?:text|mathrm)\s*\{\s*C\s*\})"), " celsius "),
     (re.compile(r"°\s*(?:F\b|\\(?:text|mathrm)\s*\{\s*F\s*\})"), " fahrenheit "),
     (re.compile(r"\bper cent\b"), "percent"),
@@ -84,7 +90,6 @@ _REWRITES = [
     (re.compile(r"\b(sq|cu|ft|in|yd|lbs?|oz|hrs?|mins?|secs?)\.(?=\s|$)"), r"\1"),
     (re.compile(r"(?<![0-9./])([0-9]+)\s+([0-9]+)/([0-9]+)(?![0-9./])"), r"\1\\frac{\2}{\3}"),  # 1 4/5
     (re.compile(r"\\frac\s*([0-9])\s*([0-9])"), r"\\frac{\1}{\2}"),  # \frac45
-    (re.compile(r"\^\s*(?:°|\{\s*°\s*\})"), "°"),  # 30^\circ
     (re.compile(r"_\s*\{\s*([a-zA-Z]+|[0-9]+)\s*\}"), r"_\1 "),  # x_{10}
     (re.compile(r"\b([ap])\.\s?m\b\.?", re.IGNORECASE), r"\1m"),  # 4:30 p.m.
 ]

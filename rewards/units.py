@@ -41,8 +41,14 @@ squared cubed doubled factorial root roots mod modulo base remainder wrong incor
 rather actually wait hmm guess think then so because since unless to from with without no never other
 another sure unsure mistake error should would also versus vs through until below under above over zero lakh crore
 past ago before after late early at one two three four five six seven eight nine ten twice double triple tenth hundredth
-thousandth halve gross score mil mille permille basis ppm bps myriad fold loss debt deficit opposite reciprocal"""
+thousandth halve gross score mil mille permille basis ppm bps myriad fold short loss debt deficit opposite reciprocal"""
 NO_UNIT = frozenset(_HEDGES.split())
+
+
+def is_unit(word: str) -> bool:
+    """Whether a word is a unit by itself: m, J, km, hours; no other letter."""
+    known = len(word) > 1 and not {word.lower(), word.lower().removesuffix("s")}.isdisjoint(_UNITS)
+    return known or word in ("per", *"mgshlLNJWV")
 
 
 def unit_name(words: list[str], glued: bool) -> str:

@@ -155,6 +155,18 @@ def test_words_next_to_a_box_that_change_its_number(value, before, after):
         assert graded(value, answer) and not graded(value + 1, answer), answer
 
 
+@given(small, st.integers(2, 9))
+def test_what_is_left_of_a_box_or_between_two_counts(value, a):
+    box = f"\\boxed{{{value}}}"
+    for answer in (f"{a}x = {box}", f"x - {a} = {box}", f"{a}, {box}", f"{a} and {box}", f"{box}+{box}"):
+        assert not graded(value, answer), answer
+    for answer in (f"{box} \\text{{ million}}", f"{box} thousand dollars", f"{box}. Correction: it is less"):
+        assert not graded(value, answer), answer
+    for answer in (f"f({a}) = {box}", f"{a} + {value - a} = {box}", f"{box} and again {box}", f"{box}\\text{{ cm}}"):
+        assert graded(value, answer) and not graded(value + 1, answer), answer
+    assert graded(1000 * value, f"{box} \\text{{ thousand}}")
+
+
 # --------------------------------------------------------------------------- units, money, scales
 
 UNITS = [
@@ -190,6 +202,11 @@ UNITS = [
 def test_a_unit_may_be_left_out_in_any_spelling(value, unit, space):
     assume(space or not unit.startswith(("m", "g", "in", "ft", "dollars", "sq", "cubic")) or unit in ("mins", "mph"))
     assert graded(value, f"{value}{space}{unit}") and not graded(value + 1, f"{value}{space}{unit}")
+
+
+@given(numbers, st.sampled_from(["m/n", "\\frac{m}{n}", "s/t", "h k", "V W", "m n", "g/x", "mk"]))
+def test_letters_that_are_no_units_count(value, letters):
+    assert not paid(str(value), f"{value} {letters}")
 
 
 @given(
