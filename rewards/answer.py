@@ -73,8 +73,10 @@ def stated(text: str, config: GradingConfig) -> str:
         text = text.replace("$", "\0", 1)  # a currency sign; two are LaTeX's delimiters
     text = text.replace("$", " ").replace("\0", "$")
     if config.decimal_comma:
-        text = re.sub(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:\.[0-9]{3})+(?![0-9])", lambda m: m[0].replace(".", ""), text)
-        text = re.sub(r"(?<![0-9.,])([0-9]+),([0-9]{1,2}|[0-9]{4,})(?![0-9,.])", r"\1.\2", text)
+        text = re.sub(
+            r"(?<![0-9.,])[1-9][0-9]{0,2}(?:[. ][0-9]{3})+(?![0-9])", lambda m: re.sub("[. ]", "", m[0]), text
+        )
+        text = re.sub(r"(?<![0-9.,])(0(?=,[0-9]{3})|[0-9]+(?!,[0-9]{3}(?![0-9]))),([0-9]+)(?![0-9,.])", r"\1.\2", text)
     text = text.strip(_MARKUP).rstrip(" .,;:\\\n\t").removeprefix("=").strip(_MARKUP)
     return re.sub(r"^(?:\"(.*)\"|\(?([A-Ja-j])\)|(?:[Oo]ption|[Cc]hoice) \(?([A-J])\)?)$", _inside, text)
 

@@ -35,7 +35,8 @@ class GradingConfig:
     units: str = "optional"
     """"optional": 64 square feet is 64, but 5 meters is not 5 feet. "required": 64 square feet is not 64."""
     decimal_comma: bool = False
-    """Read 4,2 as 4.2; 1,234 stays 1234. Off: 4,2 is the two numbers 4 and 2."""
+    """Read 4,2 as 4.2, 0,125 as 0.125, 1.000,50 and 1 000,50 as 1000.5; 1,234 stays 1234.
+    Off: 4,2 is the two numbers 4 and 2."""
     rounded: bool = False
     """Take a decimal for an exact value that it is rounded from: 2.67 for 8/3."""
     relative_tolerance: float = 1e-5

@@ -85,6 +85,11 @@ def test_the_decimal_comma_is_a_setting_as_a_whole(head, group, cents):
     assert paid(comma, f"{head}{group:03},{cents:02}", decimal_comma=True)
     assert not paid(comma, f"{head}.{group:03},{cents:02}1", decimal_comma=True)
     assert paid(f"{head}.{group:03}", f"{head}{group:03}", decimal_comma=True)
+    assert paid(comma.replace(".", " "), point, decimal_comma=True)
+    assert paid(f"0,{group:03}", f"0.{group:03}", decimal_comma=True)
+    assert not paid(f"0,{group:03}", str(group)) and (
+        group == 0 or not paid(f"0,{group:03}", str(group), decimal_comma=True)
+    )
 
 
 # --------------------------------------------------------------------------- boxes
