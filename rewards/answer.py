@@ -68,6 +68,8 @@ def stated(text: str, config: GradingConfig) -> str:
         raise Unreadable("a null character, or an approximation")
     text = _BOLD.sub(r"\1", text.lstrip("# "))
     text = concluded(text, config.sentences).strip(_MARKUP)
+    if text.startswith("~"):
+        raise Unreadable("an approximation in a box")
     text = re.sub(r"(?<!\\)\\[()\[\]]", " ", text).replace("\\$", "\0")
     if text.count("$") % 2:
         text = text.replace("$", "\0", 1)  # a currency sign; two are LaTeX's delimiters

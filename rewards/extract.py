@@ -13,7 +13,7 @@ MAX_CHARS = 1000
 _PHRASE = re.compile(r"\b(?:(?:the )?(?:final |correct )?answer is|(?:final )?answer ?[:=])[ :]*", re.IGNORECASE)
 _HEDGE = re.compile(
     r"\b(?:not|never|cannot|isn't|aren't|wasn't|can't|don't|doesn't|won't|wrong|incorrect|either|or|maybe|perhaps"
-    r"|possibly|might|could|may|unsure|rule out|ruled out|instead|unlikely|wait|hmm|actually|sorry|rather"
+    r"|possibly|might|could|(?-i:may)|unsure|rule out|ruled out|instead|unlikely|wait|hmm|actually|sorry|rather"
     r"|correction|mistake|oops)\b",
     re.IGNORECASE,
 )
@@ -48,8 +48,14 @@ _CHANGED_BEFORE = re.compile(rf"\b(?:{_CHANGES})(?: of| than| the| a)*[\s$*(\[\\
 _SCALED = f"(?:{'|'.join(SCALES)})s?\\b"
 _CHANGED_AFTER = re.compile(rf"^[\s$*)\]\\]*(?!{_SCALED})(?:[a-z]+ ){{0,4}}?(?:{_CHANGES})\b", re.IGNORECASE)
 """Words next to a box that make another number of it: "twice", "the square root of", "at least", "below zero"."""
-_LISTED_BEFORE = re.compile(r"[0-9)}]\s*\$?,?\s*(?:and|or)[\s$]*$|^[\s$]*[-0-9.]+\s*\$?[,;][\s$]*$")
-_LEFT_SIDE = re.compile(r"(?:[0-9.()+*/^ -]|(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])){1,60}=[\s$]*$")
+_LISTED_BEFORE = re.compile(
+    r"[0-9)}]\s*\$?,?\s*(?:and|or)[\s$]*(?:[a-z]\s*=)?[\s$]*$"  # 4 and \boxed{3}
+    r"|(?:^|=)[\s$]*[-0-9.]+\s*\$?[,;][\s$]*(?:[a-z]\s*=)?[\s$]*$"  # x = 4, x = \boxed{3}
+    r"|(?<![a-zA-Z\\])[a-zA-Z](?:[_^]?\{|\()?$"  # x\boxed{3}, f(\boxed{3})
+)
+_LEFT_SIDE = re.compile(
+    r"(?:[0-9.(){}+*/^ -]|\\(?:frac|sqrt|cdot|times)(?![a-z])|(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])){1,60}=[\s$]*$"
+)
 _BEFORE_BOX = re.compile(r"(?:\\[a-zA-Z]+|[^A-Za-z:=\n])*$")  # signs, numbers and commands right before a box
 _NO_MATHS = re.compile(
     r"\\(?:text|mbox)\{[^{}]*\}|\\(?:therefore|implies|Rightarrow|quad|qquad|displaystyle)\b|\\[()\[\]]"
@@ -86,6 +92,7 @@ def concluded(text: str, sentences: bool = True) -> str:
     if boxes:
         return _around_box(text, boxes, sentences)
     before, _, answer = _split_phrase(text)
+    answer = answer.removesuffix(" I hope it is correct.")
     answer, _, reason = _partition(r"\b(?:because|since)\b", answer) if before or _ else (answer, "", "")
     if _HEDGE.search(before) or _HEDGE.search(reason) or _PHRASE.search(before):
         raise Unreadable("a hedged answer")
@@ -143,7 +150,8 @@ def _around_box(text: str, boxes: list[str], sentences: bool) -> str:
 def _boxes_between(text: str) -> str:
     """What stands between the first box and the last one."""
     first, last = text.find("\\boxed{"), text.rfind("\\boxed{")
-    return text[_end_of_group(text, first + 6) : last]
+    end = _end_of_group(text, first + 6)
+    return "*" if end == last else text[end:last]  # \boxed{4}\boxed{4} is a product, or 44
 
 
 def _partition(pattern: str, text: str) -> tuple[str, str, str]:

@@ -163,11 +163,13 @@ def test_words_next_to_a_box_that_change_its_number(value, before, after):
 @given(small, st.integers(2, 9))
 def test_what_is_left_of_a_box_or_between_two_counts(value, a):
     box = f"\\boxed{{{value}}}"
-    for answer in (f"{a}x = {box}", f"x - {a} = {box}", f"{a}, {box}", f"{a} and {box}", f"{box}+{box}"):
+    wrong = [f"{a}x = {box}", f"x - {a} = {box}", f"\\frac{{x}}{{{a}}} = {box}", f"x{box}", f"f({box})", f"x_{{{box}}}"]
+    wrong += [f"{a}, {box}", f"{a} and {box}", f"x = {a}, x = {box}", f"{box}+{box}", box + box]
+    wrong += [f"{box} \\text{{ million}}", f"{box} thousand dollars", f"{box}. Correction: it is less"]
+    for answer in wrong:
         assert not graded(value, answer), answer
-    for answer in (f"{box} \\text{{ million}}", f"{box} thousand dollars", f"{box}. Correction: it is less"):
-        assert not graded(value, answer), answer
-    for answer in (f"f({a}) = {box}", f"{a} + {value - a} = {box}", f"{box} and again {box}", f"{box}\\text{{ cm}}"):
+    right = [f"f({a}) = {box}", f"{a} + {value - a} = {box} clips in May", f"P(A) = {box}", f"{box}\\text{{ cm}}"]
+    for answer in [*right, f"{box} and again {box}"]:
         assert graded(value, answer) and not graded(value + 1, answer), answer
     assert graded(1000 * value, f"{box} \\text{{ thousand}}")
 
