@@ -9,6 +9,7 @@ writes, neither raises, and both stay within a bounded amount of work:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 
@@ -92,12 +93,14 @@ def _inside(match: re.Match[str]) -> str:
 
 def _readings(text: str) -> list[Value]:
     """The values that a text may stand for: `70,110` is one number or two, `5 m` is a length or a product."""
-    readings = [read(text)]
-    if re.search(r"[0-9],[0-9]{3}(?![0-9])", text) and ",0" not in text:  # 3,005 is one number, 70,110 may be two
-        readings.append(read(text, thousands=False))
+    readings = []
     measured = re.fullmatch(r"([-0-9.,]*[0-9])(?:[\s~]|\\[,;: ])+([a-zA-Z][a-zA-Z^0-9/ *]*)", text)
     if measured and all(map(is_unit, re.findall("[a-zA-Z] [a-zA-Z]\\b|[a-zA-Z]+", measured[2]))):
         readings.append(read(spelled(f"{measured[1]}\\text{{ {measured[2].replace('*', ' ')}}}")))
+    with contextlib.suppress(*[Unreadable] * len(readings)):  # 5 J/kg is no product
+        readings.append(read(text))
+    if re.search(r"[0-9],[0-9]{3}(?![0-9])", text) and ",0" not in text:  # 3,005 is one number, 70,110 may be two
+        readings.append(read(text, thousands=False))
     return readings
 
 

@@ -104,7 +104,8 @@ def concluded(text: str, sentences: bool = True) -> str:
 def _only_number(text: str) -> str:
     """What "The total is $42." says: the only number of a sentence without any doubt, with a scale word or percent."""
     found = re.fullmatch(
-        r"([A-Z][A-Za-z ,']*?(?: is| are| was| has| have|:)) ?(-?\$?[0-9][0-9,]*(?:\.[0-9]+)?%?)( [a-z ]+)?\.?", text
+        r"([A-Z][A-Za-z ,']*?(?: is| are| was| has| have|:)) ?(-?(?:\\?\$)?[0-9][0-9,]*(?:\.[0-9]+)?%?)( [a-z ]+)?\.?",
+        text,
     )
     words = re.findall(r"[a-z]+", f"{found[1]} {found[3] or ''}".lower()) if found else []
     return f"{found[2]}{found[3] or ''}" if found and NO_UNIT.isdisjoint({*words} - _PLAIN) else ""

@@ -69,7 +69,9 @@ _REWRITES = [
     (re.compile(r"\|\s*([A-Z]{2})\s*\|"), r" \1 "),
     (re.compile(r"(?<=[a-zA-Z])\s+([a-zA-Z]+)\s*\^\s*\{\s*-\s*1\s*\}"), r"/\1"),  # m s^{-1}
     (
-        re.compile(r"(?<=[0-9])\s*\\frac\{(?:\\text\{)?\s*([a-zA-Z]+)\s*\}?\}\{(?:\\text\{)?\s*([a-zA-Z]+)\s*\}?\}"),
+        re.compile(
+            r"(?<=[0-9])(?:\s|~|\\,)*\\frac\{(?:\\text\{)?\s*([a-zA-Z]+)\s*\}?\}\{(?:\\text\{)?\s*([a-zA-Z]+)\s*\}?\}"
+        ),
         r" \1/\2",
     ),  # 15 \frac{m}{s}
     (re.compile(r"(?<![0-9.,/])[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9.,/])"), lambda match: match[0].replace(" ", "")),
@@ -88,6 +90,7 @@ _REWRITES = [
     (re.compile(r"(?:(?<=[0-9])|(?<=[0-9] dollars)|(?<=[0-9] cents))\s+an?\s+(?=[a-z]{3,}\b)"), " per "),  # $29 a day
     (re.compile(r"(?<=[0-9%])\s*\(([a-zA-Z]+(?: [a-zA-Z]+)?)\)\s*$"), r" \1"),  # 29 (apples)
     (re.compile(r"\b(sq|cu|ft|in|yd|lbs?|oz|hrs?|mins?|secs?)\.(?=\s|$)"), r"\1"),
+    (re.compile(r"(?<=[0-9])\s+([a-z]{2,})(?=\s*[-+]\s*[0-9.]+\s+\1\b.*=)"), ""),  # 20 apples + 22 apples = 42 apples
     (re.compile(r"(?<![0-9./])([0-9]+)\s+([0-9]+)/([0-9]+)(?![0-9./])"), r"\1\\frac{\2}{\3}"),  # 1 4/5
     (re.compile(r"\\frac\s*([0-9])\s*([0-9])"), r"\\frac{\1}{\2}"),  # \frac45
     (re.compile(r"_\s*\{\s*([a-zA-Z]+|[0-9]+)\s*\}"), r"_\1 "),  # x_{10}

@@ -48,7 +48,7 @@ NO_UNIT = frozenset(_HEDGES.split())
 def is_unit(word: str) -> bool:
     """Whether a word is a unit by itself: m, J, km, hours; no other letter."""
     known = len(word) > 1 and not {word.lower(), word.lower().removesuffix("s")}.isdisjoint(_UNITS)
-    return known or word in ("per", *"mgshlLNJWV")
+    return known or word in ("per", "sq", "cu", "square", "cubic", *"mgshlLNJWV")
 
 
 def unit_name(words: list[str], glued: bool) -> str:
