@@ -9,6 +9,7 @@ writes, neither raises, and both stay within a bounded amount of work:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 
@@ -17,6 +18,7 @@ from rewards.extract import MAX_CHARS, concluded, extract_answer, last_boxed
 from rewards.lexer import spelled, tokenize
 from rewards.numeric import LOCK
 from rewards.parser import Parser
+from rewards.units import is_unit
 from rewards.values import Struct, Unreadable, Value
 
 __all__ = ["GradingConfig", "equivalent", "extract_answer", "last_boxed", "read", "stated"]
@@ -67,13 +69,17 @@ def stated(text: str, config: GradingConfig) -> str:
         raise Unreadable("a null character, or an approximation")
     text = _BOLD.sub(r"\1", text.lstrip("# "))
     text = concluded(text, config.sentences).strip(_MARKUP)
+    if text.startswith("~"):
+        raise Unreadable("an approximation in a box")
     text = re.sub(r"(?<!\\)\\[()\[\]]", " ", text).replace("\\$", "\0")
     if text.count("$") % 2:
         text = text.replace("$", "\0", 1)  # a currency sign; two are LaTeX's delimiters
     text = text.replace("$", " ").replace("\0", "$")
     if config.decimal_comma:
-        text = re.sub(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:\.[0-9]{3})+(?![0-9])", lambda m: m[0].replace(".", ""), text)
-        text = re.sub(r"(?<![0-9.,])([0-9]+),([0-9]{1,2}|[0-9]{4,})(?![0-9,.])", r"\1.\2", text)
+        text = re.sub(
+            r"(?<![0-9.,])[1-9][0-9]{0,2}(?:[. ][0-9]{3})+(?![0-9])", lambda m: re.sub("[. ]", "", m[0]), text
+        )
+        text = re.sub(r"(?<![0-9.,])(0(?=,[0-9]{3})|[0-9]+(?!,[0-9]{3}(?![0-9]))),([0-9]+)(?![0-9,.])", r"\1.\2", text)
     text = text.strip(_MARKUP).rstrip(" .,;:\\\n\t").removeprefix("=").strip(_MARKUP)
     return re.sub(r"^(?:\"(.*)\"|\(?([A-Ja-j])\)|(?:[Oo]ption|[Cc]hoice) \(?([A-J])\)?)$", _inside, text)
 
@@ -87,13 +93,14 @@ def _inside(match: re.Match[str]) -> str:
 
 def _readings(text: str) -> list[Value]:
     """The values that a text may stand for: `70,110` is one number or two, `5 m` is a length or a product."""
-    readings = [read(text)]
+    readings = []
+    measured = re.fullmatch(r"([-0-9.,]*[0-9])(?:[\s~]|\\[,;: ])+([a-zA-Z][a-zA-Z^0-9/ *]*)", text)
+    if measured and all(map(is_unit, re.findall("[a-zA-Z] [a-zA-Z]\\b|[a-zA-Z]+", measured[2]))):
+        readings.append(read(spelled(f"{measured[1]}\\text{{ {measured[2].replace('*', ' ')}}}")))
+    with contextlib.suppress(*[Unreadable] * len(readings)):  # 5 J/kg is no product
+        readings.append(read(text))
     if re.search(r"[0-9],[0-9]{3}(?![0-9])", text) and ",0" not in text:  # 3,005 is one number, 70,110 may be two
         readings.append(read(text, thousands=False))
-    if measured := re.fullmatch(
-        r"([-0-9.,]*[0-9])(?:[\s~]|\\[,;: ])+([a-zA-Z^0-9/ ]*\b[mgshlLNJWV]\b[a-zA-Z^0-9/ ]*)", text
-    ):
-        readings.append(read(spelled(f"{measured[1]}\\text{{ {measured[2]}}}")))
     return readings
 
 

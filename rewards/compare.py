@@ -21,9 +21,11 @@ class GradingConfig:
       Equations of several letters, a line or a conic, are the same if one is the other times a constant.
     - 3,005 and 1,080 are numbers and never lists; 70,110 is either. `70,110` after `decimal_comma` is 70.11.
     - What stands next to a box belongs to the answer: `-\\boxed{4}` is -4, `\\boxed{4}` million is 4,000,000. Two
-      different boxes, and a number or doubt after the box, are no answer.
+      different boxes, a number or doubt after the box, and words that change it ("half of", "at least", "in base
+      five") are no answer.
     - A scale word multiplies (lakh, dozen, halves). "5 degrees below zero" is not read. \u00a35 and 5 pounds differ.
-    - What is left of the last "=" names what is asked (`f(3) = 42`, `m + n = 40 + 2 = 42`); a false chain is nothing.
+    - What is left of the last "=" names what is asked (`f(3) = 42`, `m + n = 40 + 2 = 42`); a false chain is nothing,
+      and 2x = 10, x - 5 = 0 and x^2 = 25 are neither their right side nor their solution.
     - `\\frac{3}{3}` is 1, but 84/2 is arithmetic left undone (`unevaluated`).
     - "B)", "(b)" and B are one choice; "B) 42" is not read.
     """
@@ -33,7 +35,8 @@ class GradingConfig:
     units: str = "optional"
     """"optional": 64 square feet is 64, but 5 meters is not 5 feet. "required": 64 square feet is not 64."""
     decimal_comma: bool = False
-    """Read 4,2 as 4.2; 1,234 stays 1234. Off: 4,2 is the two numbers 4 and 2."""
+    """Read 4,2 as 4.2, 0,125 as 0.125, 1.000,50 and 1 000,50 as 1000.5; 1,234 stays 1234.
+    Off: 4,2 is the two numbers 4 and 2."""
     rounded: bool = False
     """Take a decimal for an exact value that it is rounded from: 2.67 for 8/3."""
     relative_tolerance: float = 1e-5
@@ -152,7 +155,11 @@ class Comparison:
 
     def stated(self, value: Value) -> Value:
         """What a relation says: 42 for `m + n = 42`, `|z| = 40 + 2 = 42` and `20 + 22 = 42 apples`; else as `bare`."""
+        if value.kind == "named":
+            return self.stated(value.items[1])
         sides = value.items if value.kind == "relation" and {*value.label.split()} == {"="} else ()
+        if sides and _is_unsolved(sides[0]):
+            return value
         numbers = [_plain(side) for side in sides if not variables(side) and side.kind in ("", "quantity")]
         if len(sides) < 2 or not numbers or sides[-1].kind not in ("", "quantity") or variables(sides[-1]):
             return self.bare(value)
@@ -200,6 +207,23 @@ def _is_solved(value: Value) -> bool:
         return False
     x, other = value.items if isinstance(value.items[0], Symbol) and variables(value.items[0]) else value.items[::-1]
     return isinstance(x, Symbol) and bool(variables(x)) and not variables(other)
+
+
+def _is_unsolved(left: Value) -> bool:
+    """Whether a left side is arithmetic on a letter, 2x, x - 5, x^2, n!, and not what is asked: m + n, |z|, sin A."""
+
+    def parts(value: Value) -> list[Value]:
+        if not isinstance(value, Op) or value.name not in ("+", "*", "^", "!"):
+            return [value]
+        return [part for arg in value.args[: 1 if value.name == "^" else None] for part in parts(arg)]
+
+    found, names = parts(left), variables(left)
+    number = any(isinstance(part, Number) and part != MINUS_ONE for part in found)
+    return (
+        bool(names)
+        and found != [left]
+        and (number or (len(names) == 1 and any(isinstance(part, Symbol) for part in found)))
+    )
 
 
 def _plain(side: Value) -> Value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from rewards.text import split_sections
-from rewards.units import NO_UNIT
+from rewards.units import NO_UNIT, SCALES
 from rewards.values import Unreadable
 
 MAX_CHARS = 1000
@@ -13,8 +13,48 @@ MAX_CHARS = 1000
 _PHRASE = re.compile(r"\b(?:(?:the )?(?:final |correct )?answer is|(?:final )?answer ?[:=])[ :]*", re.IGNORECASE)
 _HEDGE = re.compile(
     r"\b(?:not|never|cannot|isn't|aren't|wasn't|can't|don't|doesn't|won't|wrong|incorrect|either|or|maybe|perhaps"
-    r"|possibly|might|could|may|unsure|rule out|ruled out|instead|unlikely|wait|hmm|actually|sorry|rather)\b",
+    r"|possibly|might|could|(?-i:may)|unsure|rule out|ruled out|instead|unlikely|wait|hmm|actually|sorry|rather"
+    r"|correction|mistake|oops)\b",
     re.IGNORECASE,
+)
+_JOINING = frozenset(
+    [
+        "or",
+        "and",
+        "if",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "may",
+        "because",
+        "since",
+        "so",
+        "then",
+        "to",
+        "with",
+        "from",
+        "at",
+        "after",
+        "before",
+        "other",
+        "early",
+        "late",
+    ]
+)
+_CHANGES = "|".join(sorted({*NO_UNIT, "inverse", "thrice", "fewer", "greater", "square", "power"} - _JOINING))
+_CHANGED_BEFORE = re.compile(rf"\b(?:{_CHANGES})(?: of| than| the| a)*[\s$*(\[\\]*$", re.IGNORECASE)
+_SCALED = f"(?:{'|'.join(SCALES)})s?\\b"
+_CHANGED_AFTER = re.compile(rf"^[\s$*)\]\\]*(?!{_SCALED})(?:[a-z]+ ){{0,4}}?(?:{_CHANGES})\b", re.IGNORECASE)
+"""Words next to a box that make another number of it: "twice", "the square root of", "at least", "below zero"."""
+_LISTED_BEFORE = re.compile(
+    r"[0-9)}]\s*\$?,?\s*(?:and|or)[\s$]*(?:[a-z]\s*=)?[\s$]*$"  # 4 and \boxed{3}
+    r"|(?:^|=)[\s$]*[-0-9.]+\s*\$?[,;][\s$]*(?:[a-z]\s*=)?[\s$]*$"  # x = 4, x = \boxed{3}
+    r"|(?<![a-zA-Z\\])[a-zA-Z](?:[_^]?\{|\()?$"  # x\boxed{3}, f(\boxed{3})
+)
+_LEFT_SIDE = re.compile(
+    r"(?:[0-9.(){}+*/^ -]|\\(?:frac|sqrt|cdot|times)(?![a-z])|(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])){1,60}=[\s$]*$"
 )
 _BEFORE_BOX = re.compile(r"(?:\\[a-zA-Z]+|[^A-Za-z:=\n])*$")  # signs, numbers and commands right before a box
 _NO_MATHS = re.compile(
@@ -52,6 +92,7 @@ def concluded(text: str, sentences: bool = True) -> str:
     if boxes:
         return _around_box(text, boxes, sentences)
     before, _, answer = _split_phrase(text)
+    answer = answer.removesuffix(" I hope it is correct.")
     answer, _, reason = _partition(r"\b(?:because|since)\b", answer) if before or _ else (answer, "", "")
     if _HEDGE.search(before) or _HEDGE.search(reason) or _PHRASE.search(before):
         raise Unreadable("a hedged answer")
@@ -63,7 +104,8 @@ def concluded(text: str, sentences: bool = True) -> str:
 def _only_number(text: str) -> str:
     """What "The total is $42." says: the only number of a sentence without any doubt, with a scale word or percent."""
     found = re.fullmatch(
-        r"([A-Z][A-Za-z ,']*?(?: is| are| was| has| have|:)) ?(-?\$?[0-9][0-9,]*(?:\.[0-9]+)?%?)( [a-z ]+)?\.?", text
+        r"([A-Z][A-Za-z ,']*?(?: is| are| was| has| have|:)) ?(-?(?:\\?\$)?[0-9][0-9,]*(?:\.[0-9]+)?%?)( [a-z ]+)?\.?",
+        text,
     )
     words = re.findall(r"[a-z]+", f"{found[1]} {found[3] or ''}".lower()) if found else []
     return f"{found[2]}{found[3] or ''}" if found and NO_UNIT.isdisjoint({*words} - _PLAIN) else ""
@@ -85,18 +127,32 @@ def _around_box(text: str, boxes: list[str], sentences: bool) -> str:
     before, rest = text[:start], text[text.rfind("\\boxed{") :]
     after = rest[_end_of_group(rest, 6) :]
     clause = re.split(r"[.;:,\n]", before)[-1]
-    if _HEDGE.search(clause) or _HEDGE.search(after) or _PHRASE.search(after):
+    before = re.sub(r"(?<=[a-zA-Z)])[.,;](?=[\s$*]*$)", " ", before)
+    after = re.sub(r"\\(?:text|mbox|mathrm)\{([^{}]*)\}", r" \1 ", after)
+    changed = _CHANGED_BEFORE.search(clause) or _CHANGED_AFTER.search(re.split(r"[.,;:\n]", after)[0])
+    if re.search(r"[-+*/^=<>0-9\\]", _NO_MATHS.sub("", _boxes_between(text))) or _LISTED_BEFORE.search(before):
+        raise Unreadable("an expression or a list of boxes")
+    if changed or _HEDGE.search(clause) or _HEDGE.search(after) or _PHRASE.search(after):
         raise Unreadable("a hedged answer")
     if not sentences and re.search(r"\w", before + after):
         raise Unreadable("a sentence")
     near, _, far = _partition(r"[.,;:\n](?=\s|$)|[$*\s]*$", after)
     if re.search(r"[0-9]|\b[A-Z]\b", far):
         raise Unreadable("an afterthought")
-    left, right = (_NO_MATHS.sub("", part).strip(" $*_\n\t") for part in (_BEFORE_BOX.search(before)[0], near))
-    left = re.split(r"[.,;](?=\s|$)", left)[-1].strip(" $")
+    left = re.split(r"[.,;](?=\s)", _BEFORE_BOX.search(before)[0])[-1]  # the point of 0.\boxed{4} ends no sentence
+    if (equation := _LEFT_SIDE.search(before)) and re.search(r"[a-zA-Z]", equation[0]):
+        left = equation[0]  # 2x = \boxed{4} is no 4
+    left, right = (_NO_MATHS.sub("", part).strip(" $*_\n\t") for part in (left, near))
     if re.match(r"[a-z]+ ", right, re.IGNORECASE) and not re.search(r"[0-9\\]", right):
-        right = right if len(right.split()) == 1 else ""  # prose goes on
+        right = right if len(right.split()) == 1 or re.match(_SCALED, right) else ""  # prose goes on
     return f"{left}{answer}{' ' * right[:1].isalpha()}{right}" if left or right else answer
+
+
+def _boxes_between(text: str) -> str:
+    """What stands between the first box and the last one."""
+    first, last = text.find("\\boxed{"), text.rfind("\\boxed{")
+    end = _end_of_group(text, first + 6)
+    return "*" if end == last else text[end:last]  # \boxed{4}\boxed{4} is a product, or 44
 
 
 def _partition(pattern: str, text: str) -> tuple[str, str, str]:

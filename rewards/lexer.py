@@ -40,7 +40,7 @@ _SPELLED |= {
         "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒", "112131234151135711", [2, 3, 3, 4, 4, 5, 5, 5, 5, 6, 6, 7, 8, 8, 8, 8, 9, 10], strict=True
     )
 }
-_SCRIPTS = {"^": ("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-"), "_": ("₀₁₂₃₄₅₆₇₈₉", "0123456789")}
+_SCRIPTS = {"^": ("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n"), "_": ("₀₁₂₃₄₅₆₇₈₉", "0123456789")}
 _VARIANT = re.compile(r"\\\\|\\[a-zA-Z]+|\\[%|]|\*\*|[^\x00-\x7f]")
 
 _KINDS = {
@@ -54,36 +54,49 @@ _COMMANDS = {name: kind for kind, names in _KINDS.items() for name in names.spli
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|mbox|operatorname)\s*\{([^{}]*)\}")
 _REPEATING = re.compile(r"(?<![0-9])([0-9]*)\.([0-9]*)\\(?:overline|bar|dot)\s*\{?([0-9]+)\}?")
 _REWRITES = [
-    (re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\,|\\!|[\u2009\u202f\u00a0])\s*(?=[0-9]{3}(?![0-9]))"), ""),  # 10\,000
+    (re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\[,!: ]|[\u2009\u202f\u00a0])\s*(?=[0-9]{3}(?![0-9]))"), ""),  # 10\,000
     (re.compile(r"(?<=[0-9])'(?=[0-9]{3}(?![0-9]))"), ""),  # 10'000
+    (
+        re.compile(r"\\mathbb\s*\{?\s*R\s*\}?\s*\\(?:setminus|backslash)\s*\\\{([^{},]*)\\\}"),
+        r"(-\\infty,\1)∪(\1,\\infty)",
+    ),
+    (re.compile(r"\\(?:wedge|land)\b"), " and "),
     (re.compile(r"\\mathbb\s*(?:\{\s*R\s*\}|R)|\ball real(?: number)?s\b"), r"(-\\infty,\\infty)"),
     (re.compile(r"(?:\bm\s*)?\\(?:measured)?angle\b"), ""),  # the angle ABC is ABC
     (re.compile(r"\\triangle\b"), ""),
+    (re.compile(r"\.\.\."), r" \\ldots "),
     (re.compile(r"\\(?:overline|overrightarrow|widehat|hat|vec)\s*\{?([A-Z]{1,3})\}?"), r"\1"),  # the segment AB
     (re.compile(r"\|\s*([A-Z]{2})\s*\|"), r" \1 "),
     (re.compile(r"(?<=[a-zA-Z])\s+([a-zA-Z]+)\s*\^\s*\{\s*-\s*1\s*\}"), r"/\1"),  # m s^{-1}
-    (re.compile(r"(?<=[0-9])\s*\\frac\{([a-zA-Z]+)\}\{([a-zA-Z]+)\}"), r" \1/\2"),  # 15 \frac{m}{s}
+    (
+        re.compile(
+            r"(?<=[0-9])(?:\s|~|\\,)*\\frac\{(?:\\text\{)?\s*([a-zA-Z]+)\s*\}?\}\{(?:\\text\{)?\s*([a-zA-Z]+)\s*\}?\}"
+        ),
+        r" \1/\2",
+    ),  # 15 \frac{m}{s}
     (re.compile(r"(?<![0-9.,/])[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9.,/])"), lambda match: match[0].replace(" ", "")),
     (re.compile(r"\^\s*\{\s*([0-9])\s*\}"), r"^\1 "),  # cm^{2}
+    (re.compile(r"(?<=[a-zA-Z])'+(?=\()"), "_prime"),  # f'(1)
     (re.compile(r"\(([0-9a-fA-F]+)\)\s*_"), r"\1_"),  # (52)_8
     (re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)"), "*"),  # 1.5 x 10^3
-    (re.compile(r"°\s*C\b"), " celsius "),
-    (re.compile(r"°\s*F\b"), " fahrenheit "),
+    (re.compile(r"\^\s*(?:°|\{\s*°\s*\})"), "°"),  # 30^\circ
+    (re.compile(r"°\s*(?:C\b|\\(?:text|mathrm)\s*\{\s*C\s*\})"), " celsius "),
+    (re.compile(r"°\s*(?:F\b|\\(?:text|mathrm)\s*\{\s*F\s*\})"), " fahrenheit "),
     (re.compile(r"\bper cent\b"), "percent"),
     (re.compile(r"\b(?:US|CA|AU|[CA])\$|\bUSD(?=\s*[0-9])"), "$"),
     (re.compile(r"\b(?:Rs\.?|INR)(?=\s*[0-9])"), "₹"),
     (re.compile(r"\bEUR(?=\s*[0-9])"), "€"),
     (re.compile(r"\bGBP(?=\s*[0-9])"), "£"),
-    (re.compile(r"(?<=[0-9])\s+an?\s+(?=[a-z]{3,}\b)"), " per "),  # $29 a day
+    (re.compile(r"(?:(?<=[0-9])|(?<=[0-9] dollars)|(?<=[0-9] cents))\s+an?\s+(?=[a-z]{3,}\b)"), " per "),  # $29 a day
     (re.compile(r"(?<=[0-9%])\s*\(([a-zA-Z]+(?: [a-zA-Z]+)?)\)\s*$"), r" \1"),  # 29 (apples)
     (re.compile(r"\b(sq|cu|ft|in|yd|lbs?|oz|hrs?|mins?|secs?)\.(?=\s|$)"), r"\1"),
+    (re.compile(r"(?<=[0-9])\s+([a-z]{2,})(?=\s*[-+]\s*[0-9.]+\s+\1\b.*=)"), ""),  # 20 apples + 22 apples = 42 apples
     (re.compile(r"(?<![0-9./])([0-9]+)\s+([0-9]+)/([0-9]+)(?![0-9./])"), r"\1\\frac{\2}{\3}"),  # 1 4/5
     (re.compile(r"\\frac\s*([0-9])\s*([0-9])"), r"\\frac{\1}{\2}"),  # \frac45
-    (re.compile(r"\^\s*(?:°|\{\s*°\s*\})"), "°"),  # 30^\circ
     (re.compile(r"_\s*\{\s*([a-zA-Z]+|[0-9]+)\s*\}"), r"_\1 "),  # x_{10}
     (re.compile(r"\b([ap])\.\s?m\b\.?", re.IGNORECASE), r"\1m"),  # 4:30 p.m.
 ]
-_THOUSANDS = re.compile(r"(?<![0-9,.])[0-9]{1,3}(?:,[0-9]{3})+(?!,?[0-9])")
+_THOUSANDS = re.compile(r"(?<![0-9,.])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?!,?[0-9])")
 _TOKEN = re.compile(
     r"(?P<space>(?:\s|~|\\[!,;:\ ])+)"
     r"|(?P<open>[(\[{]|\\\{|\\begin\s*\{(?:[pb]?matrix|array)\}(?:\{[lcr|\s]*\})?)"

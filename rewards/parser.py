@@ -261,9 +261,10 @@ def _name(tokens: list[Token], side: Value) -> str:
     if side.kind == "words":
         return side.label if len(tokens) <= 3 else ""
     text = "".join(token.text for token in tokens)
-    return (
-        text if isinstance(side, Symbol) or re.fullmatch(r"[a-zA-Z]?(?:\^\{?-?1\}?)?\([-+a-zA-Z0-9.,]+\)", text) else ""
+    called = re.fullmatch(
+        r"([a-zA-Z])(?:_prime)?(?:\^\{?-?1\}?)?\(([-+a-zA-Z0-9.,()]+)\)|\([a-zA-Z]+(?:,[a-zA-Z]+)*\)", text
     )
+    return text if isinstance(side, Symbol) or (called and called[1] not in (called[2] or [])) else ""
 
 
 def _scale(word: str) -> Fraction | int | None:

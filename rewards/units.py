@@ -7,11 +7,11 @@ from fractions import Fraction
 
 _LARGE = {
     "ten": 10, "dozen": 12, "hundred": 10**2, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7,
-    "billion": 10**9, "trillion": 10**12,
+    "billion": 10**9, "trillion": 10**12, "quadrillion": 10**15,
 }  # fmt: skip
 _PARTS = {
     "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
-    "ninth": 9, "tenth": 10, "hundredth": 100, "thousandth": 1000,
+    "ninth": 9, "tenth": 10, "twelfth": 12, "sixteenth": 16, "hundredth": 100, "thousandth": 1000, "millionth": 10**6,
 }  # fmt: skip
 SCALES = _LARGE | {word: Fraction(1, part) for word, part in _PARTS.items()}
 """Words that multiply the number before them, in the singular."""
@@ -41,8 +41,14 @@ squared cubed doubled factorial root roots mod modulo base remainder wrong incor
 rather actually wait hmm guess think then so because since unless to from with without no never other
 another sure unsure mistake error should would also versus vs through until below under above over zero lakh crore
 past ago before after late early at one two three four five six seven eight nine ten twice double triple tenth hundredth
-thousandth halve"""
+thousandth halve gross score mil mille permille basis ppm bps myriad fold short loss debt deficit opposite reciprocal"""
 NO_UNIT = frozenset(_HEDGES.split())
+
+
+def is_unit(word: str) -> bool:
+    """Whether a word is a unit by itself: m, J, km, hours; no other letter."""
+    known = len(word) > 1 and not {word.lower(), word.lower().removesuffix("s")}.isdisjoint(_UNITS)
+    return known or word in ("per", "sq", "cu", "square", "cubic", *"mgshlLNJWV")
 
 
 def unit_name(words: list[str], glued: bool) -> str:

@@ -38,6 +38,14 @@ def test_a_solved_equation_is_no_other_equation_that_it_solves(value, a, b, x):
     assert not paid(solved, swapped.replace(x, "z"))
 
 
+@given(st.integers(2, 50), st.integers(2, 9), st.sampled_from("xntk"))
+def test_the_right_side_of_an_equation_that_is_not_solved_is_no_answer(value, a, x):
+    for left in (f"{a}{x}", f"{x} + {a}", f"{x} - {a}", f"{x}/{a}", f"{x}^2", f"{a}a + b", f"{x}({x} - {a})", f"{x}!"):
+        assert not paid(str(value), f"{left} = {value}") and not paid("0", f"{left} = 0"), left
+    for left in (f"f({a})", f"f(g({a}))", f"f'({a})", f"a_{a}", "a + b", "|z|", "\\sin A", "P(A)"):
+        assert paid(str(value), f"{left} = {value}") and not paid(str(value), f"{left} = {value + 1}"), left
+
+
 @given(st.integers(-50, 50), st.integers(2, 9), st.sampled_from(["<", ">", "\\le", "\\ge"]))
 def test_a_solved_inequality_is_no_other_one(value, a, sign):
     assert not paid(f"x {sign} {value}", f"{a}x {sign} {a * value}")
@@ -77,6 +85,11 @@ def test_the_decimal_comma_is_a_setting_as_a_whole(head, group, cents):
     assert paid(comma, f"{head}{group:03},{cents:02}", decimal_comma=True)
     assert not paid(comma, f"{head}.{group:03},{cents:02}1", decimal_comma=True)
     assert paid(f"{head}.{group:03}", f"{head}{group:03}", decimal_comma=True)
+    assert paid(comma.replace(".", " "), point, decimal_comma=True)
+    assert paid(f"0,{group:03}", f"0.{group:03}", decimal_comma=True)
+    assert not paid(f"0,{group:03}", str(group)) and (
+        group == 0 or not paid(f"0,{group:03}", str(group), decimal_comma=True)
+    )
 
 
 # --------------------------------------------------------------------------- boxes
@@ -132,6 +145,35 @@ def test_what_stands_around_a_box_counts(value, around):
     assert not graded(value, answer)
 
 
+@given(
+    st.integers(4, 99),
+    st.sampled_from(
+        ["twice", "half of", "the square root of", "the opposite of", "minus", "at least", "about", "under"]
+    ),
+    st.sampled_from(["below zero", "degrees below zero", "in base five", "to the power of two", "and five", "gross"]),
+)
+def test_words_next_to_a_box_that_change_its_number(value, before, after):
+    box = f"\\boxed{{{value}}}"
+    for answer in (f"{before} {box}", f"It is {before} ${box}$", f"{box} {after}", f"0.{box}"):
+        assert not graded(value, answer), answer
+    for answer in (f"It has half as many; so {box}", f"The base is even. {box} apples in all", f"1+1=2. {box}"):
+        assert graded(value, answer) and not graded(value + 1, answer), answer
+
+
+@given(small, st.integers(2, 9))
+def test_what_is_left_of_a_box_or_between_two_counts(value, a):
+    box = f"\\boxed{{{value}}}"
+    wrong = [f"{a}x = {box}", f"x - {a} = {box}", f"\\frac{{x}}{{{a}}} = {box}", f"x{box}", f"f({box})", f"x_{{{box}}}"]
+    wrong += [f"{a}, {box}", f"{a} and {box}", f"x = {a}, x = {box}", f"{box}+{box}", box + box]
+    wrong += [f"{box} \\text{{ million}}", f"{box} thousand dollars", f"{box}. Correction: it is less"]
+    for answer in wrong:
+        assert not graded(value, answer), answer
+    right = [f"f({a}) = {box}", f"{a} + {value - a} = {box} clips in May", f"P(A) = {box}", f"{box}\\text{{ cm}}"]
+    for answer in [*right, f"{box} and again {box}"]:
+        assert graded(value, answer) and not graded(value + 1, answer), answer
+    assert graded(1000 * value, f"{box} \\text{{ thousand}}")
+
+
 # --------------------------------------------------------------------------- units, money, scales
 
 UNITS = [
@@ -158,6 +200,11 @@ UNITS = [
     "\\text{ meters}",
     "square feet",
     "sq. ft.",
+    "sq. m",
+    "J/kg",
+    "kg m/s",
+    "^\\circ\\text{C}",
+    "\\frac{\\text{m}}{\\text{s}}",
     "cubic meters",
     "mph",
 ]
@@ -165,8 +212,17 @@ UNITS = [
 
 @given(numbers, st.sampled_from(UNITS), st.sampled_from(["", " ", "\\,", "~"]))
 def test_a_unit_may_be_left_out_in_any_spelling(value, unit, space):
-    assume(space or not unit.startswith(("m", "g", "in", "ft", "dollars", "sq", "cubic")) or unit in ("mins", "mph"))
+    assume(
+        space
+        or not unit.startswith(("m", "g", "J", "kg m", "in", "ft", "dollars", "sq", "cubic"))
+        or unit in ("mins", "mph")
+    )
     assert graded(value, f"{value}{space}{unit}") and not graded(value + 1, f"{value}{space}{unit}")
+
+
+@given(numbers, st.sampled_from(["m/n", "\\frac{m}{n}", "s/t", "h k", "V W", "m n", "g/x", "mk"]))
+def test_letters_that_are_no_units_count(value, letters):
+    assert not paid(str(value), f"{value} {letters}")
 
 
 @given(
@@ -259,6 +315,7 @@ def test_an_expression_on_the_left_names_what_is_asked(value, left):
             "m + n = {a} + {b} = {c}",
             "${a} + ${b} = ${c}",
             "{a} + {b} = {c} dollars",
+            "{a} apples + {b} apples = {c} apples",
             "{c} - {b} = {a}",
             "x = {a} + {b} = {c}",
         ]
