@@ -18,14 +18,14 @@ class SamplingConfig:
 
     temperature: float = 1.0
     """Softmax temperature; log-probs are of the tempered distribution. 0 is greedy decoding."""
-    top_p: float = 1.0
-    """Set by `eval.top_p` alone: training's log-probs are of the whole distribution, so it samples from that."""
     max_new_tokens: int = 512
     """Length limit of a completion in tokens; one that reaches it is marked truncated."""
     stop: tuple[str, ...] = ()
     """Texts that end a completion, such as `</answer>`; the completion holds it, and is not truncated."""
     max_rows: int = 256
     """Completions decoded at a time, in whole groups (at least one); bounds the memory of the key-value cache."""
+    top_p: float = 1.0
+    """Set by `eval.top_p` alone: training's log-probs are of the whole distribution, so it samples from that."""
 
     def __post_init__(self) -> None:
         if not all(self.stop):
