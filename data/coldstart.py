@@ -1,4 +1,4 @@
-"""Stage 1's responses: a worked solution in tags, and in some of them a computation that is checked.
+"""The responses that SFT teaches: a worked solution in tags, and in some of them a computation that is checked.
 
     <think>
     Natalia sold 48/2 = 24 clips in May.
@@ -47,7 +47,7 @@ class ColdStartConfig:
 
 
 def response_text(problem: Problem, config: ColdStartConfig, seed: int = 0) -> str:
-    """The response that the cold start teaches for one problem.
+    """The response that SFT teaches for one problem.
 
     A solution that is a whole response already (the embedded problems', with slips and reflections of their
     own) is taken as it is.

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem with its gold answer: all that prompts, rewards and the cold start need to know."""
+    """One problem with its gold answer: all that prompts, rewards and SFT need to know."""
 
     id: str
     """`<source>/<split>/<row>`, the same in every run: provenance, and the seed of per-problem randomness."""

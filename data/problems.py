@@ -7,7 +7,7 @@ Every row goes through the same three rules, so that a copy of GSM8K under anoth
 1. an answer whose last line is `#### N` is GSM8K's: N is the gold, the lines before it the worked solution;
 2. where there is no answer, the gold is what the last `\\boxed{...}` of the solution holds (MATH);
 3. calculator annotations `<<48/2=24>>` leave the solution's text; the annotated text stays in the column
-   `annotated_solution`, for the cold start to check.
+   `annotated_solution`, for SFT to check.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class DataConfig:
     """Branch, tag or commit of a hub data set; empty: its main branch."""
 
     trace: str = ""
-    """What the cold start teaches of a row with traces of a model (`generations`): `first`; `correct`, the first that
+    """What SFT teaches of a row with traces of a model (`generations`): `first`; `correct`, the first that
     `correctness_math_verify` calls right; `shortest`, the shortest of those; empty: the row's own solution."""
 
     skip_bad_rows: bool = False

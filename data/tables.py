@@ -1,7 +1,7 @@
 """Rows of a .parquet file or of a data set on the Hugging Face hub, and the rows that need more than field names.
 
 A multiple choice (GPQA) becomes a question with its choices in a random order, and a letter as its answer. A row with
-several traces of a model (OpenR1-Math-220k) becomes a response that the cold start can teach.
+several traces of a model (OpenR1-Math-220k) becomes a response that SFT can teach.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from grpo.report.page import write_reports
 from grpo.report.tables import evaluation_table
 from grpo.runs.config import Config, to_yaml
 from grpo.runs.files import read_mapping, write_json
-from grpo.runs.folder import Run, evaluation_of, models_in, open_run
+from grpo.runs.folder import Run, data_hash, evaluation_of, models_in, open_run
 from grpo.runs.keeper import export
 from grpo.runs.log import RunLog, say
 from grpo.runs.settings import ConfigError, load_config
@@ -162,9 +162,10 @@ def _base(config: Config, _: argparse.Namespace) -> None:
     if not run.complete:
         with run.working():
             policy = load_policy(config.model, config.seed)
+            problems = held_out(config, policy)
+            run.note_input("eval_hash", data_hash(problems), "held-out data")
             write_json(run.folder / "eval.json", evaluate(config, policy, run))
-            log = RunLog(run.folder)
-            some = held_out(config, policy)[: config.log.completions_per_step]
+            log, some = RunLog(run.folder), problems[: config.log.completions_per_step]
             for j in judge(config, policy, some, 1, config.eval.temperature, "completions"):
                 problem = some[j.problem]
                 log.sample(0, problem=problem.id, answer=problem.answer, completion=j.text, rewards=j.rewards)
@@ -181,14 +182,14 @@ def _evaluate(config: Config, _: argparse.Namespace) -> None:
 
     What a run has evaluated itself, in the same way, is not evaluated again.
     """
-    folder = Path(config.eval.folder)
+    folder, data = Path(config.eval.folder), data_hash(load_problems(config.eval.data, config.seed))
     models = models_in(folder) if config.eval.folder else {config.model.path: config.model.path}
     results = {}
     for name, path in models.items():
         one = replace(config, model=replace(config.model, path=path))
         if config.eval.folder:
             one = replace(one, run=f"{config.run}/{name}")
-            results[name] = from_first(lambda name=name: evaluation_of(folder / name, config))
+            results[name] = from_first(lambda name=name: evaluation_of(folder / name, config, data))
         if not results.get(name):
             run = open_run(one, "eval")
             if not run.complete:

@@ -212,9 +212,7 @@ def policy_loss(
 
     ratio = RATIOS[config.ratio](logps, old_logps, advantages, mask, config)  # [B, T]
     weight = product(config.weight, tokens)  # [B, T]
-    objective = weight * named("surrogate", config.surrogate, SURROGATES, config.args)(
-        ratio, advantages, logps, config
-    )  # [B, T]
+    objective = weight * get_surrogate(config)(ratio, advantages, logps, config)  # [B, T]
     if config.beta and config.kl_in == "loss":
         if ref_logps is None:
             raise ValueError(f"beta = {config.beta} with the KL in the loss needs ref_logps; got None")

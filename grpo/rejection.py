@@ -1,4 +1,4 @@
-"""Rejection sampling, stage 3: sample from the RL policy, keep what is right, fine-tune on it.
+"""Rejection sampling, of R1's recipe: sample from the RL policy, keep what is right, fine-tune on it.
 
     for each problem: k completions -> correct and well formed -> distinct -> at most m of them -> samples.jsonl -> SFT
 
@@ -35,7 +35,7 @@ REASONS = ("wrong", "malformed", "without reflection", "duplicate", "over the ca
 
 
 def train_rejection(config: Config, run: Run) -> Policy:
-    """Run stage 3 in an open run folder: sample once, then fine-tune (and resume there after a stop)."""
+    """Run it in an open run folder: sample once, then fine-tune (and resume there after a stop)."""
     problems = load_problems(config.data, config.seed)
     run.note_input("data_hash", data_hash(problems), "training data")
     if not from_first((run.folder / "samples.jsonl").exists):
@@ -49,7 +49,7 @@ def train_rejection(config: Config, run: Run) -> Policy:
             shutil.rmtree(run.folder / "judged", ignore_errors=True)  # another setting may follow
             raise ValueError(
                 f"none of {counts['sampled']} samples was kept ({counts['wrong']} wrong, {counts['malformed']} "
-                "malformed); raise reject.samples, train stage 2 longer or set reject.reflection=any"
+                "malformed); raise reject.samples, train the RL policy longer or set reject.reflection=any"
             )
         write_json(run.folder / "rejection.json", counts)
         write_text(run.folder / "samples.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning, stages 1 and 3: cross-entropy on the completion's tokens, never on the prompt's.
+"""Supervised fine-tuning, stage 2: cross-entropy on the completion's tokens, never on the prompt's.
 
     loss = - 1 / (tokens of the batch)  sum_it  log pi(o_it | prompt, o_i,<t)
 
@@ -34,7 +34,7 @@ Example = tuple[list[int], list[int]]
 
 
 def train_sft(config: Config, run: Run) -> Policy:
-    """Stage 1: fine-tune on worked solutions put into the response format."""
+    """Stage 2: fine-tune on worked solutions put into the response format."""
     problems = load_problems(config.data, config.seed)
     policy = load_policy(config.model, config.seed, training=True)
     problems = fitting(problems, policy.tokenizer, config.prompt, config.data)

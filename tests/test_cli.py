@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -131,12 +132,20 @@ def test_stage_4_shows_every_model_of_the_folder_side_by_side(tmp_path, capsys):
     assert grpo("sft", tmp_path / "2-sft", **settings) == 0
     assert grpo("grpo", tmp_path / "3-grpo", grpo__steps=1, grpo__drop_zero_spread="false", **settings) == 0
     (tmp_path / "4-unfinished").mkdir()
-    (tmp_path / "4-unfinished" / "manifest.json").write_text('{"stage": "grpo"}')
+    (tmp_path / "4-unfinished" / "manifest.json").write_text('{"stage": "base"}')
     capsys.readouterr()
     assert grpo("eval", tmp_path / "eval", eval__folder=tmp_path, **settings) == 0
     table = capsys.readouterr().out
     assert table.splitlines()[0].split() == ["1-base", "2-sft", "3-grpo"]
     assert "standard error" in table and "Level" in table and not (tmp_path / "eval").exists()
+    for key in ("code", "eval_hash"):  # of another code, or of other held-out problems: it is evaluated again
+        path = tmp_path / "2-sft" / "manifest.json"
+        before = path.read_text()
+        path.write_text(json.dumps(json.loads(before) | {key: "another"}))
+        assert grpo("eval", tmp_path / key, eval__folder=tmp_path, **settings) == 0
+        assert [one.name for one in (tmp_path / key).iterdir()] == ["2-sft"]
+        path.write_text(before)
+        shutil.rmtree(tmp_path / key)
     assert grpo("eval", tmp_path / "eval", eval__folder=tmp_path, **settings | {"eval__data__count": 2}) == 0
     again = {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "eval").glob("*/eval.json")}
     assert again.keys() == {"1-base", "2-sft", "3-grpo"} and all(one["problems"] == 2 for one in again.values())

@@ -3,7 +3,7 @@
     y = W x + (alpha / r) B A x        W frozen; A [r, in] random, B [out, r] zero, so that y = W x at the start
 
 The reference policy of a LoRA run needs no second model: it is W with a frozen copy of the adapter that the run
-began with. After a LoRA cold start this copy *is* the SFT policy; W alone would be the base model.
+began with. After SFT with LoRA this copy *is* the SFT policy; W alone would be the base model.
 """
 
 from __future__ import annotations

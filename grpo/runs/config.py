@@ -45,7 +45,7 @@ class SandboxConfig:
 
 @dataclass(frozen=True)
 class GRPOConfig:
-    """The reinforcement-learning loop (stages 2 and 4)."""
+    """The reinforcement-learning loop (stage 3, and again in R1's recipe)."""
 
     steps: int = 100
     """Batches of fresh samples; checkpoints lie between them."""
@@ -69,7 +69,7 @@ class GRPOConfig:
 
 @dataclass(frozen=True)
 class SFTConfig:
-    """Supervised fine-tuning (stages 1 and 3): cross-entropy on the completion's tokens only."""
+    """Supervised fine-tuning (stage 2, and on what rejection keeps): cross-entropy on the completion's tokens only."""
 
     steps: int = 0
     """Optimiser steps; 0: as many as `epochs` needs."""
@@ -83,7 +83,7 @@ class SFTConfig:
 
 @dataclass(frozen=True)
 class RejectConfig:
-    """Rejection sampling (stage 3): sample, keep what is right, train on it."""
+    """Rejection sampling (R1's recipe): sample, keep what is right, train on it."""
 
     samples: int = 8
     """k: completions sampled per problem."""

@@ -229,7 +229,9 @@ def models_in(folder: Path) -> dict[str, str]:
     found = {}
     for manifest in sorted(folder.glob("*/manifest.json")):
         run = manifest.parent
-        if read_mapping(manifest).get("finished") and (run / "model").is_dir():
+        if not read_mapping(manifest).get("finished"):
+            continue
+        if (run / "model").is_dir():
             found[run.name] = str(run)
         elif read_mapping(manifest).get("stage") == "base":
             found[run.name] = flatten(read_mapping(run / "config.yaml"))["model.path"]
@@ -238,11 +240,16 @@ def models_in(folder: Path) -> dict[str, str]:
     return found
 
 
-def evaluation_of(run: Path, config: Config) -> dict[str, Any] | None:
-    """The evaluation that a run made itself, if it is the one that `config` asks for, whatever the model."""
+def evaluation_of(run: Path, config: Config, data: str) -> dict[str, Any] | None:
+    """The evaluation that a run made itself, if it is the one that `config` asks for, whatever the model.
+
+    data: hash of the held-out problems. They and the code must be those of the run.
+    """
     limits = ("sampling.max_new_tokens", "sampling.stop")
     keys, free = ("eval.", "prompt.", "seed", *limits, f"rewards.{config.eval.reward}."), ("eval.folder", "eval.at_end")
-    if not (run / "eval.json").is_file():
+    manifest = read_mapping(run / "manifest.json")
+    changed = (manifest.get("eval_hash"), manifest.get("code")) != (data, code_hash(config))
+    if changed or not (run / "eval.json").is_file():
         return None
     flat = flatten(read_mapping(run / "config.yaml")), flatten(yaml.safe_load(to_yaml(config)))
     there, here = ({k: v for k, v in x.items() if k.startswith(keys) and k not in free and v != {}} for x in flat)
