@@ -157,9 +157,9 @@ def _read_problems(config: DataConfig, seed: int) -> list[Problem]:
             if not config.skip_bad_rows:
                 raise DataError(bad[0]) from error
     if bad:
-        warnings.warn(f"skipped {len(bad)} bad rows; the first: {bad[0]}", stacklevel=3)
+        warnings.warn(f"skipped {len(bad)} bad rows; the first: {bad[0]}", stacklevel=1)
     if left_out:
-        warnings.warn(f"{left_out} rows have no trace for data.trace={config.trace}: left out", stacklevel=3)
+        warnings.warn(f"{left_out} rows have no trace for data.trace={config.trace}: left out", stacklevel=1)
     if share:
         out = held_out(stories, share)
         kept = [problem for problem, is_out in zip(problems, out, strict=True) if is_out == (config.split == "test")]

@@ -53,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.path.insert(0, os.getcwd())
     arguments = _parser().parse_args(argv)
     transformers_logging.disable_progress_bar()
-    warnings.showwarning = lambda message, *_, **__: say(f"warning: {' '.join(str(message).split())}")
+    say_once = functools.cache(say)  # a file that is read twice has its bad rows named once
+    warnings.showwarning = lambda message, *_, **__: say_once(f"warning: {' '.join(str(message).split())}")
     try:
         return arguments.command(arguments) or 0
     except (ValueError, OSError, SafetensorError) as error:  # all that the user can mend is a ValueError of ours
