@@ -6,11 +6,23 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from rewards.numeric import Evaluator
-from rewards.values import MINUS_ONE, Expression, Number, Op, Struct, Symbol, Value, negated, op, variables
+from rewards.sets import Sets, interval, is_joined
+from rewards.values import (
+    MINUS_ONE,
+    Expression,
+    Number,
+    Op,
+    Struct,
+    Symbol,
+    Unreadable,
+    Value,
+    negated,
+    op,
+    variables,
+)
 
 FLOAT_NOISE = Fraction(1, 10**9)
 """Two decimals this near each other, relatively, are one: 0.1 + 0.2 prints as 0.30000000000000004."""
-INFINITY = Symbol("infty")
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,10 @@ class Comparison:
             return self.same_relation(a, b)
         if "quantity" in kinds:
             return self.same_quantity(a, b)
-        return self.same_items(a, b)
+        joined = is_joined(a), is_joined(b)
+        if all(joined) and a.kind != b.kind:  # `x < 1 or y > 3` is no union, though its parts are intervals
+            return self.same_set(a, b)
+        return self.same_items(a, b) or (any(joined) and self.same_set(a, b))
 
     def same_items(self, a: Struct, b: Struct) -> bool:
         """Whether two collections are the same; a bare list may be any of them."""
@@ -84,6 +99,13 @@ class Comparison:
                 return False
             del rest[match]
         return True
+
+    def same_set(self, a: Value, b: Value) -> bool:
+        """Whether two unions, intersections or differences hold the same numbers: [1, 3] is [1, 2] with [2, 3]."""
+        try:
+            return Sets(self.bare, self.numbers.real_value).same(a, b)
+        except Unreadable:
+            return False
 
     # -- expressions --------------------------------------------------------------------------------
 
@@ -175,7 +197,7 @@ class Comparison:
             return value
         operators, sides = value.label.split(), value.items
         if {*operators} <= {"<", "<="} or operators == ["!="]:
-            return _interval(value)
+            return interval(value)
         if not {*operators} <= {"=", "\u2248"} or any(side.kind or variables(side) for side in sides):
             return value
         pairs = zip(operators, sides, sides[1:], strict=False)
@@ -243,21 +265,3 @@ def _difference(relation: Value) -> Expression | None:
     if relation.kind not in ("named", "relation") or len(relation.items) != 2 or any(s.kind for s in relation.items):
         return None
     return op("+", relation.items[0], negated(relation.items[1]))
-
-
-def _interval(relation: Struct) -> Value:
-    """A condition on a variable as an interval; others as they are."""
-    operators, sides = relation.label.split(), relation.items
-    if operators == ["!="]:
-        x, value = sides if variables(sides[0]) else sides[::-1]
-        if not isinstance(x, Symbol) or value.kind or variables(value):
-            return relation
-        return Struct("union", (Struct("(", (negated(INFINITY), value)), Struct("(", (value, INFINITY))))
-    if len(sides) == 2:  # a side without a bound
-        below = bool(variables(sides[0]))
-        sides = (negated(INFINITY), *sides) if below else (*sides, INFINITY)
-        operators.insert(0 if below else 1, "<")
-    if len(sides) != 3 or not isinstance(sides[1], Symbol) or not variables(sides[1]):
-        return relation
-    brackets = ("[" if operators[0] == "<=" else "(") + ("]" if operators[1] == "<=" else ")")
-    return Struct("(", (sides[0], sides[2]), "" if brackets == "()" else brackets)

@@ -18,30 +18,7 @@ _HEDGE = re.compile(
     re.IGNORECASE,
 )
 _JOINING = frozenset(
-    [
-        "or",
-        "and",
-        "if",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "may",
-        "because",
-        "since",
-        "so",
-        "then",
-        "to",
-        "with",
-        "from",
-        "at",
-        "after",
-        "before",
-        "other",
-        "early",
-        "late",
-    ]
+    "or and if is are was were be may because since so then to with from at after before other early late".split()
 )
 _CHANGES = "|".join(sorted({*NO_UNIT, "inverse", "thrice", "fewer", "greater", "square", "power"} - _JOINING))
 _CHANGED_BEFORE = re.compile(rf"\b(?:{_CHANGES})(?: of| than| the| a)*[\s$*(\[\\]*$", re.IGNORECASE)

@@ -23,7 +23,8 @@ class Token(NamedTuple):
 # fmt: off
 _SPELLINGS = {
     "*": r"\times \cdot \ast × · ⋅", "/": r"\div ÷", "-": "− – ‐", "^": "**", "±": r"\pm", "∓": r"\mp",
-    "%": r"\%", "°": r"\circ \degree", "|": r"\| \lvert \rvert \vert", "∪": r"\cup", "∈": r"\in",
+    "%": r"\%", "°": r"\circ \degree", "|": r"\| \lvert \rvert \vert",
+    "∪": r"\cup", "∩": r"\cap", "∖": r"\setminus \backslash", "∈": r"\in",
     "<": r"\lt", ">": r"\gt", "<=": r"\le \leq \leqslant ≤", ">=": r"\ge \geq \geqslant ≥",
     "!=": r"\ne \neq ≠", "≈": r"\approx \simeq",
     "(": r"\langle", ")": r"\rangle", r"\{": r"\lbrace", r"\}": r"\rbrace", r"\{\}": r"\emptyset \varnothing ∅",
@@ -53,49 +54,47 @@ _COMMANDS = {name: kind for kind, names in _KINDS.items() for name in names.spli
 
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|mbox|operatorname)\s*\{([^{}]*)\}")
 _REPEATING = re.compile(r"(?<![0-9])([0-9]*)\.([0-9]*)\\(?:overline|bar|dot)\s*\{?([0-9]+)\}?")
-_REWRITES = [
-    (re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\[,!: ]|[\u2009\u202f\u00a0])\s*(?=[0-9]{3}(?![0-9]))"), ""),  # 10\,000
-    (re.compile(r"(?<=[0-9])'(?=[0-9]{3}(?![0-9]))"), ""),  # 10'000
+_SPELLED_LATER = [
+    (r"(?<=[0-9])(?:\{,\}|,\\!|\\[,!: ]|[\u2009\u202f\u00a0])\s*(?=[0-9]{3}(?![0-9]))", ""),  # 10\,000
+    (r"(?<=[0-9])'(?=[0-9]{3}(?![0-9]))", ""),  # 10'000
+    (r"\\(?:wedge|land)\b", " and "),
+    (r"\\mathbb\s*(?:\{\s*R\s*\}|R)|\ball real(?: number)?s\b", r"(-\\infty,\\infty)"),
+    (r"(?<=\)) (?:except|excluding|other than)(?: for)? (?:[a-z] *= *)?([-0-9][-0-9/, ]*)$", r" ∖ \{\1\}"),
+    (r"(?<=\))\s*-\s*(?=\\\{)", " ∖ "),  # R - {0}
+    (r"\\\{\s*[a-z]\s*(?:∈ *\(-\\infty,\\infty\)\s*)?(?:[|:]|\\mid)([^{}]*[<>=][^{}]*)\\\}", r"\1"),  # {x : x > 3}
+    (r"(?:\bm\s*)?\\(?:measured)?angle\b", ""),  # the angle ABC is ABC
+    (r"\\triangle\b", ""),
+    (r"\.\.\.", r" \\ldots "),
+    (r"\\(?:overline|overrightarrow|widehat|hat|vec)\s*\{?([A-Z]{1,3})\}?", r"\1"),  # the segment AB
+    (r"\|\s*([A-Z]{2})\s*\|", r" \1 "),
+    (r"(?<=[a-zA-Z])\s+([a-zA-Z]+)\s*\^\s*\{\s*-\s*1\s*\}", r"/\1"),  # m s^{-1}
     (
-        re.compile(r"\\mathbb\s*\{?\s*R\s*\}?\s*\\(?:setminus|backslash)\s*\\\{([^{},]*)\\\}"),
-        r"(-\\infty,\1)∪(\1,\\infty)",
-    ),
-    (re.compile(r"\\(?:wedge|land)\b"), " and "),
-    (re.compile(r"\\mathbb\s*(?:\{\s*R\s*\}|R)|\ball real(?: number)?s\b"), r"(-\\infty,\\infty)"),
-    (re.compile(r"(?:\bm\s*)?\\(?:measured)?angle\b"), ""),  # the angle ABC is ABC
-    (re.compile(r"\\triangle\b"), ""),
-    (re.compile(r"\.\.\."), r" \\ldots "),
-    (re.compile(r"\\(?:overline|overrightarrow|widehat|hat|vec)\s*\{?([A-Z]{1,3})\}?"), r"\1"),  # the segment AB
-    (re.compile(r"\|\s*([A-Z]{2})\s*\|"), r" \1 "),
-    (re.compile(r"(?<=[a-zA-Z])\s+([a-zA-Z]+)\s*\^\s*\{\s*-\s*1\s*\}"), r"/\1"),  # m s^{-1}
-    (
-        re.compile(
-            r"(?<=[0-9])(?:\s|~|\\,)*\\frac\{(?:\\text\{)?\s*([a-zA-Z]+)\s*\}?\}\{(?:\\text\{)?\s*([a-zA-Z]+)\s*\}?\}"
-        ),
+        r"(?<=[0-9])(?:\s|~|\\,)*\\frac\{(?:\\text\{)?\s*([a-zA-Z]+)\s*\}?\}\{(?:\\text\{)?\s*([a-zA-Z]+)\s*\}?\}",
         r" \1/\2",
     ),  # 15 \frac{m}{s}
-    (re.compile(r"(?<![0-9.,/])[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9.,/])"), lambda match: match[0].replace(" ", "")),
-    (re.compile(r"\^\s*\{\s*([0-9])\s*\}"), r"^\1 "),  # cm^{2}
-    (re.compile(r"(?<=[a-zA-Z])'+(?=\()"), "_prime"),  # f'(1)
-    (re.compile(r"\(([0-9a-fA-F]+)\)\s*_"), r"\1_"),  # (52)_8
-    (re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)"), "*"),  # 1.5 x 10^3
-    (re.compile(r"\^\s*(?:°|\{\s*°\s*\})"), "°"),  # 30^\circ
-    (re.compile(r"°\s*(?:C\b|\\(?:text|mathrm)\s*\{\s*C\s*\})"), " celsius "),
-    (re.compile(r"°\s*(?:F\b|\\(?:text|mathrm)\s*\{\s*F\s*\})"), " fahrenheit "),
-    (re.compile(r"\bper cent\b"), "percent"),
-    (re.compile(r"\b(?:US|CA|AU|[CA])\$|\bUSD(?=\s*[0-9])"), "$"),
-    (re.compile(r"\b(?:Rs\.?|INR)(?=\s*[0-9])"), "₹"),
-    (re.compile(r"\bEUR(?=\s*[0-9])"), "€"),
-    (re.compile(r"\bGBP(?=\s*[0-9])"), "£"),
-    (re.compile(r"(?:(?<=[0-9])|(?<=[0-9] dollars)|(?<=[0-9] cents))\s+an?\s+(?=[a-z]{3,}\b)"), " per "),  # $29 a day
-    (re.compile(r"(?<=[0-9%])\s*\(([a-zA-Z]+(?: [a-zA-Z]+)?)\)\s*$"), r" \1"),  # 29 (apples)
-    (re.compile(r"\b(sq|cu|ft|in|yd|lbs?|oz|hrs?|mins?|secs?)\.(?=\s|$)"), r"\1"),
-    (re.compile(r"(?<=[0-9])\s+([a-z]{2,})(?=\s*[-+]\s*[0-9.]+\s+\1\b.*=)"), ""),  # 20 apples + 22 apples = 42 apples
-    (re.compile(r"(?<![0-9./])([0-9]+)\s+([0-9]+)/([0-9]+)(?![0-9./])"), r"\1\\frac{\2}{\3}"),  # 1 4/5
-    (re.compile(r"\\frac\s*([0-9])\s*([0-9])"), r"\\frac{\1}{\2}"),  # \frac45
-    (re.compile(r"_\s*\{\s*([a-zA-Z]+|[0-9]+)\s*\}"), r"_\1 "),  # x_{10}
-    (re.compile(r"\b([ap])\.\s?m\b\.?", re.IGNORECASE), r"\1m"),  # 4:30 p.m.
+    (r"(?<![0-9.,/])[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9.,/])", lambda match: match[0].replace(" ", "")),
+    (r"\^\s*\{\s*([0-9])\s*\}", r"^\1 "),  # cm^{2}
+    (r"(?<=[a-zA-Z])'+(?=\()", "_prime"),  # f'(1)
+    (r"\(([0-9a-fA-F]+)\)\s*_", r"\1_"),  # (52)_8
+    (r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)", "*"),  # 1.5 x 10^3
+    (r"\^\s*(?:°|\{\s*°\s*\})", "°"),  # 30^\circ
+    (r"°\s*(?:C\b|\\(?:text|mathrm)\s*\{\s*C\s*\})", " celsius "),
+    (r"°\s*(?:F\b|\\(?:text|mathrm)\s*\{\s*F\s*\})", " fahrenheit "),
+    (r"\bper cent\b", "percent"),
+    (r"\b(?:US|CA|AU|[CA])\$|\bUSD(?=\s*[0-9])", "$"),
+    (r"\b(?:Rs\.?|INR)(?=\s*[0-9])", "₹"),
+    (r"\bEUR(?=\s*[0-9])", "€"),
+    (r"\bGBP(?=\s*[0-9])", "£"),
+    (r"(?:(?<=[0-9])|(?<=[0-9] dollars)|(?<=[0-9] cents))\s+an?\s+(?=[a-z]{3,}\b)", " per "),  # $29 a day
+    (r"(?<=[0-9%])\s*\(([a-zA-Z]+(?: [a-zA-Z]+)?)\)\s*$", r" \1"),  # 29 (apples)
+    (r"\b(sq|cu|ft|in|yd|lbs?|oz|hrs?|mins?|secs?)\.(?=\s|$)", r"\1"),
+    (r"(?<=[0-9])\s+([a-z]{2,})(?=\s*[-+]\s*[0-9.]+\s+\1\b.*=)", ""),  # 20 apples + 22 apples = 42 apples
+    (r"(?<![0-9./])([0-9]+)\s+([0-9]+)/([0-9]+)(?![0-9./])", r"\1\\frac{\2}{\3}"),  # 1 4/5
+    (r"\\frac\s*([0-9])\s*([0-9])", r"\\frac{\1}{\2}"),  # \frac45
+    (r"_\s*\{\s*([a-zA-Z]+|[0-9]+)\s*\}", r"_\1 "),  # x_{10}
+    (r"(?i)\b([ap])\.\s?m\b\.?", r"\1m"),  # 4:30 p.m.
 ]
+_REWRITES = [(re.compile(pattern), replacement) for pattern, replacement in _SPELLED_LATER]
 _THOUSANDS = re.compile(r"(?<![0-9,.])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?!,?[0-9])")
 _TOKEN = re.compile(
     r"(?P<space>(?:\s|~|\\[!,;:\ ])+)"
@@ -103,7 +102,7 @@ _TOKEN = re.compile(
     r"|(?P<close>[)\]}]|\\\}|\\end\s*\{(?:[pb]?matrix|array)\})"
     r"|\\(?P<command>[a-zA-Z]+)|(?P<letters>[a-zA-Z]+)"
     r"|(?P<num>(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3}(?![0-9]))?)"
-    r"|(?P<sep>[,;&])|(?P<rel><=|>=|!=|[=<>≈∈])|(?P<bar>\|)|(?P<unit>[%$£€¥₹])|(?P<op>\\\\|[-+*/^_!:°∪])|(?P<unknown>.)"
+    r"|(?P<sep>[,;&])|(?P<rel><=|>=|!=|[=<>≈∈])|(?P<bar>\|)|(?P<unit>[%$£€¥₹])|(?P<op>\\\\|[-+*/^_!:°∪∩∖])|(?P<unknown>.)"
 )
 # Two letters that are a unit or a word rather than a product.
 _TWO_LETTERS = "cm mm km kg mg ml ft mi hr oz lb pm am an no is at by in of on so to go it up us sq cu yd kb mb gb tb"

@@ -2,7 +2,7 @@
 
     answer   := item (("," | ";" | "or" | "and") item)*
     item     := side (relation side)*
-    side     := words | currency? sum ((":" | "cup") sum)* unit?
+    side     := words | currency? sum ((":" | "cup" | "cap" | "setminus") sum)* unit?
     sum      := sign* product (("+" | "-") sign* product)*
     product  := power (("*" | "/" | nothing) power)*
     power    := atom ("!" | "degree" | "^" sign* power)*
@@ -24,6 +24,7 @@ from rewards.values import MINUS_ONE, Number, Op, Struct, Symbol, Unreadable, Va
 MAX_DEPTH = 20
 """How deep brackets and exponents may nest."""
 
+_JOINED = {":": "ratio", "\u222a": "union", "\u2229": "intersection", "\u2216": "difference"}
 _CLOSING = {"(": ")", "[": "]", "\\{": "\\}", "{": "}"}
 
 
@@ -82,12 +83,10 @@ class Parser:
         unit, self.currency = [self.needs("unit")] if self.sees("unit") else [], []
         value = self.sum()
         unit = unit or self.currency[:1]
-        for sign, collection in ((":", "ratio"), ("\u222a", "union")):
-            if self.sees("op", sign):
-                parts = [value]
-                while self.takes("op", sign):
-                    parts.append(self.sum())
-                value = Struct(collection, tuple(parts))
+        while self.sees("op", *_JOINED):  # from left to right, and several unions are one
+            kind, part = _JOINED[self.needs("op")], self.sum()
+            first = value.items if value.kind == kind != "difference" else (value,)
+            value = Struct(kind, (*first, part))
         if isinstance(value, Number) and self.sees("word") and (scale := _scale(self.tokens[self.at].text)):
             self.needs("word")
             value = Number(value.value * scale, value.decimals)

@@ -45,7 +45,7 @@ class Struct:
     |------------------|--------------------------|----------------------------------------------|
     | `(`              | of a tuple or interval   | brackets, of an interval with a closed end   |
     | `{` `list`       | in any order             | "and" for conditions that hold together      |
-    | `union`          | intervals and sets       |                                              |
+    | `union`, `intersection`, `difference`: of intervals and sets                              |
     | `relation`       | the sides                | the operators: "< <="                        |
     | `named`          | the left side, the value | the left side's text: "f(x)"                 |
     | `quantity`       | the value                | the unit                                     |
@@ -62,6 +62,7 @@ class Struct:
 Expression = Number | Symbol | Op
 Value = Expression | Struct
 MINUS_ONE = Number(Fraction(-1))
+INFINITY = Symbol("infty")
 CONSTANTS = frozenset(["pi", "e", "i"])
 
 
