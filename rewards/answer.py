@@ -81,7 +81,11 @@ def stated(text: str, config: GradingConfig) -> str:
         )
         text = re.sub(r"(?<![0-9.,])(0(?=,[0-9]{3})|[0-9]+(?!,[0-9]{3}(?![0-9]))),([0-9]+)(?![0-9,.])", r"\1.\2", text)
     text = text.strip(_MARKUP).rstrip(" .,;:\\\n\t").removeprefix("=").strip(_MARKUP)
-    return re.sub(r"^(?:\"(.*)\"|\(?([A-Ja-j])\)|(?:[Oo]ption|[Cc]hoice) \(?([A-J])\)?)$", _inside, text)
+    return re.sub(
+        r"^(?:[\"'\u201c\u2018](.*)[\"'\u201d\u2019]|\(?([A-Ja-j])\)|(?:[Oo]ption|[Cc]hoice) \(?([A-J])\)?)$",
+        _inside,
+        text,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------

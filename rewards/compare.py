@@ -237,10 +237,15 @@ def _is_unsolved(left: Value) -> bool:
     def parts(value: Value) -> list[Value]:
         if not isinstance(value, Op) or value.name not in ("+", "*", "^", "!"):
             return [value]
-        return [part for arg in value.args[: 1 if value.name == "^" else None] for part in parts(arg)]
+        args = (
+            value.args[:1]
+            if value.name == "^"
+            else [arg for arg in value.args if value.name == "+" or arg != MINUS_ONE]
+        )
+        return [part for arg in args for part in parts(arg)]
 
     found, names = parts(left), variables(left)
-    number = any(isinstance(part, Number) and part != MINUS_ONE for part in found)
+    number = any(isinstance(part, Number) for part in found)
     return (
         bool(names)
         and found != [left]

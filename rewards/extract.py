@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from rewards.text import split_sections
-from rewards.units import NO_UNIT, SCALES
+from rewards.units import CHANGING, NO_UNIT, SCALES, is_unit
 from rewards.values import Unreadable
 
 MAX_CHARS = 1000
@@ -17,10 +17,7 @@ _HEDGE = re.compile(
     r"|correction|mistake|oops)\b",
     re.IGNORECASE,
 )
-_JOINING = frozenset(
-    "or and if is are was were be may because since so then to with from at after before other early late".split()
-)
-_CHANGES = "|".join(sorted({*NO_UNIT, "inverse", "thrice", "fewer", "greater", "square", "power"} - _JOINING))
+_CHANGES = "|".join(sorted(CHANGING | {"inverse", "thrice", "fewer", "greater", "square", "power"}))
 _CHANGED_BEFORE = re.compile(rf"\b(?:{_CHANGES})(?: of| than| the| a)*[\s$*(\[\\]*$", re.IGNORECASE)
 _SCALED = f"(?:{'|'.join(SCALES)})s?\\b"
 _CHANGED_AFTER = re.compile(rf"^[\s$*)\]\\]*(?!{_SCALED})(?:[a-z]+ ){{0,4}}?(?:{_CHANGES})\b", re.IGNORECASE)
@@ -33,6 +30,12 @@ _LISTED_BEFORE = re.compile(
 _LEFT_SIDE = re.compile(
     r"(?:[0-9.(){}+*/^ -]|\\(?:frac|sqrt|cdot|times)(?![a-z])|(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])){1,60}=[\s$]*$"
 )
+_BOX = re.compile(r"\\(?:boxed\s+|fbox\s*|framebox\s*)\{")
+_ONE_NUMBER = re.compile(
+    r"(?P<before>(?:[A-Z]|[a-z] (?:is|equals)\b|so\b|exactly\b)[A-Za-z ,:'-]*?) ?"
+    r"(?P<number>-?(?:\\?\$)?[0-9][0-9,]*(?:\.[0-9]+)?%?)(?P<after>(?: [A-Za-z,'-]+)*)[.!]?"
+)
+_PLAIN = "is are was were has have can so then to with the it and"  # words that change no number
 _BEFORE_BOX = re.compile(r"(?:\\[a-zA-Z]+|[^A-Za-z:=\n])*$")  # signs, numbers and commands right before a box
 _NO_MATHS = re.compile(
     r"\\(?:text|mbox)\{[^{}]*\}|\\(?:therefore|implies|Rightarrow|quad|qquad|displaystyle)\b|\\[()\[\]]"
@@ -64,7 +67,7 @@ def concluded(text: str, sentences: bool = True) -> str:
     Raises:
         Unreadable: if it states several answers, or hedges, or is a sentence where `sentences` are off.
     """
-    text = re.sub(r"\\boxed\{\s*(\\boxed\{[^{}]*\})\s*\}", r"\1", text)
+    text = re.sub(r"\\boxed\{\s*(\\boxed\{[^{}]*\})\s*\}", r"\1", _BOX.sub(r"\\boxed{", text))
     boxes = _boxed(text)
     if boxes:
         return _around_box(text, boxes, sentences)
@@ -79,16 +82,19 @@ def concluded(text: str, sentences: bool = True) -> str:
 
 
 def _only_number(text: str) -> str:
-    """What "The total is $42." says: the only number of a sentence without any doubt, with a scale word or percent."""
-    found = re.fullmatch(
-        r"([A-Z][A-Za-z ,']*?(?: is| are| was| has| have|:)) ?(-?(?:\\?\$)?[0-9][0-9,]*(?:\.[0-9]+)?%?)( [a-z ]+)?\.?",
-        text,
-    )
-    words = re.findall(r"[a-z]+", f"{found[1]} {found[3] or ''}".lower()) if found else []
-    return f"{found[2]}{found[3] or ''}" if found and NO_UNIT.isdisjoint({*words} - _PLAIN) else ""
+    """What "She sold $42 worth." says: the only number of a sentence without any doubt, with what it counts.
 
-
-_PLAIN = frozenset(["is", "are", "was", "has", "have", "so", "then", "to", "with", "the", "it"])
+    "" for anything else: several numbers, or a word that makes another number of it.
+    """
+    if given := re.fullmatch(r"(.*) is (?:the|my|our) (?:final |correct )?answer\.?", text):
+        return given[1]
+    found = _ONE_NUMBER.fullmatch(text)
+    words = {*re.findall(r"\b(?!May\b)[A-Za-z]+", f"{found['before']} {found['after']}")} if found else set()
+    if not found or not NO_UNIT.isdisjoint({word.lower() for word in words} - {*_PLAIN.split()}):
+        return ""
+    counted = re.split(r",| (?:on|in|for|of|to|with|and)\b", found["after"])[0].split()
+    known = counted and (is_unit(counted[0]) or re.match(_SCALED, counted[0]))  # of "72 clips altogether", "72 clips"
+    return " ".join([found["number"], *counted[: 4 if known else 1]])
 
 
 def _around_box(text: str, boxes: list[str], sentences: bool) -> str:
@@ -150,6 +156,7 @@ def _end_of_group(text: str, start: int) -> int:
 
 def last_boxed(text: str) -> str | None:
     """What is in the last box; None if there is none, or several different ones on its line."""
+    text = _BOX.sub(r"\\boxed{", text)
     line = text[text.rfind("\n", 0, max(0, text.rfind("\\boxed{"))) + 1 :]
     boxes = _boxed(line)
     return boxes[0] if boxes and len(set(boxes)) == 1 else None

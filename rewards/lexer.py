@@ -31,7 +31,8 @@ _SPELLINGS = {
     r"\frac": r"\dfrac \tfrac \cfrac", r"\binom": r"\dbinom \tbinom", r"\sqrt": "√",
     r"\pi": "π", r"\theta": "θ", r"\infty": "∞", r"\ldots": r"\dots \cdots …", "/ ": "⁄",
     r"\sqrt[3]": "∛", r"\sqrt[4]": "∜", r"(-\infty,\infty)": "ℝ", "'": "’ ′",
-    "": r"\left \right \big \Big \bigl \bigr \bigg \displaystyle \quad \qquad \rm",
+    "": r"\left \right \big \Big \bigl \bigr \bigg \displaystyle \quad \qquad \rm \bf \it"
+    r" \blacksquare ∎ ✓ ✔ ✅",
 }
 # fmt: on
 _SPELLED = {variant: f" {text} " for text, variants in _SPELLINGS.items() for variant in variants.split()}

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from rewards.lexer import Token
-from rewards.units import SCALES, unit_name
+from rewards.units import CHANGING, SCALES, unit_name
 from rewards.values import MINUS_ONE, Number, Op, Struct, Symbol, Unreadable, Value, divided, expression, negated, op
 
 MAX_DEPTH = 20
@@ -70,12 +70,39 @@ class Parser:
 
     def item(self) -> Value:
         start = self.at
-        sides, operators = [self.side()], []
-        name = _name(self.tokens[start : self.at], sides[0])
+        try:
+            sides, operators = [self.side()], []
+            name = _name(self.tokens[start : self.at], sides[0])
+            if not start and not any(map(self.sees, ("rel", "sep", "end", "close"))):
+                raise Unreadable("a side that goes on")
+        except Unreadable:
+            name = self.asked() if not start else ""
+            if not name:
+                raise
+            sides, operators = [Struct("words", (), name)], []
         while self.sees("rel"):
             operators.append(self.needs("rel"))
             sides.append(self.side())
         return _relation(name, sides, operators)
+
+    def asked(self) -> str:
+        """What is left of the first "=" and names what is asked, though nothing here reads it: `P(A|B)`.
+
+        "" where it may be an equation to solve, `2 \\lfloor x \\rfloor`, or in doubt.
+        """
+        depth, numbers, letters, at = 0, False, False, 0
+        steps = {"open": 1, "close": -1, "lfloor": 1, "lceil": 1, "rfloor": -1, "rceil": -1}
+        while self.tokens[at].kind != "rel" or depth:
+            kind, text, _ = self.tokens[at]
+            depth += steps.get(kind, 0) or steps.get(text, 0)
+            numbers |= kind == "num" and not depth and self.tokens[at - 1].text not in ("^", "_")
+            letters |= kind in ("name", "word") or text in ("lfloor", "lceil")
+            if kind == "end" or (not depth and kind == "sep") or (kind == "word" and text.lower() in CHANGING):
+                return ""
+            at += 1
+        self.at, self.depth, self.bars = at, 0, 0
+        known = self.tokens[at].text == "=" and at and not (numbers and letters)
+        return "".join(token.text for token in self.tokens[:at]) if known else ""
 
     def side(self) -> Value:
         if self.sees("word") or (self.sees("name") and self.tokens[self.at + 1].kind == "word"):
@@ -261,7 +288,8 @@ def _name(tokens: list[Token], side: Value) -> str:
         return side.label if len(tokens) <= 3 else ""
     text = "".join(token.text for token in tokens)
     called = re.fullmatch(
-        r"([a-zA-Z])(?:_prime)?(?:\^\{?-?1\}?)?\(([-+a-zA-Z0-9.,()]+)\)|\([a-zA-Z]+(?:,[a-zA-Z]+)*\)", text
+        r"([a-zA-Z]|(?:var)?phi|sigma|tau|mu|omega|pi)(?:_prime)?(?:\^\{?-?1\}?)?\(([-+a-zA-Z0-9.,()]+)\)|\([a-zA-Z]+(?:,[a-zA-Z]+)*\)",
+        text,
     )
     return text if isinstance(side, Symbol) or (called and called[1] not in (called[2] or [])) else ""
 
@@ -285,6 +313,8 @@ def _relation(name: str, sides: list[Value], operators: list[str]) -> Value:
     """Sides with the signs between them, in ascending order; a side alone is itself."""
     if not operators:
         return sides[0]
+    if any(side.kind == "words" and not CHANGING.isdisjoint(side.label.split()) for side in sides):
+        raise Unreadable("a name in doubt: half of AB, not AB")
     if name and operators[0] in ("=", "\u2208"):
         return Struct("named", (sides[0], _relation("", sides[1:], operators[1:])), name)
     if {*operators} <= {">", ">="}:

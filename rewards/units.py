@@ -41,8 +41,12 @@ squared cubed doubled factorial root roots mod modulo base remainder wrong incor
 rather actually wait hmm guess think then so because since unless to from with without no never other
 another sure unsure mistake error should would also versus vs through until below under above over zero lakh crore
 past ago before after late early at one two three four five six seven eight nine ten twice double triple tenth hundredth
-thousandth halve gross score mil mille permille basis ppm bps myriad fold short loss debt deficit opposite reciprocal"""
+thousandth halve gross score mil mille permille basis ppm bps myriad fold short loss debt deficit opposite reciprocal
+add subtract divided multiplied multiply multiple factor divisor increased decreased up too remove exceeds close"""
+_JOINING = "or and if is are was were be may because since so then to with from at after before other early late"
 NO_UNIT = frozenset(_HEDGES.split())
+CHANGING = NO_UNIT - {*_JOINING.split()}
+"""Those that make another number, or none, of what they stand beside: half, at least, not."""
 
 
 def is_unit(word: str) -> bool:
