@@ -80,6 +80,7 @@ def stated(text: str, config: GradingConfig) -> str:
             r"(?<![0-9.,])[1-9][0-9]{0,2}(?:[. ][0-9]{3})+(?![0-9])", lambda m: re.sub("[. ]", "", m[0]), text
         )
         text = re.sub(r"(?<![0-9.,])(0(?=,[0-9]{3})|[0-9]+(?!,[0-9]{3}(?![0-9]))),([0-9]+)(?![0-9,.])", r"\1.\2", text)
+    text = re.sub(r"(?<=\.)([0-9]{1,99})\.\.\.", r"\1\\ldots ", text)  # 0.333... repeats, 42... does not
     text = text.strip(_MARKUP).rstrip(" .,;:\\\n\t").removeprefix("=").strip(_MARKUP)
     return re.sub(
         r"^(?:[\"'\u201c\u2018](.*)[\"'\u201d\u2019]|\(?([A-Ja-j])\)|(?:[Oo]ption|[Cc]hoice) \(?([A-J])\)?)$",

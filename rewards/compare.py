@@ -36,9 +36,10 @@ class GradingConfig:
       different boxes, a number or doubt after the box, and words that change it ("half of", "at least", "in base
       five") are no answer.
     - A scale word multiplies (lakh, dozen, halves). "5 degrees below zero" is not read. \u00a35 and 5 pounds differ.
-    - What is left of the last "=" names what is asked (`f(3) = 42`, `m + n = 40 + 2 = 42`); a false chain is nothing,
+    - A sentence states its only number, unless a word in it doubts that or makes another number of it.
+    - What is left of the last "=" names what is asked (`f(3) = 42`, `\\gcd(a, b) = 42`); a false chain is nothing,
       and 2x = 10, x - 5 = 0 and x^2 = 25 are neither their right side nor their solution.
-    - `\\frac{3}{3}` is 1, but 84/2 is arithmetic left undone (`unevaluated`).
+    - `\\frac{3}{3}` and `\\frac{6}{3}` are fractions that are not reduced, but 84/2 is arithmetic left undone.
     - "B)", "(b)" and B are one choice; "B) 42" is not read.
     """
 
@@ -182,12 +183,16 @@ class Comparison:
         sides = value.items if value.kind == "relation" and {*value.label.split()} == {"="} else ()
         if sides and _is_unsolved(sides[0]):
             return value
+        if len(sides) == 2 and _is_solved(value) and variables(sides[1]):
+            return sides[0]  # 42 = x
         numbers = [_plain(side) for side in sides if not variables(side) and side.kind in ("", "quantity")]
         if len(sides) < 2 or not numbers or sides[-1].kind not in ("", "quantity") or variables(sides[-1]):
             return self.bare(value)
         if len(numbers) < len(sides) - 1 or any(side.kind not in ("", "quantity") for side in sides[1:]):
             return self.bare(value)
-        return sides[-1] if all(self.numbers.same_value(numbers[0], other) for other in numbers[1:]) else value
+        if not all(self.numbers.same_value(numbers[0], other) for other in numbers[1:]):
+            return value
+        return sides[0] if isinstance(sides[0], Number) and not isinstance(_plain(sides[-1]), Number) else sides[-1]
 
     def bare(self, value: Value) -> Value:
         """What stands alone for it: 5 for `x = 5`, [1, 3) for `1 <= x < 3`, 2 for `sqrt(4) = 2`; else itself."""

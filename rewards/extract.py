@@ -25,14 +25,15 @@ _CHANGED_AFTER = re.compile(rf"^[\s$*)\]\\]*(?!{_SCALED})(?:[a-z]+ ){{0,4}}?(?:{
 _LISTED_BEFORE = re.compile(
     r"[0-9)}]\s*\$?,?\s*(?:and|or)[\s$]*(?:[a-z]\s*=)?[\s$]*$"  # 4 and \boxed{3}
     r"|(?:^|=)[\s$]*[-0-9.]+\s*\$?[,;][\s$]*(?:[a-z]\s*=)?[\s$]*$"  # x = 4, x = \boxed{3}
-    r"|(?<![a-zA-Z\\])[a-zA-Z](?:[_^]?\{|\()?$"  # x\boxed{3}, f(\boxed{3})
+    r"|(?<![a-zA-Z\\])[a-zA-Z](?:[_^]?\{|\(|\s*[-+*/^]\s*)?$"  # x\boxed{3}, f(\boxed{3}), x + \boxed{3}
 )
 _LEFT_SIDE = re.compile(
     r"(?:[0-9.(){}+*/^ -]|\\(?:frac|sqrt|cdot|times)(?![a-z])|(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])){1,60}=[\s$]*$"
 )
 _BOX = re.compile(r"\\(?:boxed\s+|fbox\s*|framebox\s*)\{")
 _ONE_NUMBER = re.compile(
-    r"(?P<before>(?:[A-Z]|[a-z] (?:is|equals)\b|so\b|exactly\b)[A-Za-z ,:'-]*?) ?"
+    r"(?P<before>(?:[A-Z][A-Za-z']*[,:]? [A-Za-z]|[A-Z][a-z]*[,:]|[a-z] (?:is|equals)\b|(?i:so|thus|hence|exactly)\b)"
+    r"[A-Za-z ,:'-]*?) ?"
     r"(?P<number>-?(?:\\?\$)?[0-9][0-9,]*(?:\.[0-9]+)?%?)(?P<after>(?: [A-Za-z,'-]+)*)[.!]?"
 )
 _PLAIN = "is are was were has have can so then to with the it and"  # words that change no number
@@ -71,9 +72,11 @@ def concluded(text: str, sentences: bool = True) -> str:
     boxes = _boxed(text)
     if boxes:
         return _around_box(text, boxes, sentences)
-    before, _, answer = _split_phrase(text)
+    before, phrase, answer = _split_phrase(text)
     answer = answer.removesuffix(" I hope it is correct.")
-    answer, _, reason = _partition(r"\b(?:because|since)\b", answer) if before or _ else (answer, "", "")
+    reason = ""
+    if before or phrase or answer[:1].isdigit():
+        answer, _, reason = _partition(r"\b(?:because|since)\b", answer)
     if _HEDGE.search(before) or _HEDGE.search(reason) or _PHRASE.search(before):
         raise Unreadable("a hedged answer")
     if not sentences and text != answer:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import NamedTuple
 
 from rewards.values import Unreadable
@@ -29,19 +30,18 @@ _SPELLINGS = {
     "!=": r"\ne \neq ≠", "≈": r"\approx \simeq",
     "(": r"\langle", ")": r"\rangle", r"\{": r"\lbrace", r"\}": r"\rbrace", r"\{\}": r"\emptyset \varnothing ∅",
     r"\frac": r"\dfrac \tfrac \cfrac", r"\binom": r"\dbinom \tbinom", r"\sqrt": "√",
-    r"\pi": "π", r"\theta": "θ", r"\infty": "∞", r"\ldots": r"\dots \cdots …", "/ ": "⁄",
+    r"\infty": "∞", r"\ldots": r"\dots \cdots …", "/ ": "⁄",
     r"\sqrt[3]": "∛", r"\sqrt[4]": "∜", r"(-\infty,\infty)": "ℝ", "'": "’ ′",
     "": r"\left \right \big \Big \bigl \bigr \bigg \displaystyle \quad \qquad \rm \bf \it"
     r" \blacksquare ∎ ✓ ✔ ✅",
 }
 # fmt: on
 _SPELLED = {variant: f" {text} " for text, variants in _SPELLINGS.items() for variant in variants.split()}
-_SPELLED |= {
-    c: rf" \frac{{{a}}}{{{b}}} "
-    for c, a, b in zip(
-        "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒", "112131234151135711", [2, 3, 3, 4, 4, 5, 5, 5, 5, 6, 6, 7, 8, 8, 8, 8, 9, 10], strict=True
-    )
-}
+for _sign in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒":
+    _top, _, _bottom = unicodedata.normalize("NFKC", _sign).partition("⁄")
+    _SPELLED[_sign] = rf" \frac{{{_top}}}{{{_bottom}}} "
+for _sign in "αβγδεζηθλμνξπρστφχψω":  # GREEK SMALL LETTER ALPHA
+    _SPELLED[_sign] = f" \\{unicodedata.name(_sign).split()[-1].lower().replace('lamda', 'lambda')} "
 _SCRIPTS = {"^": ("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n"), "_": ("₀₁₂₃₄₅₆₇₈₉", "0123456789")}
 _VARIANT = re.compile(r"\\\\|\\[a-zA-Z]+|\\[%|]|\*\*|[^\x00-\x7f]")
 
@@ -65,7 +65,10 @@ _SPELLED_LATER = [
     (r"\\\{\s*[a-z]\s*(?:∈ *\(-\\infty,\\infty\)\s*)?(?:[|:]|\\mid)([^{}]*[<>=][^{}]*)\\\}", r"\1"),  # {x : x > 3}
     (r"(?:\bm\s*)?\\(?:measured)?angle\b", ""),  # the angle ABC is ABC
     (r"\\triangle\b", ""),
+    (r"(?<=[0-9])\.\(([0-9]{1,20})\)", r".\\overline{\1}"),  # 0.(3)
+    (r"(?<=[0-9])\.([0-9]{0,9}?)([0-9]{1,9}?)\2{2,9}(?:\.\.\.|\s*\\ldots)", r".\1\\overline{\2}"),  # 0.333...
     (r"\.\.\.", r" \\ldots "),
+    (r"(?<=[)\]])\s*U\s*(?=[(\[])", " ∪ "),
     (r"\\(?:overline|overrightarrow|widehat|hat|vec)\s*\{?([A-Z]{1,3})\}?", r"\1"),  # the segment AB
     (r"\|\s*([A-Z]{2})\s*\|", r" \1 "),
     (r"(?<=[a-zA-Z])\s+([a-zA-Z]+)\s*\^\s*\{\s*-\s*1\s*\}", r"/\1"),  # m s^{-1}
@@ -82,10 +85,10 @@ _SPELLED_LATER = [
     (r"°\s*(?:C\b|\\(?:text|mathrm)\s*\{\s*C\s*\})", " celsius "),
     (r"°\s*(?:F\b|\\(?:text|mathrm)\s*\{\s*F\s*\})", " fahrenheit "),
     (r"\bper cent\b", "percent"),
-    (r"\b(?:US|CA|AU|[CA])\$|\bUSD(?=\s*[0-9])", "$"),
-    (r"\b(?:Rs\.?|INR)(?=\s*[0-9])", "₹"),
-    (r"\bEUR(?=\s*[0-9])", "€"),
-    (r"\bGBP(?=\s*[0-9])", "£"),
+    (r"\b(?:US|CA|AU|[CA])\$|\bUSD(?=[\s}]*[0-9])", "$"),
+    (r"\b(?:Rs\.?|INR)(?=[\s}]*[0-9])", "₹"),
+    (r"\bEUR(?=[\s}]*[0-9])", "€"),
+    (r"\bGBP(?=[\s}]*[0-9])", "£"),
     (r"(?:(?<=[0-9])|(?<=[0-9] dollars)|(?<=[0-9] cents))\s+an?\s+(?=[a-z]{3,}\b)", " per "),  # $29 a day
     (r"(?<=[0-9%])\s*\(([a-zA-Z]+(?: [a-zA-Z]+)?)\)\s*$", r" \1"),  # 29 (apples)
     (r"\b(sq|cu|ft|in|yd|lbs?|oz|hrs?|mins?|secs?)\.(?=\s|$)", r"\1"),

@@ -236,8 +236,8 @@ class Parser:
     def read_cmd(self, name: str) -> Value:
         if name == "frac":
             top, bottom = self.atom(), self.atom()
-            if top == bottom and isinstance(top, Number) and top.value:
-                return Number(Fraction(1))  # not reduced, but no arithmetic is left to do
+            if isinstance(top, Number) and isinstance(bottom, Number) and bottom.value:
+                return Number(top.value / bottom.value)  # 6/3 is a fraction that is not reduced; with a slash, a sum
             return divided(top, bottom)
         if name == "binom":
             return op("binom", self.atom(), self.atom())

@@ -67,7 +67,7 @@ def unit_name(words: list[str], glued: bool) -> str:
     words = [word.lower() for word in words]
     if (
         not words
-        or len(words) > 5
+        or sum(map(str.isalpha, words)) > 5
         or not NO_UNIT.isdisjoint(words)
         or (glued and words[0] not in _UNITS and words[0].removesuffix("s") not in _UNITS)
     ):

@@ -56,7 +56,30 @@ def decide(how: str, a: Value, b: Value, queue) -> None:
     queue.put((time.perf_counter() - started, bool(same)))
 
 
+def time_sets() -> None:
+    """Unions of n intervals against the same, each cut in two: by sympy's sets, and by the grader with its parsing."""
+    import sympy
+
+    for n in (1, 2, 4, 8):
+        times: dict[str, list[float]] = {"sympy": [], "ours": []}
+        for shift in range(20):
+            ends = [(3 * i + shift, 3 * i + shift + 2) for i in range(n)]
+            started = time.perf_counter()
+            whole = sympy.Union(*(sympy.Interval(low, high) for low, high in ends))
+            cut = sympy.Union(*(sympy.Interval(a, a + 1) for low, _ in ends for a in (low, low + 1)))
+            assert whole == cut
+            times["sympy"].append(time.perf_counter() - started)
+            first = "\\cup".join(f"[{low},{high}]" for low, high in ends)
+            second = "\\cup".join(f"[{low},{low + 1}]\\cup[{low + 1},{high}]" for low, high in ends)
+            started = time.perf_counter()
+            assert equivalent(first, second)
+            times["ours"].append(time.perf_counter() - started)
+        shown = {name: f"{statistics.median(some) * 1e3:.1f}" for name, some in times.items()}
+        print(f"{n} intervals, and each cut in two: median ms {shown}")
+
+
 def main(path: str) -> None:
+    time_sets()
     pairs = []
     sines = ["+".join(f"\\sin({n}x)" for n in range(1, 12)), "+".join(f"\\sin({n}x)\\cos({n}y)" for n in range(1, 12))]
     attack = {"gold": sines[0], "pred": sines[1]}, [read(spelled(text)) for text in sines]

@@ -306,6 +306,24 @@ def test_an_expression_on_the_left_names_what_is_asked(value, left):
     assert graded(value, f"{left} = {value}") and not graded(value, f"{left} = {value + 1}")
 
 
+ASKED = [
+    "\\gcd(12, 18)", "\\text{lcm}(4, 6)", "\\lfloor x \\rfloor", "\\lceil \\frac{x}{2} \\rceil", "P(A|B)",
+    "P(X \\ge 2)", "\\det A", "\\max(a, b)", "\\sum_{i=1}^{n} i", "\\int_0^1 f(x)\\,dx", "\\lim_{x \\to 0} f(x)",
+    "AB + BC", "AB/CD", "\\mathbb{E}[X]", "\\text{Var}(X)", "\\bar{z}", "|A \\cup B|", "7^{100} \\bmod 43", "C(10, 3)",
+    "\\varphi(12)", "y'",
+]  # fmt: skip
+SOLVED_NOT = [
+    "2 \\lfloor x \\rfloor", "\\lfloor x \\rfloor + 2", "x \\bmod 7", "3AB", "100 - AB", "not AB", "half of AB",
+    "twice AB", "maybe AB", "|x| - 1", "3\\gcd(a, b)", "AB = 3, CD", "5 - \\det A",
+]  # fmt: skip
+
+
+@given(small, st.sampled_from(ASKED), st.sampled_from(SOLVED_NOT))
+def test_a_left_side_that_nothing_here_reads_is_a_name_unless_it_is_arithmetic(value, asked, unsolved):
+    assert graded(value, f"{asked} = {value}") and not graded(value, f"{asked} = {value + 1}"), asked
+    assert not graded(value, f"{unsolved} = {value}"), unsolved
+
+
 @given(
     small,
     small,
@@ -440,7 +458,14 @@ def test_a_thought_that_never_ends_holds_no_answer(value, text):
     ("gold", "answer", "same"),
     [
         ("\\frac{3}{3}", "1", True),
-        ("\\frac{84}{2}", "42", False),
+        ("\\frac{84}{2}", "42", True),
+        ("84/2", "42", False),
+        ("June 20", "20", False),
+        ("1/3", "0.333...", True),
+        ("1/3", "0.(3)", True),
+        ("1/3", "0.333", False),
+        ("\\alpha", "α", True),
+        ("\\lambda", "λ", True),
         ("5", "B) 5", False),
         ("B", "B)", True),
         ("B", "(b)", True),
@@ -455,7 +480,30 @@ def test_decided_cases(gold, answer, same):
 
 @given(
     small,
-    st.sampled_from(["The area is {}.", "So, the total is {}.", "Total: {}", "He has {} apples.", "The cost is ${}"]),
+    st.sampled_from(
+        [
+            "The area is {}.",
+            "So, the total is {}.",
+            "Total: {}",
+            "He has {} apples.",
+            "The cost is ${}",
+            "Therefore, {}.",
+            "so {}",
+            "x is {}",
+            "She sold {} clips altogether in April and May.",
+            "It takes {} minutes to get there.",
+            "The train travels {} miles per hour.",
+            "In total, {} people came.",
+            "{} is the answer.",
+            "“{}”",
+            "{\\bf {}}",
+            "\\fbox{{}}",
+            "\\boxed {{}}",
+            "{} ✓",
+            "{} \\qquad \\blacksquare",
+            "{}, because the rest is gone.",
+        ]
+    ),
 )
 def test_a_sentence_whose_only_number_can_be_meant(value, sentence):
     assert graded(value, sentence.replace("{}", str(value))) and not graded(
@@ -475,6 +523,15 @@ def test_a_sentence_whose_only_number_can_be_meant(value, sentence):
             "The area is {} thousand.",
             "It was {} minutes past.",
             "It is {} million",
+            "Up to {} people came.",
+            "The total divided by {}.",
+            "It is a multiple of {}.",
+            "Half of {}.",
+            "He ate {} and she ate 30.",
+            "{} is too high.",
+            "Maybe {} is the answer.",
+            "It may be {}.",
+            "{}, because it is not 5.",
         ]
     ),
 )
