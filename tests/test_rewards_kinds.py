@@ -314,7 +314,7 @@ ASKED = [
 ]  # fmt: skip
 SOLVED_NOT = [
     "2 \\lfloor x \\rfloor", "\\lfloor x \\rfloor + 2", "x \\bmod 7", "3AB", "100 - AB", "not AB", "half of AB",
-    "twice AB", "maybe AB", "|x| - 1", "3\\gcd(a, b)", "AB = 3, CD", "5 - \\det A",
+    "twice AB", "half \\gcd(a, b)", "maybe AB", "|x| - 1", "3\\gcd(a, b)", "AB = 3, CD", "5 - \\det A",
 ]  # fmt: skip
 
 
@@ -418,6 +418,7 @@ def test_conditions_are_the_set_that_they_describe(low, width):
     holes = f"(-\\infty, {low}) \\cup ({low}, {high}) \\cup ({high}, \\infty)"
     for answer in (
         f"x \\ne {low} and x \\ne {high}",
+        f"x \\ne {high}, x \\ne {low}",
         f"\\mathbb{{R}} \\setminus \\{{{low}, {high}\\}}",
         f"\\mathbb{{R}} - \\{{{high}, {low}\\}}",
         f"all real numbers except {low}, {high}",
@@ -461,6 +462,9 @@ def test_a_thought_that_never_ends_holds_no_answer(value, text):
         ("\\frac{84}{2}", "42", True),
         ("84/2", "42", False),
         ("June 20", "20", False),
+        ("4", "x + \\boxed{4}", False),
+        ("42", "42 = x", True),
+        ("42", "42 = 6 \\cdot 7", True),
         ("1/3", "0.333...", True),
         ("1/3", "0.(3)", True),
         ("1/3", "0.333", False),
