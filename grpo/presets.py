@@ -66,7 +66,7 @@ PRESETS: dict[str, LossConfig] = {
     "gmpo": LossConfig(ratio="geometric", eps_low=1 - math.exp(-0.4), eps_high=math.exp(0.4) - 1, beta=0.0),
     # arXiv:2602.05261; clip range of its section 5.1 as TRL's documentation has it, not checked
     "luspo": LossConfig(ratio="sequence", eps_low=2e-3, eps_high=2.5e-3, beta=0.0, aggregation="sequence_sum"),
-    # arXiv:2602.02710; clip and aggregation not checked
+    # arXiv:2602.02710; clip, KL and aggregation of its authors' qwen3_experiments/run_qwen3_training.sh
     "maxrl": LossConfig(advantage="maxrl", beta=0.0, aggregation="token_mean"),
     # arXiv:2512.02556; beta, clip range and delta of opsm not given
     "deepseek_v32": LossConfig(advantage="none", beta=1e-3, kl_ratio=True, weight=("opsm",)),

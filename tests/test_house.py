@@ -30,7 +30,7 @@ def lines(path: Path) -> int:
 def test_the_trainer_does_not_grow():
     """The design wants 4,500 lines at most, with templates and all; whoever makes it smaller lowers the number here."""
     files = [path for path in (REPO / "grpo").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert sum(map(lines, files)) <= 5727
+    assert sum(map(lines, files)) <= 5726
 
 
 def long_functions(text: str, most: int = 60) -> list[str]:

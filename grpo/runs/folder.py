@@ -32,6 +32,7 @@ import transformers
 import yaml
 from safetensors import SafetensorError
 
+from data import load_problems
 from grpo import __version__
 from grpo.model.distributed import from_first, rank
 from grpo.model.policy import Policy
@@ -240,14 +241,11 @@ def models_in(folder: Path) -> dict[str, str]:
     return found
 
 
-def evaluation_of(run: Path, config: Config, data: str) -> dict[str, Any] | None:
-    """The evaluation that a run made itself, if it is the one that `config` asks for, whatever the model.
-
-    data: hash of the held-out problems. They and the code must be those of the run.
-    """
+def evaluation_of(run: Path, config: Config) -> dict[str, Any] | None:
+    """The evaluation that a run made itself, if `config` asks for the same, of today's code and data."""
     limits = ("sampling.max_new_tokens", "sampling.stop")
     keys, free = ("eval.", "prompt.", "seed", *limits, f"rewards.{config.eval.reward}."), ("eval.folder", "eval.at_end")
-    manifest = read_mapping(run / "manifest.json")
+    manifest, data = read_mapping(run / "manifest.json"), data_hash(load_problems(config.eval.data, config.seed))
     changed = (manifest.get("eval_hash"), manifest.get("code")) != (data, code_hash(config))
     if changed or not (run / "eval.json").is_file():
         return None
