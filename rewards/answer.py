@@ -5,6 +5,7 @@ writes, neither raises, and both stay within a bounded amount of work:
 
     text -> rewards.lexer -> rewards.parser -> rewards.values -> rewards.compare -> bool
                              rewards.units                       rewards.numeric
+                             rewards.relations                   rewards.sets
 """
 
 from __future__ import annotations

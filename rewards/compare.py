@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from rewards.numeric import Evaluator
-from rewards.sets import Sets, interval, is_joined
+from rewards.relations import difference, interval, is_solved, is_unsolved
+from rewards.sets import Sets, is_joined
 from rewards.values import (
     MINUS_ONE,
     Expression,
@@ -16,7 +17,6 @@ from rewards.values import (
     Symbol,
     Unreadable,
     Value,
-    negated,
     op,
     variables,
 )
@@ -165,8 +165,8 @@ class Comparison:
             named, value = (b, a) if b.kind in ("named", "relation") else (a, b)
             bare = self.stated(named)
             return bare.kind != "relation" and self.same(bare, value)
-        left, right = _difference(a), _difference(b)
-        if _is_solved(a) != _is_solved(b):
+        left, right = difference(a), difference(b)
+        if is_solved(a) != is_solved(b):
             left = None  # 2x = 10 is not the answer x = 5
         operator, other = (side.label if side.kind == "relation" else "=" for side in (a, b))
         if left and right and operator == other:
@@ -181,9 +181,9 @@ class Comparison:
         if value.kind == "named":
             return self.stated(value.items[1])
         sides = value.items if value.kind == "relation" and {*value.label.split()} == {"="} else ()
-        if sides and _is_unsolved(sides[0]):
+        if sides and is_unsolved(sides[0]):
             return value
-        if len(sides) == 2 and _is_solved(value) and variables(sides[1]):
+        if len(sides) == 2 and is_solved(value) and variables(sides[1]):
             return sides[0]  # 42 = x
         numbers = [_plain(side) for side in sides if not variables(side) and side.kind in ("", "quantity")]
         if len(sides) < 2 or not numbers or sides[-1].kind not in ("", "quantity") or variables(sides[-1]):
@@ -228,36 +228,6 @@ def _value_and_unit(value: Value) -> tuple[Value, str]:
     return (value.items[0], value.label) if value.kind == "quantity" else (value, "")
 
 
-def _is_solved(value: Value) -> bool:
-    """Whether it is a letter and its value or bound, `x = 5`, `5 = x`, `x >= 3`; a line or a conic is not."""
-    if len(value.items) != 2:
-        return False
-    x, other = value.items if isinstance(value.items[0], Symbol) and variables(value.items[0]) else value.items[::-1]
-    return isinstance(x, Symbol) and bool(variables(x)) and not variables(other)
-
-
-def _is_unsolved(left: Value) -> bool:
-    """Whether a left side is arithmetic on a letter, 2x, x - 5, x^2, n!, and not what is asked: m + n, |z|, sin A."""
-
-    def parts(value: Value) -> list[Value]:
-        if not isinstance(value, Op) or value.name not in ("+", "*", "^", "!"):
-            return [value]
-        args = (
-            value.args[:1]
-            if value.name == "^"
-            else [arg for arg in value.args if value.name == "+" or arg != MINUS_ONE]
-        )
-        return [part for arg in args for part in parts(arg)]
-
-    found, names = parts(left), variables(left)
-    number = any(isinstance(part, Number) for part in found)
-    return (
-        bool(names)
-        and found != [left]
-        and (number or (len(names) == 1 and any(isinstance(part, Symbol) for part in found)))
-    )
-
-
 def _plain(side: Value) -> Value:
     """A side of a chain of equations without its unit; a percentage as its part of one."""
     value, unit = _value_and_unit(side)
@@ -268,10 +238,3 @@ def _percentage(value: Value) -> Value:
     if isinstance(value, Number):
         return Number(value.value / 100, None if value.decimals is None else value.decimals + 2)
     return op("*", value, Number(Fraction(1, 100)))
-
-
-def _difference(relation: Value) -> Expression | None:
-    """Left side minus right side, of `x + y = 7`, `y = 7 - x` or `x < y`; None where there is more to it."""
-    if relation.kind not in ("named", "relation") or len(relation.items) != 2 or any(s.kind for s in relation.items):
-        return None
-    return op("+", relation.items[0], negated(relation.items[1]))

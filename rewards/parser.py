@@ -13,12 +13,12 @@ Nothing is evaluated but literals: a fraction of two numerals is a number.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from fractions import Fraction
 
 from rewards.lexer import Token
-from rewards.units import CHANGING, SCALES, unit_name
+from rewards.relations import asked, name_of, relation
+from rewards.units import SCALES, unit_name
 from rewards.values import MINUS_ONE, Number, Op, Struct, Symbol, Unreadable, Value, divided, expression, negated, op
 
 MAX_DEPTH = 20
@@ -64,45 +64,25 @@ class Parser:
                 joined = "and" if self.needs("sep") == "and" else joined
             items.append(self.item())
         conditions = any(item.kind == "relation" for item in items)
-        if joined and (between := _between(items)):
-            return Struct("list", (between,))
         return Struct("list", tuple(items), joined if conditions else "")
 
     def item(self) -> Value:
         start = self.at
         try:
             sides, operators = [self.side()], []
-            name = _name(self.tokens[start : self.at], sides[0])
+            name = name_of(self.tokens[start : self.at], sides[0])
             if not start and not any(map(self.sees, ("rel", "sep", "end", "close"))):
                 raise Unreadable("a side that goes on")
         except Unreadable:
-            name = self.asked() if not start else ""
-            if not name:
+            if start or not (length := asked(self.tokens)):
                 raise
+            self.at, self.depth, self.bars = length, 0, 0
+            name = "".join(token.text for token in self.tokens[:length])
             sides, operators = [Struct("words", (), name)], []
         while self.sees("rel"):
             operators.append(self.needs("rel"))
             sides.append(self.side())
-        return _relation(name, sides, operators)
-
-    def asked(self) -> str:
-        """What is left of the first "=" and names what is asked, though nothing here reads it: `P(A|B)`.
-
-        "" where it may be an equation to solve, `2 \\lfloor x \\rfloor`, or in doubt.
-        """
-        depth, numbers, letters, at = 0, False, False, 0
-        steps = {"open": 1, "close": -1, "lfloor": 1, "lceil": 1, "rfloor": -1, "rceil": -1}
-        while self.tokens[at].kind != "rel" or depth:
-            kind, text, _ = self.tokens[at]
-            depth += steps.get(kind, 0) or steps.get(text, 0)
-            numbers |= kind == "num" and not depth and self.tokens[at - 1].text not in ("^", "_")
-            letters |= kind in ("name", "word") or text in ("lfloor", "lceil")
-            if kind == "end" or (not depth and kind == "sep") or (kind == "word" and text.lower() in CHANGING):
-                return ""
-            at += 1
-        self.at, self.depth, self.bars = at, 0, 0
-        known = self.tokens[at].text == "=" and at and not (numbers and letters)
-        return "".join(token.text for token in self.tokens[:at]) if known else ""
+        return relation(name, sides, operators)
 
     def side(self) -> Value:
         if self.sees("word") or (self.sees("name") and self.tokens[self.at + 1].kind == "word"):
@@ -282,41 +262,6 @@ class Parser:
 # ---------------------------------------------------------------------------------------------------
 
 
-def _name(tokens: list[Token], side: Value) -> str:
-    """The name that a left side is: `x`, `f(x)`, `(x, y)`, `Total`; "" if it is more than a name."""
-    if side.kind == "words":
-        return side.label if len(tokens) <= 3 else ""
-    text = "".join(token.text for token in tokens)
-    called = re.fullmatch(
-        r"([a-zA-Z]|(?:var)?phi|sigma|tau|mu|omega|pi)(?:_prime)?(?:\^\{?-?1\}?)?\(([-+a-zA-Z0-9.,()]+)\)|\([a-zA-Z]+(?:,[a-zA-Z]+)*\)",
-        text,
-    )
-    return text if isinstance(side, Symbol) or (called and called[1] not in (called[2] or [])) else ""
-
-
 def _scale(word: str) -> Fraction | int | None:
     word = word.lower()
     return SCALES.get(word) or SCALES.get(word.removesuffix("s"))
-
-
-def _between(items: list[Value]) -> Value | None:
-    """`x > 3 and x < 5` as 3 < x < 5; None for any other pair of conditions."""
-    if len(items) != 2 or any(item.kind != "relation" or len(item.items) != 2 for item in items):
-        return None
-    (low, x), (y, high) = sorted((item.items for item in items), key=lambda sides: isinstance(sides[0], Symbol))
-    first, second = (item.label for item in sorted(items, key=lambda item: isinstance(item.items[0], Symbol)))
-    bounded = {first, second} <= {"<", "<="} and isinstance(x, Symbol) and x == y
-    return Struct("relation", (low, x, high), f"{first} {second}") if bounded else None
-
-
-def _relation(name: str, sides: list[Value], operators: list[str]) -> Value:
-    """Sides with the signs between them, in ascending order; a side alone is itself."""
-    if not operators:
-        return sides[0]
-    if any(side.kind == "words" and not CHANGING.isdisjoint(side.label.split()) for side in sides):
-        raise Unreadable("a name in doubt: half of AB, not AB")
-    if name and operators[0] in ("=", "\u2208"):
-        return Struct("named", (sides[0], _relation("", sides[1:], operators[1:])), name)
-    if {*operators} <= {">", ">="}:
-        sides, operators = sides[::-1], [operator.replace(">", "<") for operator in reversed(operators)]
-    return Struct("relation", tuple(sides), " ".join(operators))

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable
 from fractions import Fraction
 
-from rewards.values import INFINITY, Struct, Symbol, Unreadable, Value, negated, variables
+from rewards.values import INFINITY, Unreadable, Value, negated, variables
 
 DIGITS = 200
 """To which the ends are known: of sqrt(8) and 2 sqrt(2) the last digits may differ."""
@@ -23,24 +23,6 @@ Set = tuple[Callable[[Fraction], bool], Ends]
 def is_joined(value: Value) -> bool:
     """Whether it is a set of several parts, or several conditions: `x < 1 or x > 3`."""
     return value.kind in JOINING or (value.kind == "list" and any(item.kind == "relation" for item in value.items))
-
-
-def interval(relation: Struct) -> Value:
-    """A condition on a variable as an interval; others as they are."""
-    operators, sides = relation.label.split(), relation.items
-    if operators == ["!="]:
-        x, value = sides if variables(sides[0]) else sides[::-1]
-        if not isinstance(x, Symbol) or value.kind or variables(value):
-            return relation
-        return Struct("difference", (Struct("(", (negated(INFINITY), INFINITY)), Struct("{", (value,))))
-    if len(sides) == 2:  # a side without a bound
-        below = bool(variables(sides[0]))
-        sides = (negated(INFINITY), *sides) if below else (*sides, INFINITY)
-        operators.insert(0 if below else 1, "<")
-    if len(sides) != 3 or not isinstance(sides[1], Symbol) or not variables(sides[1]):
-        return relation
-    brackets = ("[" if operators[0] == "<=" else "(") + ("]" if operators[1] == "<=" else ")")
-    return Struct("(", (sides[0], sides[2]), "" if brackets == "()" else brackets)
 
 
 class Sets:
