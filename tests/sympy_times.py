@@ -1,7 +1,7 @@
 """How long sympy takes for what the grader decides: `python tests/sympy_times.py PAIRS.jsonl` (fields gold, pred).
 
 Each pair of expressions is built from the parser's own tree, with exponents and digits bounded, and decided by
-`simplify(a - b) == 0`, by `a.equals(b)` (each in a process of its own, killed after two seconds), and by the grader.
+`simplify(a - b) == 0`, by `a.equals(b)` (each in a process of its own, killed after five seconds), and by the grader.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from rewards.answer import GradingConfig, equivalent, read, stated
 from rewards.lexer import spelled
 from rewards.values import Number, Symbol, Unreadable, Value
 
-LIMIT = 2.0
+LIMIT = 5.0
+NUMBERS = [
+    ("\\sqrt{5 + 2\\sqrt{6}}", "\\sqrt{2} + \\sqrt{3}"),
+    ("\\sqrt[3]{2 + \\sqrt{5}}", "\\frac{1 + \\sqrt{5}}{2}"),
+    ("\\sqrt{2 + \\sqrt{2 + \\sqrt{2 + \\sqrt{2}}}}", "2\\cos(\\pi/32)"),
+    ("\\sqrt[3]{\\sqrt[3]{2} - 1}", "\\sqrt[3]{1/9} - \\sqrt[3]{2/9} + \\sqrt[3]{4/9}"),
+    ("(\\sqrt{2} + \\sqrt{3})^2", "5 + 2\\sqrt{6}"),
+    ("(\\sqrt{2} + \\sqrt{3} + \\sqrt{5})^2", "10 + 2\\sqrt{6} + 2\\sqrt{10} + 2\\sqrt{15}"),
+]
 
 
 def to_sympy(value: Value):
@@ -92,10 +100,19 @@ def main(path: str) -> None:
             continue
         if values[0] != values[1]:
             pairs.append((row, values))
+    print(f"{len(pairs)} pairs of expressions that are written differently, and two sums of eleven sines")
+    compare([*pairs, attack])
+    numbers = [({"gold": a, "pred": b}, [read(spelled(a)), read(spelled(b))]) for a, b in NUMBERS]
+    print(f"{len(numbers)} pairs of equal numbers with roots")
+    compare(numbers)
+
+
+def compare(pairs: list) -> None:
+    """Time the grader and sympy on pairs of a row, with its gold and pred, and the two values."""
     times: dict[str, list[float]] = {"ours": [], "simplify": [], "equals": []}
     killed = dict.fromkeys(times, 0)
     context = multiprocessing.get_context("fork")
-    for row, values in [*pairs, attack]:
+    for row, values in pairs:
         started = time.perf_counter()
         equivalent(str(row["gold"]), str(row["pred"]))
         times["ours"].append(time.perf_counter() - started)
@@ -109,7 +126,6 @@ def main(path: str) -> None:
                 killed[how] += 1
             elif not queue.empty():
                 times[how].append(queue.get()[0])
-    print(f"{len(pairs)} pairs of expressions that are written differently, and two sums of eleven sines")
     for how, all_of_it in times.items():
         shown = (
             statistics.median(all_of_it) * 1e3,
