@@ -17,7 +17,8 @@ _HEDGE = re.compile(
     r"|correction|mistake|oops)\b",
     re.IGNORECASE,
 )
-_CHANGES = "|".join(sorted(CHANGING | {"inverse", "thrice", "fewer", "greater", "square", "power"}))
+_ALSO = frozenset(["inverse", "thrice", "fewer", "greater", "square", "cube", "power"])
+_CHANGES = "|".join(sorted(CHANGING | _ALSO))
 _CHANGED_BEFORE = re.compile(rf"\b(?:{_CHANGES})(?: of| than| the| a)*[\s$*(\[\\]*$", re.IGNORECASE)
 _SCALED = f"(?:{'|'.join(SCALES)})s?\\b"
 _CHANGED_AFTER = re.compile(rf"^[\s$*)\]\\]*(?!{_SCALED})(?:[a-z]+ ){{0,4}}?(?:{_CHANGES})\b", re.IGNORECASE)
@@ -91,9 +92,12 @@ def _only_number(text: str) -> str:
     """
     if given := re.fullmatch(r"(.*) is (?:the|my|our) (?:final |correct )?answer\.?", text):
         return given[1]
-    found = _ONE_NUMBER.fullmatch(text)
-    words = {*re.findall(r"\b(?!May\b)[A-Za-z]+", f"{found['before']} {found['after']}")} if found else set()
-    if not found or not NO_UNIT.isdisjoint({word.lower() for word in words} - {*_PLAIN.split()}):
+    if not (found := _ONE_NUMBER.fullmatch(text)):
+        return ""
+    words = ([w.lower() for w in re.findall(r"\b(?!May\b)[A-Za-z]+", found[side])] for side in ("before", "after"))
+    before, after = map(frozenset, words)
+    changed = (before & (NO_UNIT | _ALSO)) | (after & NO_UNIT)
+    if changed - {*_PLAIN.split()} or re.search(r"(?<!total)(?<!sum) of$", found["before"]):  # the digits of 42
         return ""
     counted = re.split(r",| (?:on|in|for|of|to|with|and)\b", found["after"])[0].split()
     known = counted and (is_unit(counted[0]) or re.match(_SCALED, counted[0]))  # of "72 clips altogether", "72 clips"

@@ -14,6 +14,8 @@ from rewards.values import INFINITY, Unreadable, Value, negated, variables
 
 DIGITS = 200
 """To which the ends are known: of sqrt(8) and 2 sqrt(2) the last digits may differ."""
+MAX_ENDS = 100
+"""Of two sets together: the work grows with their square."""
 JOINING = ("union", "intersection", "difference")
 Ends = set[Fraction | float]
 Set = tuple[Callable[[Fraction], bool], Ends]
@@ -35,8 +37,8 @@ class Sets:
     def same(self, a: Value, b: Value) -> bool:
         """Whether two answers name the same set. Raises Unreadable where one names none."""
         (in_a, ends), (in_b, others) = self.read(a), self.read(b)
-        if len(self.letters) > 1:
-            raise Unreadable("conditions on several letters")
+        if len(self.letters) > 1 or len(ends | others) > MAX_ENDS:
+            raise Unreadable("conditions on several letters, or too many ends")
         finite = sorted(end for end in ends | others if isinstance(end, Fraction)) or [Fraction(0)]
         between = [(low + high) / 2 for low, high in itertools.pairwise(finite)]
         return all(in_a(x) == in_b(x) for x in (finite[0] - 1, *finite, *between, finite[-1] + 1))

@@ -42,7 +42,8 @@ rather actually wait hmm guess think then so because since unless to from with w
 another sure unsure mistake error should would also versus vs through until below under above over zero lakh crore
 past ago before after late early at one two three four five six seven eight nine ten twice double triple tenth hundredth
 thousandth halve gross score mil mille permille basis ppm bps myriad fold short loss debt deficit opposite reciprocal
-add subtract divided multiplied multiply multiple factor divisor increased decreased up too remove exceeds close"""
+add subtract divided multiplied multiply multiple factor divisor increased decreased halved tripled up too remove
+exceeds close"""
 _JOINING = "or and if is are was were be may because since so then to with from at after before other early late"
 NO_UNIT = frozenset(_HEDGES.split())
 CHANGING = NO_UNIT - {*_JOINING.split()}

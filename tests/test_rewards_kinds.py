@@ -531,6 +531,8 @@ def test_a_sentence_whose_only_number_can_be_meant(value, sentence):
             "The total divided by {}.",
             "It is a multiple of {}.",
             "Half of {}.",
+            "The square of {}.",
+            "The number of divisors of {}.",
             "He ate {} and she ate 30.",
             "{} is too high.",
             "Maybe {} is the answer.",
