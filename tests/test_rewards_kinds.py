@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -543,3 +545,18 @@ def test_a_sentence_whose_only_number_can_be_meant(value, sentence):
 )
 def test_a_sentence_that_doubts_or_multiplies_its_number(value, sentence):
     assert not graded(value, sentence.replace("{}", str(value)))
+
+
+# --------------------------------------------------------------------------- by hand
+
+
+CASES = [
+    line for line in (Path(__file__).parent / "grader_cases.txt").read_text(encoding="utf-8").splitlines()[1:] if line
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_members_of_the_kinds_that_were_written_down_before_they_were_tried(case):
+    gold, _, rest = case.partition("|")
+    answer, _, same = rest.rpartition("|")
+    assert graded(gold, answer) == (same == "1")
