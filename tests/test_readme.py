@@ -262,7 +262,7 @@ CELL = re.compile(r"(\d\.\d+) \[(\d\.\d+), (\d\.\d+)\]")
 
 def test_figures_of_the_demo_are_those_of_the_results() -> None:
     known = []
-    for file in ("paper", "incompetent"):
+    for file in ("paper", "incompetent", "reflection"):
         results = json.loads((REPO / "experiments" / "results" / f"{file}.json").read_text(encoding="utf-8"))
         known += triples(results)
     shown = CELL.findall(README + (REPO / "docs" / "demo.md").read_text(encoding="utf-8"))

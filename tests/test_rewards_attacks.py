@@ -49,9 +49,9 @@ def timed(function, *arguments, **columns):
     """The result, in the least time of three: what is measured is the work, not the machine's other work."""
     took = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         result = function(*arguments, **columns)
-        took.append(time.perf_counter() - start)
+        took.append(time.process_time() - start)
         if took[-1] < SLOW:
             break
     assert min(took) < SLOW, (min(took), str(arguments)[:100])
@@ -106,12 +106,12 @@ def test_a_megabyte_of_anything_is_read_in_linear_time():
         "Wait, 6*7=42. ",
     ):
         text = "<think>" + unit * (1_000_000 // len(unit)) + "</think><answer>42</answer>"
-        start = time.perf_counter()
+        start = time.process_time()
         format_reward([text])
         extract_answer(text, require_tags=False)
         count_reflections(text)
         repetition_reward([text])
-        assert time.perf_counter() - start < 8, unit
+        assert time.process_time() - start < 8, unit
 
 
 @pytest.mark.parametrize("pair", FOUND)

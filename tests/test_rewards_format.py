@@ -75,6 +75,6 @@ def test_a_prompt_that_opens_the_thought(prompt):
 
 @pytest.mark.parametrize("unit", ["<think>", "</think>", "<answer>", "<think></think>", "<", "a "])
 def test_time_is_linear(unit):
-    start = time.perf_counter()
+    start = time.process_time()
     format_reward(["<think>" + unit * (400_000 // len(unit)) + "</think><answer>42</answer>"])
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 2.0

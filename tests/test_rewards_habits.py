@@ -76,9 +76,9 @@ def test_messages_are_read_and_right_or_wrong_is_no_matter():
     "piece", ["check ", "flawed ", "flawed   ", "re-", "decompose into 1", "milestone", "work ", " \n"]
 )
 def test_any_text_takes_linear_time(piece):
-    started = time.perf_counter()
+    started = time.process_time()
     habits_reward([piece * (1_000_000 // len(piece))])
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_headings_and_repetition_are_paid_here_and_not_by_ours():

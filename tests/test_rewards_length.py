@@ -66,6 +66,6 @@ def test_repetition_reward():
 
 
 def test_repetition_time_is_linear():
-    start = time.perf_counter()
+    start = time.process_time()
     repetition_reward(["wait " * 200_000], ngram_size=10)
-    assert time.perf_counter() - start < 5.0
+    assert time.process_time() - start < 5.0

@@ -94,6 +94,6 @@ def test_bad_settings(settings):
 
 @pytest.mark.parametrize("unit", ["wait ", "wait, 6*7=42. ", '"', "“", "`", " ", "let me ", ".", "a\n", "(", "1+"])
 def test_time_is_linear(unit):
-    start = time.perf_counter()
+    start = time.process_time()
     count_reflections(tagged(unit * (200_000 // len(unit))))
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 3.0
