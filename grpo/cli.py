@@ -184,13 +184,14 @@ def _evaluate(config: Config, _: argparse.Namespace) -> None:
     What a run has evaluated itself, in the same way, is not evaluated again.
     """
     folder = Path(config.eval.folder)
+    data = data_hash(load_problems(config.eval.data, config.seed)) if config.eval.folder else ""
     models = models_in(folder) if config.eval.folder else {config.model.path: config.model.path}
     results = {}
     for name, path in models.items():
         one = replace(config, model=replace(config.model, path=path))
         if config.eval.folder:
             one = replace(one, run=f"{config.run}/{name}")
-            results[name] = from_first(lambda name=name: evaluation_of(folder / name, config))
+            results[name] = from_first(lambda name=name: evaluation_of(folder / name, config, data))
         if not results.get(name):
             run = open_run(one, "eval")
             if not run.complete:

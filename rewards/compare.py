@@ -6,20 +6,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from rewards.numeric import Evaluator
-from rewards.relations import difference, interval, is_solved, is_unsolved
+from rewards.relations import interval, is_solved, is_unsolved
 from rewards.sets import Sets, is_joined
-from rewards.values import (
-    MINUS_ONE,
-    Expression,
-    Number,
-    Op,
-    Struct,
-    Symbol,
-    Unreadable,
-    Value,
-    op,
-    variables,
-)
+from rewards.values import MINUS_ONE, Expression, Number, Op, Struct, Symbol, Unreadable, Value, negated, op, variables
 
 FLOAT_NOISE = Fraction(1, 10**9)
 """Two decimals this near each other, relatively, are one: 0.1 + 0.2 prints as 0.30000000000000004."""
@@ -39,7 +28,7 @@ class GradingConfig:
     - A sentence states its only number, unless a word in it doubts that or makes another number of it.
     - What is left of the last "=" names what is asked (`f(3) = 42`, `\\gcd(a, b) = 42`); a false chain is nothing,
       and 2x = 10, x - 5 = 0 and x^2 = 25 are neither their right side nor their solution.
-    - `\\frac{3}{3}` and `\\frac{6}{3}` are fractions that are not reduced, but 84/2 is arithmetic left undone.
+    - `\\frac{3}{3}` and `\\frac{6}{3}` are fractions, not reduced. 84/2 is arithmetic left undone (`unevaluated`).
     - "B)", "(b)" and B are one choice; "B) 42" is not read.
     """
 
@@ -165,7 +154,7 @@ class Comparison:
             named, value = (b, a) if b.kind in ("named", "relation") else (a, b)
             bare = self.stated(named)
             return bare.kind != "relation" and self.same(bare, value)
-        left, right = difference(a), difference(b)
+        left, right = _difference(a), _difference(b)
         if is_solved(a) != is_solved(b):
             left = None  # 2x = 10 is not the answer x = 5
         operator, other = (side.label if side.kind == "relation" else "=" for side in (a, b))
@@ -238,3 +227,10 @@ def _percentage(value: Value) -> Value:
     if isinstance(value, Number):
         return Number(value.value / 100, None if value.decimals is None else value.decimals + 2)
     return op("*", value, Number(Fraction(1, 100)))
+
+
+def _difference(relation: Value) -> Expression | None:
+    """Left side minus right side, of `x + y = 7`, `y = 7 - x` or `x < y`; None where there is more to it."""
+    if relation.kind not in ("named", "relation") or len(relation.items) != 2 or any(s.kind for s in relation.items):
+        return None
+    return op("+", relation.items[0], negated(relation.items[1]))

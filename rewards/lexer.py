@@ -55,7 +55,7 @@ _COMMANDS = {name: kind for kind, names in _KINDS.items() for name in names.spli
 
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|mbox|operatorname)\s*\{([^{}]*)\}")
 _REPEATING = re.compile(r"(?<![0-9])([0-9]*)\.([0-9]*)\\(?:overline|bar|dot)\s*\{?([0-9]+)\}?")
-_SPELLED_LATER = [
+_PATTERNS = [
     (r"(?<=[0-9])(?:\{,\}|,\\!|\\[,!: ]|[\u2009\u202f\u00a0])\s*(?=[0-9]{3}(?![0-9]))", ""),  # 10\,000
     (r"(?<=[0-9])'(?=[0-9]{3}(?![0-9]))", ""),  # 10'000
     (r"\\(?:wedge|land)\b", " and "),
@@ -98,7 +98,7 @@ _SPELLED_LATER = [
     (r"_\s*\{\s*([a-zA-Z]+|[0-9]+)\s*\}", r"_\1 "),  # x_{10}
     (r"(?i)\b([ap])\.\s?m\b\.?", r"\1m"),  # 4:30 p.m.
 ]
-_REWRITES = [(re.compile(pattern), replacement) for pattern, replacement in _SPELLED_LATER]
+_REWRITES = [(re.compile(pattern), replacement) for pattern, replacement in _PATTERNS]
 _THOUSANDS = re.compile(r"(?<![0-9,.])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?!,?[0-9])")
 _TOKEN = re.compile(
     r"(?P<space>(?:\s|~|\\[!,;:\ ])+)"

@@ -217,7 +217,7 @@ class Parser:
         if name == "frac":
             top, bottom = self.atom(), self.atom()
             if isinstance(top, Number) and isinstance(bottom, Number) and bottom.value:
-                return Number(top.value / bottom.value)  # 6/3 is a fraction that is not reduced; with a slash, a sum
+                return Number(top.value / bottom.value)  # not reduced, but not left undone as 84/2 is
             return divided(top, bottom)
         if name == "binom":
             return op("binom", self.atom(), self.atom())

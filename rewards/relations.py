@@ -6,20 +6,7 @@ import re
 
 from rewards.lexer import Token
 from rewards.units import CHANGING
-from rewards.values import (
-    INFINITY,
-    MINUS_ONE,
-    Expression,
-    Number,
-    Op,
-    Struct,
-    Symbol,
-    Unreadable,
-    Value,
-    negated,
-    op,
-    variables,
-)  # fmt: skip
+from rewards.values import INFINITY, MINUS_ONE, Number, Op, Struct, Symbol, Unreadable, Value, negated, variables
 
 
 def name_of(tokens: list[Token], side: Value) -> str:
@@ -28,7 +15,8 @@ def name_of(tokens: list[Token], side: Value) -> str:
         return side.label if len(tokens) <= 3 else ""
     text = "".join(token.text for token in tokens)
     called = re.fullmatch(
-        r"([a-zA-Z]|(?:var)?phi|sigma|tau|mu|omega|pi)(?:_prime)?(?:\^\{?-?1\}?)?\(([-+a-zA-Z0-9.,()]+)\)|\([a-zA-Z]+(?:,[a-zA-Z]+)*\)",
+        r"([a-zA-Z]|(?:var)?phi|sigma|tau|mu|omega|pi)(?:_prime)?(?:\^\{?-?1\}?)?\(([-+a-zA-Z0-9.,()]+)\)"  # f^{-1}(3)
+        r"|\([a-zA-Z]+(?:,[a-zA-Z]+)*\)",  # (x, y)
         text,
     )
     return text if isinstance(side, Symbol) or (called and called[1] not in (called[2] or [])) else ""
@@ -79,12 +67,8 @@ def is_unsolved(left: Value) -> bool:
     def parts(value: Value) -> list[Value]:
         if not isinstance(value, Op) or value.name not in ("+", "*", "^", "!"):
             return [value]
-        args = (
-            value.args[:1]
-            if value.name == "^"
-            else [arg for arg in value.args if value.name == "+" or arg != MINUS_ONE]
-        )
-        return [part for arg in args for part in parts(arg)]
+        args = value.args[:1] if value.name == "^" else value.args
+        return [part for arg in args if value.name != "*" or arg != MINUS_ONE for part in parts(arg)]
 
     found, names = parts(left), variables(left)
     number = any(isinstance(part, Number) for part in found)
@@ -93,13 +77,6 @@ def is_unsolved(left: Value) -> bool:
         and found != [left]
         and (number or (len(names) == 1 and any(isinstance(part, Symbol) for part in found)))
     )
-
-
-def difference(relation: Value) -> Expression | None:
-    """Left side minus right side, of `x + y = 7`, `y = 7 - x` or `x < y`; None where there is more to it."""
-    if relation.kind not in ("named", "relation") or len(relation.items) != 2 or any(s.kind for s in relation.items):
-        return None
-    return op("+", relation.items[0], negated(relation.items[1]))
 
 
 def interval(relation: Struct) -> Value:

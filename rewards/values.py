@@ -45,7 +45,9 @@ class Struct:
     |------------------|--------------------------|----------------------------------------------|
     | `(`              | of a tuple or interval   | brackets, of an interval with a closed end   |
     | `{` `list`       | in any order             | "and" for conditions that hold together      |
-    | `union`, `intersection`, `difference`: of intervals and sets                              |
+    | `union`          | intervals and sets       |                                              |
+    | `intersection`   | the same                 |                                              |
+    | `difference`     | two of them              |                                              |
     | `relation`       | the sides                | the operators: "< <="                        |
     | `named`          | the left side, the value | the left side's text: "f(x)"                 |
     | `quantity`       | the value                | the unit                                     |

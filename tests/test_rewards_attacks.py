@@ -10,6 +10,7 @@ import random
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,13 @@ def test_what_fuzzing_found(pair):
 
 def test_random_inputs():
     assert fuzz(3000, seed=random.randrange(2**32)) == 0
+
+
+def test_a_call_takes_little_memory():
+    tracemalloc.start()
+    try:
+        for first, second in FOUND:
+            equivalent(first, second)
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()

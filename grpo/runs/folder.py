@@ -32,7 +32,6 @@ import transformers
 import yaml
 from safetensors import SafetensorError
 
-from data import load_problems
 from grpo import __version__
 from grpo.model.distributed import from_first, rank
 from grpo.model.policy import Policy
@@ -241,11 +240,11 @@ def models_in(folder: Path) -> dict[str, str]:
     return found
 
 
-def evaluation_of(run: Path, config: Config) -> dict[str, Any] | None:
-    """The evaluation that a run made itself, if `config` asks for the same, of today's code and data."""
+def evaluation_of(run: Path, config: Config, data: str) -> dict[str, Any] | None:
+    """The evaluation that a run made itself, if `config` asks for the same, of today's code and data of this hash."""
     limits = ("sampling.max_new_tokens", "sampling.stop")
     keys, free = ("eval.", "prompt.", "seed", *limits, f"rewards.{config.eval.reward}."), ("eval.folder", "eval.at_end")
-    manifest, data = read_mapping(run / "manifest.json"), data_hash(load_problems(config.eval.data, config.seed))
+    manifest = read_mapping(run / "manifest.json")
     changed = (manifest.get("eval_hash"), manifest.get("code")) != (data, code_hash(config))
     if changed or not (run / "eval.json").is_file():
         return None
