@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from data import load_problems
+from grpo.distributed import all_gather, rank_slice, world_size
 from grpo.experience import Batch, make_prompts
-from grpo.model.distributed import all_gather, rank_slice, world_size
 from grpo.model.optim import Optimizer
 from grpo.model.policy import Policy, load_policy
 from grpo.runs.config import Config

@@ -28,8 +28,8 @@ import rewards.audit
 from data import load_problems
 from grpo.bench import bench
 from grpo.bench import table as bench_table
+from grpo.distributed import from_first, process_group, rank
 from grpo.evaluate import evaluate, held_out, judge
-from grpo.model.distributed import from_first, process_group, rank
 from grpo.model.policy import Policy, load_policy
 from grpo.rejection import train_rejection
 from grpo.report.page import write_reports

@@ -17,8 +17,8 @@ from typing import Any
 
 from data import fitting, load_problems
 from data.prompts import prompts_hash
+from grpo.distributed import all_gather, rank_slice
 from grpo.experience import make_prompts, progress_of, sample_texts
-from grpo.model.distributed import all_gather, rank_slice
 from grpo.model.policy import Policy
 from grpo.runs.config import Config, RewardConfig
 from grpo.runs.folder import Run, data_hash, fingerprint

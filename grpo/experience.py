@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from data import Prompt, build_prompt
 from data.stream import Stream
 from grpo.advantages import spread, total_reward, zero_spread
-from grpo.model.distributed import gather_results, rank_slice
+from grpo.distributed import gather_results, rank_slice
 from grpo.model.policy import Policy
 from grpo.runs.config import Config
 from grpo.runs.log import RunLog

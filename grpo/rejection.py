@@ -18,8 +18,8 @@ from typing import Any
 
 from data import DataError, fitting, load_problems
 from data.jsonl import parse_row
+from grpo.distributed import from_first
 from grpo.evaluate import check_evaluation, judge
-from grpo.model.distributed import from_first
 from grpo.model.policy import Policy, load_policy
 from grpo.report.tables import table
 from grpo.runs.config import Config

@@ -17,10 +17,10 @@ from torch.nn.utils.rnn import pad_sequence
 from data import Prompt, build_prompt, fitting, load_problems, response_text, without_prefill
 from data.prompts import after_response, prompts_hash
 from data.stream import Stream
+from grpo.distributed import all_reduce
 from grpo.evaluate import PROMPTS, check_evaluation
 from grpo.logprobs import completion_logps
 from grpo.model.batching import my_micro_batches
-from grpo.model.distributed import all_reduce
 from grpo.model.optim import Optimizer
 from grpo.model.policy import Policy, load_policy
 from grpo.runs.config import Config

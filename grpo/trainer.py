@@ -22,12 +22,12 @@ from data import fitting, load_problems
 from data.prompts import prompts_hash
 from data.stream import Stream
 from grpo.advantages import group_advantages, unscored
+from grpo.distributed import all_reduce, reduce_metrics
 from grpo.evaluate import PROMPTS, check_evaluation
 from grpo.experience import Batch, collect, log_completions, make_prompts
 from grpo.logprobs import completion_logps
 from grpo.loss import KL_ESTIMATORS, policy_loss
 from grpo.model.batching import my_micro_batches
-from grpo.model.distributed import all_reduce, reduce_metrics
 from grpo.model.optim import Optimizer
 from grpo.model.policy import Policy, load_policy
 from grpo.runs.config import Config

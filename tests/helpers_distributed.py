@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data.tiny_model import build_tokenizer
+from grpo.distributed import all_gather, process_group, rank, rank_slice
 from grpo.experience import Batch
 from grpo.loss import PRESETS
-from grpo.model.distributed import all_gather, full_tensor, process_group, rank, rank_slice
 from grpo.model.optim import OptimConfig, Optimizer
 from grpo.model.policy import ModelConfig, Policy, load_policy
+from grpo.model.sharding import full_tensor
 from grpo.runs.config import Config, GRPOConfig
 from grpo.sampling import sample_groups
 from grpo.sft import Example, as_rollouts, sft_step

@@ -16,8 +16,7 @@ from helpers_runs import command, lines, manifest, metrics, weights, write_modul
 from safetensors.torch import load_file
 from test_resume import stop_at
 
-from grpo import cli
-from grpo.model import distributed
+from grpo import cli, distributed
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
@@ -154,7 +153,7 @@ import sys
 from pathlib import Path
 from safetensors.torch import save_file
 from grpo import cli
-from grpo.model.distributed import rank
+from grpo.distributed import rank
 
 def note(config, policy, *_):
     parameters = {name: p.detach().clone() for name, p in policy.model.named_parameters()}
@@ -191,7 +190,7 @@ ENDING = """
 import os, sys
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core, and a main thread that does not give way:
 sys.setswitchinterval(10)  # what gloo's threads still hold when it ends, they hold for good
-from grpo.model.distributed import all_gather, process_group
+from grpo.distributed import all_gather, process_group
 from grpo.model.policy import ModelConfig, load_policy
 with process_group("cpu"):
     policy = load_policy(ModelConfig("tiny-init"), 0, training=True)
@@ -232,7 +231,8 @@ def test_slices_cover_everything_once(monkeypatch, count, processes):
 SHARDED = """
 import torch
 from grpo.logprobs import completion_logps
-from grpo.model.distributed import is_shard, process_group
+from grpo.distributed import process_group
+from grpo.model.sharding import is_shard
 from grpo.model.optim import OptimConfig, Optimizer
 from grpo.model.policy import ModelConfig, load_policy
 from grpo.sampling import sample_groups

@@ -23,8 +23,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from data.tiny_model import build_tokenizer
+from grpo.distributed import all_gather, process_group, rank
 from grpo.model.compute import compute_in
-from grpo.model.distributed import all_gather, process_group, rank
 from grpo.model.optim import OptimConfig, Optimizer
 from grpo.model.policy import Policy
 from grpo.sampling import sample_groups

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from grpo.model.distributed import round_robin
+from grpo.distributed import round_robin
 from grpo.types import Rollouts
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from grpo.model.distributed import full_tensor, reduce_gradients
+from grpo.model.sharding import full_tensor, reduce_gradients
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from data import tiny_model
-from grpo.model import attention, checks, compute, distributed, lora
+from grpo import distributed
+from grpo.model import attention, checks, compute, lora, sharding
 from grpo.model.attention import Layout
 from grpo.model.cache import Cache
 from grpo.model.checks import ModelError
@@ -124,7 +125,7 @@ class Policy(nn.Module):
         """The frozen reference: a second model, or under LoRA this one with the reference's adapter."""
         if self._reference:
             yield self._reference[0]
-            distributed.reshard(self._reference[0])
+            sharding.reshard(self._reference[0])
         else:
             with lora.reference_weights(self.model):
                 yield self
@@ -139,26 +140,26 @@ class Policy(nn.Module):
                 "do not belong together, or tokens were added and the embeddings not resized"
             )
 
-    # ---- several processes: see `distributed.py` --------------------------------------------------------------
+    # ---- several processes: see `sharding.py` -----------------------------------------------------------------
 
     def start_training(self, parallel: str) -> None:
         """Keep a shard of the fp32 weights here (fsdp), or all of them in `masters` and rounded ones in the layers.
 
         Called after `freeze_reference`, before the optimiser is made. Raises ModelError for shards of an adapter.
         """
-        sharded = distributed.is_sharded(parallel)
+        sharded = sharding.is_sharded(parallel)
         if sharded and lora.adapters(self.model):
             raise ModelError("parallel=fsdp trains all parameters; set parallel=ddp for model.lora.rank > 0")
         for some in (self, *self._reference):
             if sharded:
-                distributed.shard(some, some.model, self.dtype)
+                sharding.shard(some, some.model, self.dtype)
             else:
                 some.masters = compute.cast(some.model, self.dtype)
 
     @contextmanager
     def unsharded(self) -> Iterator[None]:
         """Inside, each process has all weights: sampling needs them once a token."""
-        with distributed.unsharded(self, self._one_token):
+        with sharding.unsharded(self, self._one_token):
             yield
 
     def _one_token(self) -> Tensor:

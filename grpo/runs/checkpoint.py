@@ -22,8 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from grpo.model.distributed import from_first, full_tensor, rank, shard_like
+from grpo.distributed import from_first, rank
 from grpo.model.optim import Optimizer
+from grpo.model.sharding import full_tensor, shard_like
 from grpo.runs.files import RunError, sync
 from grpo.runs.log import say
 

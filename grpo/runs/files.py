@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from grpo.model.distributed import rank
+from grpo.distributed import rank
 
 
 class RunError(ValueError):

@@ -33,7 +33,7 @@ import yaml
 from safetensors import SafetensorError
 
 from grpo import __version__
-from grpo.model.distributed import from_first, rank
+from grpo.distributed import from_first, rank
 from grpo.model.policy import Policy
 from grpo.runs.config import Config, to_yaml
 from grpo.runs.files import RunError, read_mapping, write_json, write_text

@@ -13,7 +13,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from itertools import chain, takewhile
 
-from grpo.model.distributed import from_first, rank
+from grpo.distributed import from_first, rank
 from grpo.runs.files import sync
 from grpo.runs.folder import Run
 

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from grpo.model.distributed import is_sharded
 from grpo.model.optim import Optimizer
 from grpo.model.policy import ModelConfig, Policy, load_policy
+from grpo.model.sharding import is_sharded
 from grpo.runs.checkpoint import load_checkpoint, save_checkpoint
 from grpo.runs.config import Config
 from grpo.runs.folder import Run

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from grpo.model.distributed import rank
+from grpo.distributed import rank
 
 
 class RunLog:

@@ -9,7 +9,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from grpo.model.distributed import all_gather
+from grpo.distributed import all_gather
 
 
 class Stopped(KeyboardInterrupt):
