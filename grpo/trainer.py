@@ -37,7 +37,7 @@ from grpo.runs.log import say
 from grpo.sampling import uniforms
 from grpo.scoring import load_rewards
 from grpo.types import Rollouts
-from rewards.scores import RewardFailure
+from rewards.sandbox.scores import RewardFailure
 
 
 def train_grpo(config: Config, run: Run) -> Policy:
