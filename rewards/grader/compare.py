@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from rewards.grader.algebra import Algebra, Sets, is_discrete, is_joined
 from rewards.grader.numeric import Evaluator
-from rewards.grader.relations import interval, is_solved, is_unsolved
-from rewards.grader.sets import Sets, is_joined
+from rewards.grader.relations import interval, is_definition, is_solved, is_unsolved
 from rewards.grader.values import (
     MINUS_ONE,
     Expression,
@@ -22,8 +23,9 @@ from rewards.grader.values import (
     variables,
 )
 
-FLOAT_NOISE = Fraction(1, 10**9)
-"""Two decimals this near each other, relatively, are one: 0.1 + 0.2 prints as 0.30000000000000004."""
+UNIT_VECTOR = "unitvector"
+FLOAT_NOISE, FLOAT_DIGITS = Fraction(1, 10**14), 16
+"""A decimal of so many digits is another if it is this near, relatively: 0.1 + 0.2 prints as 0.30000000000000004."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,14 @@ class Comparison:
 
     def __init__(self, config: GradingConfig):
         self.config, self.numbers = config, Evaluator()
+        self.algebra = Algebra(self.numbers.spend)
 
     def same(self, a: Value, b: Value) -> bool:
+        """Whether `b` gives the gold `a`."""
         self.numbers.spend(3)
         if a == b:
             return True
+        a, b = as_vector(a, b), as_vector(b, a)
         kinds = {a.kind, b.kind}
         if kinds == {""}:
             return self.same_expression(a, b)
@@ -80,6 +85,10 @@ class Comparison:
             return self.same_relation(a, b)
         if "quantity" in kinds:
             return self.same_quantity(a, b)
+        if "arithmetic" in kinds:
+            return kinds <= {"arithmetic", "matrix", "("} and self.algebra.same(a, b)
+        if "words" in kinds and len(kinds) > 1:
+            return same_letters(a, b) or same_letters(b, a)
         joined = is_joined(a), is_joined(b)
         if all(joined) and a.kind != b.kind:  # `x < 1 or y > 3` is no union, though its parts are intervals
             return self.same_set(a, b)
@@ -114,24 +123,30 @@ class Comparison:
     def same_expression(self, a: Expression, b: Expression) -> bool:
         if isinstance(a, Symbol) and isinstance(b, Symbol):
             return a == b or a.name.lower() == b.name.lower() in "abcde"  # the letter of a choice has no case
-        undone = any(isinstance(one, Number) and self.is_undone(other) for one, other in ((a, b), (b, a)))
-        if undone and not self.config.unevaluated:
+        if isinstance(a, Number) and self.is_undone(b) and not self.config.unevaluated:
             return False
-        return self.numbers.same_value(a, b) or self.stands_for(a, b) or self.stands_for(b, a)
+        return self.same_value(a, b) or self.stands_for(a, b) or self.stands_for(b, a)
+
+    def same_value(self, a: Expression, b: Expression) -> bool:
+        discrete = is_discrete(a) or is_discrete(b)
+        return self.algebra.same(a, b) if discrete else self.numbers.same_value(a, b)
 
     def stands_for(self, decimal: Expression, other: Expression) -> bool:
-        """Whether a decimal is an exact value rounded or cut off to the digits it has; integers are exact."""
-        if not isinstance(decimal, Number) or decimal.decimals is None or variables(other):
+        """Whether a decimal is an exact value, correctly rounded or cut off to its digits; integers are exact."""
+        if not isinstance(decimal, Number) or decimal.decimals is None or variables(other) or is_discrete(other):
             return False
         exact = self.numbers.real_value(other)
         if exact is None or exact.denominator == 1 or decimal.value.denominator == 1:
             return False
-        error, noise = abs(exact - decimal.value), FLOAT_NOISE * abs(exact)
+        error, size = abs(exact - decimal.value), abs(exact)
         if isinstance(other, Number) and other.decimals is not None:
-            return error <= noise
-        step = Fraction(1, 10**decimal.decimals) + noise
-        near = error <= Fraction(self.config.relative_tolerance) * abs(exact)
-        return error <= step and (near or (self.config.rounded and error <= step / 2))
+            printed = sum(number.digits >= FLOAT_DIGITS for number in (decimal, other)) == 1
+            return printed and error <= FLOAT_NOISE * size
+        step = Fraction(10) ** -decimal.decimals
+        rounded, cut = error <= step / 2, error < step and abs(decimal.value) <= size
+        noise = decimal.digits >= FLOAT_DIGITS and error <= FLOAT_NOISE * size  # cos(1.0) prints as 0.5403023058681398
+        near = error <= Fraction(self.config.relative_tolerance) * size
+        return noise or (near and (rounded or cut)) or (self.config.rounded and rounded)
 
     def is_undone(self, value: Expression) -> bool:
         """Whether arithmetic on numbers is left to do: 6 * 7, 40 + 2, 5!. A root or power of a number is none."""
@@ -140,7 +155,8 @@ class Comparison:
         if value.name not in ("+", "*", "^", "abs"):
             return True
         if value.name == "+" or (value.name == "*" and not _is_scientific(value)):
-            constants = [arg for arg in value.args if not variables(arg) and arg != MINUS_ONE]
+            sign = () if value.name == "+" else (MINUS_ONE,)
+            constants = [arg for arg in value.args if not variables(arg) and arg not in sign]
             if len(constants) > 1 and sum(isinstance(self.numbers.value(arg), Fraction) for arg in constants) > 1:
                 return True
         return any(map(self.is_undone, value.args))
@@ -162,10 +178,14 @@ class Comparison:
         """`x = 5` is 5, but not `y = 5`; an equation is another times a constant."""
         if a.kind == b.kind and a.label == b.label and all(map(self.same, a.items, b.items)):
             return True
-        if "" in (a.kind, b.kind) or not {a.kind, b.kind} <= {"named", "relation"}:  # one side is a bare value
-            named, value = (b, a) if b.kind in ("named", "relation") else (a, b)
-            bare = self.stated(named)
-            return bare.kind != "relation" and self.same(bare, value)
+        if a.kind == b.kind and "\u2afd" in a.label + b.label:
+            return self.same_residue(a, b)
+        if b.kind not in ("named", "relation"):  # a gold is no answer: x^2 + y^2 = 25 is not 25
+            bare = self.stated(a) if is_definition(a) else a
+            return bare.kind not in ("named", "relation") and self.same(bare, b)
+        if a.kind not in ("named", "relation"):
+            bare = self.stated(b)
+            return bare.kind != "relation" and self.same(a, bare)
         left, right = _difference(a), _difference(b)
         if is_solved(a) != is_solved(b):
             left = None  # 2x = 10 is not the answer x = 5
@@ -177,6 +197,15 @@ class Comparison:
         bare = self.bare(a), self.bare(b)
         return all(side.kind != "relation" for side in bare) and self.same(*bare)
 
+    def same_residue(self, a: Struct, b: Struct) -> bool:
+        """Whether x = r (mod m) and x = s (mod m) are one: m divides r - s. Either may leave x out."""
+        (*names, first, modulus), (*others, second, other) = a.items, b.items
+        if not self.same(modulus, other) or (names and others and not self.same(names[0], others[0])):
+            return False
+        if all(isinstance(n, Number) and n.value.denominator == 1 for n in (first, second, modulus)) and modulus.value:
+            return (first.value - second.value) % modulus.value == 0
+        return self.same(first, second)
+
     def stated(self, value: Value) -> Value:
         """What a relation says: 42 for `m + n = 42`, `|z| = 40 + 2 = 42` and `20 + 22 = 42 apples`; else as `bare`."""
         if value.kind == "named":
@@ -184,6 +213,8 @@ class Comparison:
         sides = value.items if value.kind == "relation" and {*value.label.split()} == {"="} else ()
         if sides and is_unsolved(sides[0]):
             return value
+        if value.label == "\u2261 \u2afd" and not variables(value.items[0]):
+            return value.items[1]  # 2^100 = 2 (mod 7), as an answer, says 2
         if len(sides) == 2 and is_solved(value) and variables(sides[1]):
             return sides[0]  # 42 = x
         numbers = [_plain(side) for side in sides if not variables(side) and side.kind in ("", "quantity")]
@@ -191,7 +222,7 @@ class Comparison:
             return self.bare(value)
         if len(numbers) < len(sides) - 1 or any(side.kind not in ("", "quantity") for side in sides[1:]):
             return self.bare(value)
-        if not all(self.numbers.same_value(numbers[0], other) for other in numbers[1:]):
+        if not all(self.same_value(numbers[0], other) for other in numbers[1:]):
             return value
         return sides[0] if isinstance(sides[0], Number) and not isinstance(_plain(sides[-1]), Number) else sides[-1]
 
@@ -207,7 +238,7 @@ class Comparison:
         if not {*operators} <= {"=", "\u2248"} or any(side.kind or variables(side) for side in sides):
             return value
         pairs = zip(operators, sides, sides[1:], strict=False)
-        true = all(self.numbers.same_value(a, b) if sign == "=" else self.near(a, b) for sign, a, b in pairs)
+        true = all(self.same_value(a, b) if sign == "=" else self.near(a, b) for sign, a, b in pairs)
         return sides[operators.index("\u2248") if "\u2248" in operators else -1] if true else value
 
     def near(self, a: Expression, b: Expression) -> bool:
@@ -223,6 +254,30 @@ def _is_scientific(product: Op) -> bool:
     """4.2 * 10^1 is a way to write a number."""
     last = product.args[-1]
     return len(product.args) == 2 and isinstance(last, Op) and last.name == "^" and last.args[0] == Number(Fraction(10))
+
+
+def same_letters(words: Value, other: Value) -> bool:
+    """ACD, several choices in one word, is A, C and D."""
+    if words.kind != "words" or other.kind not in ("list", "(", "{") or not re.fullmatch("[a-j]{2,}", words.label):
+        return False
+    letters = sorted(item.name.lower() for item in other.items if isinstance(item, Symbol))
+    return letters == list(words.label) and len(letters) == len(other.items) == len(set(letters))
+
+
+def as_vector(value: Value, other: Value) -> Value:
+    """`2i + j` in unit vectors as (2, 1), where the other side is a vector; else the value itself."""
+    if value.kind or other.kind != "(" or not any(name.startswith(UNIT_VECTOR) for name in variables(value)):
+        return value
+    axes = [UNIT_VECTOR + axis for axis in "ijk"[: len(other.items)]]
+    if len(other.items) > 3 or not {n for n in variables(value) if n.startswith(UNIT_VECTOR)} <= {*axes}:
+        return value
+    return Struct("(", tuple(_component(value, axis) for axis in axes))
+
+
+def _component(value: Expression, axis: str) -> Expression:
+    if isinstance(value, Symbol) and value.name.startswith(UNIT_VECTOR):
+        return Number(Fraction(value.name == axis))
+    return Op(value.name, tuple(_component(arg, axis) for arg in value.args)) if isinstance(value, Op) else value
 
 
 def _value_and_unit(value: Value) -> tuple[Value, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from rewards.grader.lexer import Token
 from rewards.grader.units import CHANGING
@@ -16,7 +17,8 @@ def name_of(tokens: list[Token], side: Value) -> str:
     text = "".join(token.text for token in tokens)
     called = re.fullmatch(
         r"([a-zA-Z]|(?:var)?phi|sigma|tau|mu|omega|pi)(?:_prime)?(?:\^\{?-?1\}?)?\(([-+a-zA-Z0-9.,()]+)\)"  # f^{-1}(3)
-        r"|\([a-zA-Z]+(?:,[a-zA-Z]+)*\)",  # (x, y)
+        r"|\([a-zA-Z]+(?:,[a-zA-Z]+)*\)"  # (x, y)
+        r"|(?:frac\{)?d\^?[0-9]?[a-zA-Z]\}?[/{]*d[a-zA-Z]\^?[0-9]?\}?",  # dy/dx
         text,
     )
     return text if isinstance(side, Symbol) or (called and called[1] not in (called[2] or [])) else ""
@@ -40,12 +42,31 @@ def asked(tokens: list[Token]) -> int:
     return at if tokens[at].text == "=" and not (numbers and letters) else 0
 
 
+def is_definition(gold: Value) -> bool:
+    """Whether a gold only names its value: `x = 5`, `f(x) = 2x`, 3 < x. An equation of a curve, an ODE do not."""
+    if gold.kind == "named":
+        left, right = gold.items
+        if left.kind == "words" and not re.fullmatch(r"[\w ]*", left.label):  # no rule reads it: \gcd(a, b), \ddot{x}
+            outside = re.sub(r"\([^()]*\)|\{[^{}]*\}", "", left.label)
+            if re.search(r"dot|'", outside):  # x'' = 0 and y' = y are equations to solve, y' = 2x is none
+                letters = set(re.sub("d*dot", "", left.label)) & variables(right)
+                return not letters and right != Number(Fraction(0))
+            return not re.search(r"[-+]|nabla|partial", outside) and is_definition(right)
+        of = re.match(r"(?:frac\{)?d\^?[0-9]?([a-zA-Z])\W", gold.label)
+        names = {of[1]} if of and isinstance(left, Op) else {gold.label}
+        return names.isdisjoint(variables(right)) and is_definition(right)
+    equation = gold.kind == "relation" and "=" in gold.label.split() and any(map(variables, gold.items))
+    return not equation or is_solved(gold)
+
+
 def relation(name: str, sides: list[Value], operators: list[str]) -> Value:
     """Sides with the signs between them, in ascending order; a side alone is itself."""
     if not operators:
         return sides[0]
     if any(side.kind == "words" and not CHANGING.isdisjoint(side.label.split()) for side in sides):
         raise Unreadable("a name in doubt: half of AB, not AB")
+    if "\u2afd" in operators:  # a remainder: x = 3 (mod 7)
+        return Struct("relation", tuple(sides), " ".join(operators).replace("=", "\u2261"))
     if name and operators[0] in ("=", "\u2208"):
         return Struct("named", (sides[0], relation("", sides[1:], operators[1:])), name)
     if {*operators} <= {">", ">="}:

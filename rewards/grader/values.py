@@ -14,25 +14,27 @@ class Unreadable(Exception):
 class Number:
     """A literal: a numeral, a fraction of two, a mixed number; signed."""
 
-    kind = ""
+    kind = label = ""
     value: Fraction
     decimals: int | None = None
     """Digits after the point where it was written as a decimal: how far it may stand for another value."""
+    digits: int = 0
+    """How many digits a decimal has, without zeros in front."""
 
 
 @dataclass(frozen=True)
 class Symbol:
     """A variable, or one of the constants of `rewards.grader.numeric`."""
 
-    kind = ""
+    kind = label = ""
     name: str
 
 
 @dataclass(frozen=True)
 class Op:
-    """An operation on expressions: `+`, `*`, `^`, `!`, or a function's name."""
+    """An operation on expressions: `+`, `*`, `^`, `!`, a function's name, or "f()" for the value of an unknown one."""
 
-    kind = ""
+    kind = label = ""
     name: str
     args: tuple[Expression, ...]
 
@@ -52,6 +54,7 @@ class Struct:
     | `named`          | the left side, the value | the left side's text: "f(x)"                 |
     | `quantity`       | the value                | the unit                                     |
     | `matrix`, `row`  | the rows, the entries    |                                              |
+    | `arithmetic`     | matrices and numbers     | `+`, `*` or `^`, left undone                 |
     | `ratio`          | the parts, as in 3:1     |                                              |
     | `base`, `words`  |                          | the text: "52_8", "no solution"              |
     """
@@ -79,15 +82,23 @@ def expression(value: Value) -> Expression:
     return value
 
 
-def op(name: str, *args: Value) -> Op:
-    """The operation on these values, all of them expressions."""
+def op(name: str, *args: Value) -> Expression | Struct:
+    """The operation on these values: expressions, or with matrices and vectors among them."""
+    if name in ("+", "*", "^") and any(map(is_matrix, args)):
+        return Struct("arithmetic", tuple(arg if is_matrix(arg) else expression(arg) for arg in args), name)
     return Op(name, tuple(map(expression, args)))
 
 
-def negated(value: Value) -> Expression:
+def is_matrix(value: Value) -> bool:
+    """Whether it can be reckoned with as a matrix or a vector."""
+    vector = value.kind == "(" and not value.label and not any(item.kind for item in value.items)
+    return value.kind in ("matrix", "arithmetic") or vector
+
+
+def negated(value: Value) -> Expression | Struct:
     """Minus the value; minus a number is a number."""
     if isinstance(value, Number):
-        return Number(-value.value, value.decimals)
+        return Number(-value.value, value.decimals, value.digits)
     return op("*", MINUS_ONE, value)
 
 
@@ -103,7 +114,12 @@ def divided(top: Value, bottom: Value) -> Expression:
 
 
 def variables(value: Value) -> frozenset[str]:
-    """The names of the variables in an expression; none in anything else."""
+    """The names of the variables and of unknown functions in an expression; none in anything else."""
     if isinstance(value, Symbol):
         return frozenset([value.name]) - CONSTANTS
-    return frozenset().union(*map(variables, value.args)) if isinstance(value, Op) else frozenset()
+    if isinstance(value, Op) and value.name in ("sum", "prod"):
+        body, index, low, high = value.args
+        return (variables(body) - variables(index)) | variables(low) | variables(high)
+    if not isinstance(value, Op):
+        return frozenset()
+    return frozenset({value.name} if value.name.endswith("()") else ()).union(*map(variables, value.args))
