@@ -200,7 +200,8 @@ class Algebra:
 
 def is_joined(value: Value) -> bool:
     """Whether it is a set of several parts, or several conditions: `x < 1 or x > 3`."""
-    return value.kind in JOINING or (value.kind == "list" and any(item.kind == "relation" for item in value.items))
+    items = value.items if value.kind == "list" else ()
+    return value.kind in JOINING or any(item.kind == "relation" and "=" not in item.label.split() for item in items)
 
 
 class Sets:

@@ -21,7 +21,7 @@ from rewards.grader.numeric import LOCK
 from rewards.grader.parser import Parser
 from rewards.grader.sentences import qualified
 from rewards.grader.units import measured
-from rewards.grader.values import Struct, Unreadable, Value
+from rewards.grader.values import UNIT_VECTOR, Struct, Symbol, Unreadable, Value, replaced, variables
 from rewards.grader.writing import normalised, spelled
 
 __all__ = ["GradingConfig", "equivalent", "extract_answer", "last_boxed", "read", "stated"]
@@ -133,6 +133,9 @@ def read(text: str, thousands: bool = True, trusted: bool = False) -> Value:
     texts = dict.fromkeys((text.translate(_UPPER), text.translate(_LOWER)))
     values = [Parser(tokenize(each, thousands), trusted).answer() for each in texts]
     if len(values) == 1:
-        return values[0]
+        value = values[0]
+        if not value.kind and {"j"} <= variables(value) and "i" in re.findall("[a-z]+", repr(value)):  # 3i - 2j
+            return replaced(value, {axis: Symbol(UNIT_VECTOR + axis) for axis in "ijk"})
+        return value
     items = [item for value in values for item in (value.items if value.kind in ("{", "list") else (value,))]
     return Struct("list", tuple(dict.fromkeys(items)))

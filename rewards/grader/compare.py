@@ -11,6 +11,7 @@ from rewards.grader.numeric import Evaluator
 from rewards.grader.relations import interval, is_definition, is_solved, is_unsolved
 from rewards.grader.values import (
     MINUS_ONE,
+    UNIT_VECTOR,
     Expression,
     Number,
     Op,
@@ -20,10 +21,10 @@ from rewards.grader.values import (
     Value,
     negated,
     op,
+    replaced,
     variables,
 )
 
-UNIT_VECTOR = "unitvector"
 FLOAT_NOISE, FLOAT_DIGITS = Fraction(1, 10**14), 16
 """A decimal of so many digits is another if it is this near, relatively: 0.1 + 0.2 prints as 0.30000000000000004."""
 
@@ -77,7 +78,7 @@ class Comparison:
         self.numbers.spend(3)
         if a == b:
             return True
-        a, b = as_vector(a, b), as_vector(b, a)
+        a, b = self.as_vector(a, b), self.as_vector(b, a)
         kinds = {a.kind, b.kind}
         if kinds == {""}:
             return self.same_expression(a, b)
@@ -103,6 +104,9 @@ class Comparison:
             return False
         if not kinds <= {"list", "{", "union"}:
             return all(map(self.same, a.items, b.items)) and bool(a.items)
+        named = [item.label for item in a.items if item.kind == "named"]
+        if len({*named}) == len(a.items) > 1 and not any(item.kind in ("named", "relation") for item in b.items):
+            return all(map(self.same, a.items, b.items))  # x = 3, y = 4 is not 4, 3
         rest = list(b.items)
         for item in a.items:
             match = next((i for i, other in enumerate(rest) if self.same(item, other)), None)
@@ -123,6 +127,9 @@ class Comparison:
     def same_expression(self, a: Expression, b: Expression) -> bool:
         if isinstance(a, Symbol) and isinstance(b, Symbol):
             return a == b or a.name.lower() == b.name.lower() in "abcde"  # the letter of a choice has no case
+        letters, others = variables(a), variables(b)
+        constants = [(name, base + name[1:]) for name in others - letters if name[0] in "cCK" for base in "cCK"]
+        b = replaced(b, {old: Symbol(new) for old, new in constants if new in letters - others})  # of integration
         if isinstance(a, Number) and self.is_undone(b) and not self.config.unevaluated:
             return False
         return self.same_value(a, b) or self.stands_for(a, b) or self.stands_for(b, a)
@@ -160,6 +167,17 @@ class Comparison:
             if len(constants) > 1 and sum(isinstance(self.numbers.value(arg), Fraction) for arg in constants) > 1:
                 return True
         return any(map(self.is_undone, value.args))
+
+    def as_vector(self, value: Value, other: Value) -> Value:
+        """`2i + j` in unit vectors as (2, 1), where the other side is a vector; else the value itself."""
+        used = {name for name in variables(value) if name.startswith(UNIT_VECTOR)}
+        axes = [UNIT_VECTOR + axis for axis in "ijk"[: len(other.items)]] if used and other.kind == "(" else []
+        if not axes or len(other.items) > 3 or not used <= {*axes}:
+            return value
+        found = [replaced(value, {axis: Number(Fraction(axis == own)) for axis in axes}) for own in axes]
+        numbers = [None if variables(part) else self.numbers.value(part) for part in found]
+        pairs = zip(found, numbers, strict=True)
+        return Struct("(", tuple(Number(n) if isinstance(n, Fraction) else part for part, n in pairs))
 
     # -- quantities and relations -------------------------------------------------------------------
 
@@ -262,22 +280,6 @@ def same_letters(words: Value, other: Value) -> bool:
         return False
     letters = sorted(item.name.lower() for item in other.items if isinstance(item, Symbol))
     return letters == list(words.label) and len(letters) == len(other.items) == len(set(letters))
-
-
-def as_vector(value: Value, other: Value) -> Value:
-    """`2i + j` in unit vectors as (2, 1), where the other side is a vector; else the value itself."""
-    if value.kind or other.kind != "(" or not any(name.startswith(UNIT_VECTOR) for name in variables(value)):
-        return value
-    axes = [UNIT_VECTOR + axis for axis in "ijk"[: len(other.items)]]
-    if len(other.items) > 3 or not {n for n in variables(value) if n.startswith(UNIT_VECTOR)} <= {*axes}:
-        return value
-    return Struct("(", tuple(_component(value, axis) for axis in axes))
-
-
-def _component(value: Expression, axis: str) -> Expression:
-    if isinstance(value, Symbol) and value.name.startswith(UNIT_VECTOR):
-        return Number(Fraction(value.name == axis))
-    return Op(value.name, tuple(_component(arg, axis) for arg in value.args)) if isinstance(value, Op) else value
 
 
 def _value_and_unit(value: Value) -> tuple[Value, str]:

@@ -43,8 +43,9 @@ _TOKEN = re.compile(
     r"|(?P<num>(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3}(?![0-9]))?)"
     r"|(?P<sep>[,;&])|(?P<rel><=|>=|!=|[=<>≈∈∉≡⫽])|(?P<bar>\|)|(?P<unit>[%$£€¥₹])|(?P<op>\\\\|[-+*/^_!:°∪∩∖])|(?P<unknown>.)"
 )
-# Two letters that are a unit or a word rather than a product.
-_TWO_LETTERS = "cm mm km kg mg ml ft mi hr oz lb pm am an no is at by in of on so to go it up us sq cu yd kb mb gb tb"
+# Two letters that are a unit, or a word, rather than a product; in a formula `at` is a product.
+_UNITS = "cm mm km kg mg ml ft mi hr oz lb pm am sq cu yd kb mb gb tb".split()  # noqa: SIM905
+_WORDS = "an no is at by in of on so to go it up us".split()  # noqa: SIM905
 
 
 def tokenize(text: str, thousands: bool = True) -> list[Token]:
@@ -61,10 +62,11 @@ def tokenize(text: str, thousands: bool = True) -> list[Token]:
         text = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
     tokens: list[Token] = []
     spaced = False
+    formula = not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}", text) and bool(re.search(r"[-+*/^=()]", text))
     for match in _TOKEN.finditer(text):
         group = str(match.lastgroup)
         if group == "letters":
-            tokens += _letters(match[0], spaced)
+            tokens += _letters(match[0], spaced, formula)
         elif group == "command":
             name = _SAME_NAME.get(match["command"], match["command"])
             tokens.append(Token(_COMMANDS.get(name, "unknown"), name, spaced))
@@ -76,7 +78,7 @@ def tokenize(text: str, thousands: bool = True) -> list[Token]:
     return [*tokens, Token("end", "")]
 
 
-def _letters(letters: str, spaced: bool) -> list[Token]:
+def _letters(letters: str, spaced: bool, formula: bool) -> list[Token]:
     """A run of letters: a function, a word, or a product of variables."""
     if letters in ("or", "and"):
         return [Token("sep", letters, spaced)]
@@ -84,8 +86,10 @@ def _letters(letters: str, spaced: bool) -> list[Token]:
     if name in ("pi", "infty", "sqrt") or _COMMANDS.get(name) == "fn":
         return [Token(_COMMANDS[name], name, spaced)]
     ascending = list(letters) == sorted(set(letters)) and (letters[-1] <= "d" or letters[0] >= "p")
-    product = letters.islower() and (ascending or (len(letters) == 2 and letters not in _TWO_LETTERS.split()))
-    formula = re.fullmatch("(?![A-Z]+$)[^aeiouyAEIOUY]{2,4}", letters) and not is_unit(letters)  # mgh, nRT
-    if len(letters) > 1 and not (product or formula):
+    mixed = formula and len(letters) == 2 and not letters.isupper() and not is_unit(letters)  # Ce^x
+    pair = letters.islower() and len(letters) == 2 and letters not in (_UNITS if formula else _UNITS + _WORDS)
+    product = mixed or pair or (letters.islower() and ascending)
+    consonants = re.fullmatch("(?![A-Z]+$)[^aeiouyAEIOUY]{2,4}", letters) and not is_unit(letters)  # mgh, nRT
+    if len(letters) > 1 and not (product or consonants):
         return [Token("word", letters, spaced)]
     return [Token("name", letter, spaced and i == 0) for i, letter in enumerate(letters)]

@@ -35,6 +35,7 @@ from rewards.grader.values import (
     expression,
     negated,
     op,
+    replaced,
 )
 
 MAX_DEPTH = 20
@@ -169,11 +170,14 @@ class Parser:
             elif self.sees("op", "/") and self.tokens[self.at + 1].kind != "word":  # $29/day is no division
                 self.at += 1
                 factors.append(divided(factors.pop(), self.signed(self.power)))
-            elif beside or any(map(self.sees, ("name", "fn", "cmd"))):
+            elif beside or any(map(self.sees, ("name", "fn", "cmd"))) or self.after_factorial():
                 factors.append(self.power())
             else:
                 break
         return op("*", *factors) if len(factors) > 1 else factors[0]
+
+    def after_factorial(self) -> bool:
+        return self.sees("num") and self.tokens[self.at - 1].text == "!"  # 3!5! is a product
 
     def power(self) -> Value:
         """All that nests in brackets or in exponents goes through here."""
@@ -272,7 +276,8 @@ class Parser:
         if not (self.takes("close", "}") and self.takes("op", "^")):
             raise Unreadable("a sum without bounds")
         high = self.atom()
-        return op(name, self.product(), index, low, high)
+        bound = Symbol(index.name + "_")  # i is no imaginary unit in it
+        return op(name, replaced(expression(self.product()), {index.name: bound}), bound, low, high)
 
     def read_bar(self, _: str) -> Value:
         self.bars += 1

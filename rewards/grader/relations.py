@@ -18,7 +18,8 @@ def name_of(tokens: list[Token], side: Value) -> str:
     called = re.fullmatch(
         r"([a-zA-Z]|(?:var)?phi|sigma|tau|mu|omega|pi)(?:_prime)?(?:\^\{?-?1\}?)?\(([-+a-zA-Z0-9.,()]+)\)"  # f^{-1}(3)
         r"|\([a-zA-Z]+(?:,[a-zA-Z]+)*\)"  # (x, y)
-        r"|(?:frac\{)?d\^?[0-9]?[a-zA-Z]\}?[/{]*d[a-zA-Z]\^?[0-9]?\}?",  # dy/dx
+        r"|(?:frac\{)?d\^?[0-9]?[a-zA-Z]\}?[/{]*d[a-zA-Z]\^?[0-9]?\}?"  # dy/dx
+        r"|frac\{d\}\{d[a-zA-Z]\}[^-+]*",
         text,
     )
     return text if isinstance(side, Symbol) or (called and called[1] not in (called[2] or [])) else ""
@@ -34,12 +35,15 @@ def asked(tokens: list[Token]) -> int:
     while tokens[at].kind != "rel" or depth:
         kind, text, _ = tokens[at]
         depth += steps.get(kind, 0) or steps.get(text, 0)
-        numbers |= kind == "num" and not depth and tokens[at - 1].text not in ("^", "_")
+        power = tokens[at - 1].text == "^" and tokens[at - 2].kind != "word"  # AB^2 is no AB
+        numbers |= kind == "num" and not depth and tokens[at - 1].text != "_" and not power
         letters |= kind in ("name", "word") or text in ("lfloor", "lceil")
         if kind == "end" or (not depth and kind == "sep") or (kind == "word" and text.lower() in CHANGING):
             return 0
         at += 1
-    return at if tokens[at].text == "=" and not (numbers and letters) else 0
+    whole = tokens[0].text in ("int", "lim")
+    doubt = any(t.text in "+-" for t in tokens[:at]) if whole else letters
+    return at if tokens[at].text == "=" and not (numbers and doubt) else 0
 
 
 def is_definition(gold: Value) -> bool:
@@ -52,6 +56,8 @@ def is_definition(gold: Value) -> bool:
                 letters = set(re.sub("d*dot", "", left.label)) & variables(right)
                 return not letters and right != Number(Fraction(0))
             return not re.search(r"[-+]|nabla|partial", outside) and is_definition(right)
+        if left.kind == "words" and len(left.label) < 4 and variables(right):
+            return False  # PV = nRT
         of = re.match(r"(?:frac\{)?d\^?[0-9]?([a-zA-Z])\W", gold.label)
         names = {of[1]} if of and isinstance(left, Op) else {gold.label}
         return names.isdisjoint(variables(right)) and is_definition(right)

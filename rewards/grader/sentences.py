@@ -23,11 +23,11 @@ HEDGE = re.compile(
 ALSO_CHANGING = frozenset(["inverse", "thrice", "fewer", "greater", "square", "cube", "power"])
 _LEAD = (
     r"(?:(?:so|thus|hence|therefore|then|finally|now|and|altogether|overall|consequently|clearly|exactly|since then"
-    r"|in (?:total|all|the end|conclusion|summary|fact)|as a result|after (?:that|all)|it follows that|所以|因此|故"
+    r"|a total of|in (?:total|all|the end|conclusion|summary|fact)|as a result|after (?:that|all)|it follows that|所以|因此|故"
     r"|(?:we|i) (?:get|find|have|see|conclude|know) that|(?:this|which) means(?: that)?)[,:]? *)"
 )
 _VERB = (
-    r"(?:is|are|was|were|equals?|is equal to|will be|will have|has|have|had|needs?|takes?|took|costs?|makes?|made"
+    r"(?:is|are|was|were|equals?|is equal to|will (?:be|have|take|cost|need|get|make|earn|pay)|has|have|had|needs?|takes?|took|costs?|makes?|made"
     r"|gives?|gave|gets?|got|finds?|found|obtains?|sells?|sold|buys?|bought|spends?|spent|earns?|earned|pays?|paid"
     r"|eats?|ate|saves?|saved|travel(?:s|ed)?|drives?|drove|walk(?:s|ed)?|runs?|ran|reads?|uses?|used|collect(?:s|ed)?"
     r"|weighs?|scored|contains?|holds?|receives?|received|works?|worked|comes to|amounts to|ends up with|was left with)"
@@ -49,7 +49,7 @@ _NO_NAME = (
 _OBJECT = r"(?:(?:him|her|them|us|me|you|exactly|now|a total of|equal to) )*"
 _STATEMENT = re.compile(
     rf"(?P<before>(?P<lead>{_LEAD}*)(?:(?P<subject>{_SUBJECT}) {_VERB} {_OBJECT}|{_LABEL} ?)?)"
-    r"(?P<value>-?(?:\\?\$)?[0-9][0-9,]*(?:\.[0-9]+)?%?|\$[^$]+\$|\\\([^()]+\\\))"
+    r"(?P<value>[0-9]+/[0-9]+|-?(?:\\?\$)?[0-9][0-9,]*(?:\.[0-9]+)?%?|\([-0-9., /]+\)|\$[^$]+\$|\\\([^()]+\\\))"
     rf"(?P<after>(?:,? {_WORD})*)[.!]?",
     re.IGNORECASE,
 )
@@ -62,6 +62,7 @@ _REVERSED = re.compile(
 _TRUTH = re.compile(
     r"(?:the|this|that|it)(?: (?:statement|claim|assertion|proposition|sentence|answer))? is (true|false)", re.I
 )
+_CHOICE = re.compile(rf"{_LEAD}*(?:the )?(?:correct )?(?:option|choice) is \(?([A-J])\)?", re.IGNORECASE)
 _NO_SOLUTION = re.compile(
     rf"{_LEAD}*(?:there (?:is|are|exists?)|it has|we have|the (?:equation|system|inequality|problem) has)"
     r" (no (?:(?:real|integer|positive) )?solution)s?",
@@ -138,7 +139,7 @@ def _verdict(text: str) -> str:
     text = text.strip().removesuffix(".")
     if found := _VERDICT.fullmatch(text):
         return "" if _REVERSED.search(found[2]) else found[1]
-    found = _TRUTH.fullmatch(text) or _NO_SOLUTION.fullmatch(text)
+    found = _TRUTH.fullmatch(text) or _CHOICE.fullmatch(text) or _NO_SOLUTION.fullmatch(text)
     return found[1] if found else ""
 
 
@@ -146,6 +147,9 @@ def _stated(text: str) -> str:
     """The number that a sentence states, with what it counts; "" for other sentences."""
     if given := re.fullmatch(r"(.*) is (?:the|my|our) (?:final |correct )?answer\.?", text):
         return given[1]
+    lead = re.match(f"{_LEAD}+", text, re.IGNORECASE)
+    if lead and not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}", text[lead.end() :]):
+        return text[lead.end() :]  # So x = 42.
     if not (found := _STATEMENT.fullmatch(text)):
         return ""
     subject = re.findall("[a-z]+", (found["subject"] or "").lower())

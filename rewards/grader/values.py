@@ -68,6 +68,7 @@ Expression = Number | Symbol | Op
 Value = Expression | Struct
 MINUS_ONE = Number(Fraction(-1))
 INFINITY = Symbol("infty")
+UNIT_VECTOR = "unitvector"
 CONSTANTS = frozenset(["pi", "e", "i"])
 
 
@@ -111,6 +112,13 @@ def divided(top: Value, bottom: Value) -> Expression:
         if value == 0 or value.denominator > 1 or abs(bottom.value) == 1:
             return Number(value)
     return op("*", top, op("^", bottom, MINUS_ONE))
+
+
+def replaced(value: Expression, by: dict[str, Expression]) -> Expression:
+    """An expression with other values for some of its symbols."""
+    if isinstance(value, Op):
+        return Op(value.name, tuple(replaced(arg, by) for arg in value.args))
+    return by.get(value.name, value) if isinstance(value, Symbol) else value
 
 
 def variables(value: Value) -> frozenset[str]:

@@ -78,6 +78,12 @@ _PATTERNS = [
     (r"\^\s*\{?\s*('+)\s*\}?", r"\1"),  # f^\prime
     (r"(?<=[a-zA-Z])'+(?=\()", "_prime"),  # f'(1)
     (r"\\not\s*∈", "∉"),
+    (r"(?<=[0-9])\s*万", r" * 10^4 "),
+    (r"(?<=[0-9])\s*亿", r" * 10^8 "),
+    (
+        r"(?<=[0-9 ])(平方|立方)?(元|美元|厘米|毫米|千米|公里|米|千克|公斤|克|秒|分钟|小时|天|岁|度|[个人名只本件次种条张支棵])\s*$",
+        lambda match: f" {_POWERS.get(match[1], '')} {_CHINESE_UNITS.get(match[2], 'units')} ",
+    ),
     (r"\\not\s*=", "!="),
     (r"\(([0-9a-fA-F]+)\)\s*_", r"\1_"),  # (52)_8
     (r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)", "*"),  # 1.5 x 10^3
@@ -104,6 +110,10 @@ _MODULUS = re.compile(
     r"[(,]?\s*(?:\\(?:p?mod|bmod|pod)(?![a-zA-Z])|\\(?:text|mathrm|operatorname)\s*\{\s*mod(?:ulo)?\s*\}|\bmod(?:ulo)?\b)"
     r"\s*\{?\s*([0-9]+|[a-zA-Z])\s*\}?\s*\)?\s*$"
 )
+_CHINESE_UNITS = {"元": "yuan", "美元": "dollar", "厘米": "cm", "毫米": "mm", "千米": "km", "公里": "km", "米": "meter",
+                  "千克": "kg", "公斤": "kg", "克": "gram", "秒": "second", "分钟": "minute", "小时": "hour", "天": "days",
+                  "度": "degree", "岁": "years"}  # fmt: skip
+_POWERS = {"平方": "square", "立方": "cubic"}
 _UNIT_LETTERS = {"m": "meter", "g": "gram", "s": "second", "h": "hour", "l": "liter", "L": "liter", "N": "newton",
                  "J": "joule", "W": "watt", "V": "volt"}  # fmt: skip
 
@@ -135,6 +145,7 @@ def spelled(text: str) -> str:
     """An answer with each thing in it spelled in one way."""
     text = _VARIANT.sub(lambda match: _SPELLED.get(match[0], match[0]), text)
     if "≡" in text or "pmod" in text or re.search(r"\((?:\\text\s*\{)?\s*\\?b?mod\b", text):
+        text = re.sub(r"\\text\s*\{([^{}]*\bmod\b[^{}]*)\}", r"\1", text)
         text = _MODULUS.sub(r" ⫽ \1", text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
