@@ -13,7 +13,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from rewards.grader.values import CONSTANTS, INFINITY, Number, Op, Struct, Symbol, Unreadable, Value, is_matrix, negated
+from rewards.grader.operations import is_matrix, negated
+from rewards.grader.values import CONSTANTS, INFINITY, Number, Op, Struct, Symbol, Unreadable, Value
 
 POINTS = 8
 MAX_BITS = 4000
@@ -22,7 +23,7 @@ MAX_TERMS = 60
 """Of a sum or a product."""
 MAX_SIDE = 5
 """Rows or columns of a matrix."""
-MAX_ENDS = 40
+MAX_ENDS = 24
 """Of two sets together: sympy compares each part with each."""
 DIGITS = 50
 JOINING = ("union", "intersection", "difference")

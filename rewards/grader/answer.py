@@ -13,15 +13,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+from dataclasses import dataclass
 
 from rewards.grader.compare import Comparison, GradingConfig
 from rewards.grader.extract import MAX_CHARS, concluded, extract_answer, last_boxed
 from rewards.grader.lexer import tokenize
 from rewards.grader.numeric import LOCK
+from rewards.grader.operations import replaced, variables
 from rewards.grader.parser import Parser
 from rewards.grader.sentences import qualified
 from rewards.grader.units import measured
-from rewards.grader.values import UNIT_VECTOR, Struct, Symbol, Unreadable, Value, replaced, variables
+from rewards.grader.values import UNIT_VECTOR, Struct, Symbol, Unreadable, Value
 from rewards.grader.writing import normalised, spelled
 
 __all__ = ["GradingConfig", "equivalent", "extract_answer", "last_boxed", "read", "stated"]
@@ -45,32 +47,44 @@ def equivalent(gold: str, answer: str, config: GradingConfig | None = None) -> b
     """
     if not isinstance(gold, str) or not isinstance(answer, str):
         return False
-    return verdict(gold.strip(), answer.strip(), config or GradingConfig()) == ""
+    return verdict(gold.strip(), answer.strip(), config or GradingConfig()).paid
 
 
-def verdict(gold: str, answer: str, config: GradingConfig) -> str:
-    """Why an answer is not paid; "" if it is."""
+@dataclass
+class Verdict:
+    """Whether an answer is paid, the rule that decided it, and how both sides were read."""
+
+    paid: bool
+    rule: str
+    gold: str = ""
+    """What of it is compared, spelled in one way."""
+    answer: str = ""
+
+
+def verdict(gold: str, answer: str, config: GradingConfig) -> Verdict:
+    """The verdict of `equivalent`, with its reason."""
     if not _MISSING.isdisjoint((gold.casefold(), answer.casefold())):
-        return "a missing gold or answer"
+        return Verdict(False, "a missing gold or answer")
     if gold == answer:
-        return ""
+        return Verdict(True, "the same text", gold, answer)
     if max(len(gold), len(answer)) > MAX_CHARS:
-        return f"longer than {MAX_CHARS} characters"
+        return Verdict(False, f"a text of more than {MAX_CHARS} characters")
     try:
         (gold, domain), (answer, other) = (qualified(stated(text, config)) for text in (gold, answer))
     except Unreadable as error:
-        return f"not read: {error}"
+        return Verdict(False, f"not read: {error}")
+    texts = gold, answer = spelled(gold), spelled(answer)
     if domain and other and domain != other:
-        return f"of {domain} and of {other} numbers"
-    gold, answer = spelled(gold), spelled(answer)
+        return Verdict(False, f"letters that are {domain} are not {other}", *texts)
+    comparison = Comparison(config)
     try:
-        comparison, golds, answers = Comparison(config), readings(gold, trusted=True), readings(answer)
+        golds, answers = readings(gold, trusted=True), readings(answer)
         with LOCK:
             same = any(comparison.same(a, b) for a in golds for b in answers)
-        return "" if same else "another value"
+        return Verdict(same, comparison.rule or "another value", *texts)
     except (Unreadable, ArithmeticError, RecursionError, ValueError) as error:
-        first, second = (re.findall(r"[0-9.]+|\S", text) for text in (gold, answer))
-        return "" if first == second != [] else f"not read, and another text: {error}"
+        first, second = (re.findall(r"[0-9.]+|\S", text) for text in texts)
+        return Verdict(first == second != [], f"compared as texts, for one is not read ({error})", *texts)
 
 
 def stated(text: str, config: GradingConfig) -> str:

@@ -8,25 +8,15 @@ from fractions import Fraction
 
 from rewards.grader.algebra import Algebra, Sets, is_discrete, is_joined
 from rewards.grader.numeric import Evaluator
+from rewards.grader.operations import negated, op, replaced, variables
 from rewards.grader.relations import interval, is_definition, is_solved, is_unsolved
-from rewards.grader.values import (
-    MINUS_ONE,
-    UNIT_VECTOR,
-    Expression,
-    Number,
-    Op,
-    Struct,
-    Symbol,
-    Unreadable,
-    Value,
-    negated,
-    op,
-    replaced,
-    variables,
-)
+from rewards.grader.values import MINUS_ONE, UNIT_VECTOR, Expression, Number, Op, Struct, Symbol, Unreadable, Value
 
 FLOAT_NOISE, FLOAT_DIGITS = Fraction(1, 10**14), 16
 """A decimal of so many digits is another if it is this near, relatively: 0.1 + 0.2 prints as 0.30000000000000004."""
+
+
+NAMES = {"": "number or expression", "(": "tuple or interval", "{": "set", "words": "text"}
 
 
 @dataclass(frozen=True)
@@ -72,12 +62,14 @@ class Comparison:
     def __init__(self, config: GradingConfig):
         self.config, self.numbers = config, Evaluator()
         self.algebra = Algebra(self.numbers.spend)
+        self.rule = ""
+        """What decided the last comparison, for `explain`."""
 
     def same(self, a: Value, b: Value) -> bool:
         """Whether `b` gives the gold `a`."""
         self.numbers.spend(3)
         if a == b:
-            return True
+            return self.decided("both are read alike", True)
         a, b = self.as_vector(a, b), self.as_vector(b, a)
         kinds = {a.kind, b.kind}
         if kinds == {""}:
@@ -87,21 +79,27 @@ class Comparison:
         if "quantity" in kinds:
             return self.same_quantity(a, b)
         if "arithmetic" in kinds:
-            return kinds <= {"arithmetic", "matrix", "("} and self.algebra.same(a, b)
+            fits = kinds <= {"arithmetic", "matrix", "("}
+            return self.decided("matrices, calculated by sympy at a few points", fits and self.algebra.same(a, b))
         if "words" in kinds and len(kinds) > 1:
-            return same_letters(a, b) or same_letters(b, a)
+            same = same_letters(a, b) or same_letters(b, a)
+            return self.decided("words that state no value", same)
         joined = is_joined(a), is_joined(b)
         if all(joined) and a.kind != b.kind:  # `x < 1 or y > 3` is no union, though its parts are intervals
             return self.same_set(a, b)
         return self.same_items(a, b) or (any(joined) and self.same_set(a, b))
 
+    def decided(self, rule: str, result: bool) -> bool:
+        self.rule = rule
+        return result
+
     def same_items(self, a: Struct, b: Struct) -> bool:
         """Whether two collections are the same; a bare list may be any of them."""
         kinds = {a.kind, b.kind}
         if len(kinds) > 1 and not ("list" in kinds and kinds < {"list", "(", "{", "union"}):
-            return False
+            return self.decided(f"a {NAMES.get(a.kind, a.kind)} is no {NAMES.get(b.kind, b.kind)}", False)
         if a.label != b.label or len(a.items) != len(b.items):
-            return False
+            return self.decided("other brackets or words, or not as many members", False)
         if not kinds <= {"list", "{", "union"}:
             return all(map(self.same, a.items, b.items)) and bool(a.items)
         named = [item.label for item in a.items if item.kind == "named"]
@@ -118,7 +116,7 @@ class Comparison:
     def same_set(self, a: Value, b: Value) -> bool:
         """Whether two unions, intersections or differences hold the same numbers: [1, 3] is [1, 2] with [2, 3]."""
         try:
-            return Sets(self.bare, self.numbers.real_value).same(a, b)
+            return self.decided("sets of numbers, by sympy", Sets(self.bare, self.numbers.real_value).same(a, b))
         except Unreadable:
             return False
 
@@ -131,12 +129,16 @@ class Comparison:
         constants = [(name, base + name[1:]) for name in others - letters if name[0] in "cCK" for base in "cCK"]
         b = replaced(b, {old: Symbol(new) for old, new in constants if new in letters - others})  # of integration
         if isinstance(a, Number) and self.is_undone(b) and not self.config.unevaluated:
-            return False
-        return self.same_value(a, b) or self.stands_for(a, b) or self.stands_for(b, a)
+            return self.decided("the answer leaves arithmetic undone", False)
+        if self.stands_for(a, b) or self.stands_for(b, a):
+            return self.decided("a decimal, rounded or cut off correctly", True)
+        return self.same_value(a, b)
 
     def same_value(self, a: Expression, b: Expression) -> bool:
-        discrete = is_discrete(a) or is_discrete(b)
-        return self.algebra.same(a, b) if discrete else self.numbers.same_value(a, b)
+        if is_discrete(a) or is_discrete(b):
+            return self.decided("by value, at small integers, by sympy", self.algebra.same(a, b))
+        where = "at a few random points" if variables(a) | variables(b) else "exactly or to 300 digits"
+        return self.decided(f"by value, {where}", self.numbers.same_value(a, b))
 
     def stands_for(self, decimal: Expression, other: Expression) -> bool:
         """Whether a decimal is an exact value, correctly rounded or cut off to its digits; integers are exact."""
@@ -186,7 +188,7 @@ class Comparison:
         if unit == other_unit:
             return self.same(a, b)
         if "" not in (unit, other_unit):
-            return False
+            return self.decided(f"{unit} is not {other_unit}", False)
         if "%" in (unit, other_unit):
             parts = (_percentage(side) if own else side for side, own in ((a, unit), (b, other_unit)))
             return self.same(*parts) or (self.config.percent == "optional" and self.same(a, b))
@@ -199,17 +201,22 @@ class Comparison:
         if a.kind == b.kind and "\u2afd" in a.label + b.label:
             return self.same_residue(a, b)
         if b.kind not in ("named", "relation"):  # a gold is no answer: x^2 + y^2 = 25 is not 25
-            bare = self.stated(a) if is_definition(a) else a
+            if not is_definition(a):
+                return self.decided("the gold is an equation, and no side of it is the answer", False)
+            bare = self.stated(a)
             return bare.kind not in ("named", "relation") and self.same(bare, b)
         if a.kind not in ("named", "relation"):
             bare = self.stated(b)
-            return bare.kind != "relation" and self.same(a, bare)
+            if bare.kind == "relation":
+                return self.decided("the answer is an equation or a condition that names no value", False)
+            return self.same(a, bare)
         left, right = _difference(a), _difference(b)
         if is_solved(a) != is_solved(b):
             left = None  # 2x = 10 is not the answer x = 5
         operator, other = (side.label if side.kind == "relation" else "=" for side in (a, b))
         if left and right and operator == other:
-            return self.numbers.proportional(left, right, positive=operator in ("<", "<="))
+            same = self.numbers.proportional(left, right, positive=operator in ("<", "<="))
+            return self.decided("is one equation the other times a constant", same)
         if a.kind == b.kind and (a.kind == "named" or a.label == b.label):
             return False
         bare = self.bare(a), self.bare(b)

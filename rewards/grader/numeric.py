@@ -18,7 +18,8 @@ from typing import Any
 
 from mpmath.ctx_mp import MPContext
 
-from rewards.grader.values import Expression, Number, Symbol, Unreadable, variables
+from rewards.grader.operations import variables
+from rewards.grader.values import Expression, Number, Symbol, Unreadable
 
 POINTS = 6
 DIGITS = 300

@@ -19,24 +19,10 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from rewards.grader.lexer import Token
+from rewards.grader.operations import divided, expression, negated, op, replaced
 from rewards.grader.relations import asked, name_of, relation
 from rewards.grader.units import SCALES, unit_name
-from rewards.grader.values import (
-    CONSTANTS,
-    MINUS_ONE,
-    Expression,
-    Number,
-    Op,
-    Struct,
-    Symbol,
-    Unreadable,
-    Value,
-    divided,
-    expression,
-    negated,
-    op,
-    replaced,
-)
+from rewards.grader.values import CONSTANTS, MINUS_ONE, Expression, Number, Op, Struct, Symbol, Unreadable, Value
 
 MAX_DEPTH = 20
 """How deep brackets and exponents may nest."""
@@ -112,7 +98,8 @@ class Parser:
             kind, part = _JOINED[self.needs("op")], self.sum()
             first = value.items if value.kind == kind != "difference" else (value,)
             value = Struct(kind, (*first, part))
-        if isinstance(value, Number) and self.sees("word") and (scale := _scale(self.tokens[self.at].text)):
+        word = self.tokens[self.at].text.lower() if isinstance(value, Number) and self.sees("word") else ""
+        if scale := SCALES.get(word) or SCALES.get(word.removesuffix("s")):
             self.needs("word")
             value = Number(value.value * scale, value.decimals)
         if isinstance(value, Op) and value.name == "degree":
@@ -164,20 +151,18 @@ class Parser:
         while not isinstance(factors[0], Struct) or factors[0].kind in ("matrix", "arithmetic"):
             after = self.tokens[self.at + 1] if self.sees("open", "[") else self.tokens[self.at]
             beside = self.sees("open", "(", "{") or (self.sees("bar") and not self.bars)
-            beside = beside or (after.kind == "open" and after.text.startswith("\\begin"))
+            beside |= after.kind == "open" and after.text.startswith("\\begin")
+            beside |= self.sees("num") and self.tokens[self.at - 1].text == "!"  # 3!5! is a product
             if self.takes("op", "*"):
                 factors.append(self.signed(self.power))
             elif self.sees("op", "/") and self.tokens[self.at + 1].kind != "word":  # $29/day is no division
                 self.at += 1
                 factors.append(divided(factors.pop(), self.signed(self.power)))
-            elif beside or any(map(self.sees, ("name", "fn", "cmd"))) or self.after_factorial():
+            elif beside or any(map(self.sees, ("name", "fn", "cmd"))):
                 factors.append(self.power())
             else:
                 break
         return op("*", *factors) if len(factors) > 1 else factors[0]
-
-    def after_factorial(self) -> bool:
-        return self.sees("num") and self.tokens[self.at - 1].text == "!"  # 3!5! is a product
 
     def power(self) -> Value:
         """All that nests in brackets or in exponents goes through here."""
@@ -270,10 +255,9 @@ class Parser:
 
     def series(self, name: str) -> Expression:
         """A finite sum or product: all that is multiplied with its body belongs to it."""
-        if not (self.takes("op", "_") and self.takes("open", "{")):
-            raise Unreadable("a sum without bounds")
-        index, _, low = Symbol(self.needs("name")), self.needs("rel"), self.sum()
-        if not (self.takes("close", "}") and self.takes("op", "^")):
+        found = self.takes("op", "_") and self.takes("open", "{") and self.sees("name")
+        index, _, low = (Symbol(self.needs("name")), self.needs("rel"), self.sum()) if found else (None, "", None)
+        if not (found and self.takes("close", "}") and self.takes("op", "^")):
             raise Unreadable("a sum without bounds")
         high = self.atom()
         bound = Symbol(index.name + "_")  # i is no imaginary unit in it
@@ -312,11 +296,3 @@ class Parser:
         if len(rows) > 1 and len(rows[0]) == 1:
             return Struct("(", tuple(entry for (entry,) in rows))  # a column is a vector
         return Struct("matrix", tuple(Struct("row", row) for row in rows))
-
-
-# ---------------------------------------------------------------------------------------------------
-
-
-def _scale(word: str) -> Fraction | int | None:
-    word = word.lower()
-    return SCALES.get(word) or SCALES.get(word.removesuffix("s"))

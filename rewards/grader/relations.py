@@ -6,8 +6,9 @@ import re
 from fractions import Fraction
 
 from rewards.grader.lexer import Token
+from rewards.grader.operations import negated, variables
 from rewards.grader.units import CHANGING
-from rewards.grader.values import INFINITY, MINUS_ONE, Number, Op, Struct, Symbol, Unreadable, Value, negated, variables
+from rewards.grader.values import INFINITY, MINUS_ONE, Number, Op, Struct, Symbol, Unreadable, Value
 
 
 def name_of(tokens: list[Token], side: Value) -> str:

@@ -23,11 +23,12 @@ HEDGE = re.compile(
 ALSO_CHANGING = frozenset(["inverse", "thrice", "fewer", "greater", "square", "cube", "power"])
 _LEAD = (
     r"(?:(?:so|thus|hence|therefore|then|finally|now|and|altogether|overall|consequently|clearly|exactly|since then"
-    r"|a total of|in (?:total|all|the end|conclusion|summary|fact)|as a result|after (?:that|all)|it follows that|所以|因此|故"
-    r"|(?:we|i) (?:get|find|have|see|conclude|know) that|(?:this|which) means(?: that)?)[,:]? *)"
+    r"|a total of|in (?:total|all|the end|conclusion|summary|fact)|as a result|after (?:that|all)|it follows that"
+    r"|所以|因此|故|(?:we|i) (?:get|find|have|see|conclude|know) that|(?:this|which) means(?: that)?)[,:]? *)"
 )
 _VERB = (
-    r"(?:is|are|was|were|equals?|is equal to|will (?:be|have|take|cost|need|get|make|earn|pay)|has|have|had|needs?|takes?|took|costs?|makes?|made"
+    r"(?:is|are|was|were|equals?|is equal to|will (?:be|have|take|cost|need|get|make|earn|pay)"
+    r"|has|have|had|needs?|takes?|took|costs?|makes?|made"
     r"|gives?|gave|gets?|got|finds?|found|obtains?|sells?|sold|buys?|bought|spends?|spent|earns?|earned|pays?|paid"
     r"|eats?|ate|saves?|saved|travel(?:s|ed)?|drives?|drove|walk(?:s|ed)?|runs?|ran|reads?|uses?|used|collect(?:s|ed)?"
     r"|weighs?|scored|contains?|holds?|receives?|received|works?|worked|comes to|amounts to|ends up with|was left with)"

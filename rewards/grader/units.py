@@ -82,7 +82,7 @@ def counted(words: list[str]) -> list[str] | None:
 
     It ends in a plural or a unit. What may follow is short: where, when, in all.
     """
-    lower = [word.lower() for word in words]
+    lower = ["month" if word == "May" else word.lower() for word in words]
     if "per" in lower[:4] and lower[-1:] != ["per"]:
         at = lower.index("per")
         first, rest = counted(words[:at]), counted(["units", *words[at + 2 :]])
