@@ -20,9 +20,9 @@ def test_a_solved_equation_is_no_other_equation_that_it_solves(value, a, b, x):
 @given(st.integers(2, 50), st.integers(2, 9), st.sampled_from("xntk"))
 def test_the_right_side_of_an_equation_that_is_not_solved_is_no_answer(value, a, x):
     for left in (f"{a}{x}", f"{x} + {a}", f"{x} - {a}", f"{x}/{a}", f"{x}^2", f"{a}a + b", f"{x}({x} - {a})", f"{x}!"):
-        assert not paid(str(value), f"{left} = {value}") and not paid("0", f"{left} = 0"), left
+        assert not graded(str(value), f"{left} = {value}") and not graded("0", f"{left} = 0"), left
     for left in (f"f({a})", f"f(g({a}))", f"f'({a})", f"a_{a}", "a + b", "|z|", "\\sin A", "P(A)"):
-        assert paid(str(value), f"{left} = {value}") and not paid(str(value), f"{left} = {value + 1}"), left
+        assert graded(str(value), f"{left} = {value}") and not graded(str(value), f"{left} = {value + 1}"), left
 
 
 @given(st.integers(-50, 50), st.integers(2, 9), st.sampled_from(["<", ">", "\\le", "\\ge"]))

@@ -77,7 +77,8 @@ class Algebra:
 
     def same(self, a: Value, b: Value) -> bool:
         """Whether two values are equal at all of a few points where both are defined."""
-        names, whole = sorted(symbols(a) | symbols(b)), whole_letters(a) | whole_letters(b)
+        names = sorted(name for name in symbols(a) | symbols(b) if not name.endswith("_"))  # but those of sums
+        whole = whole_letters(a) | whole_letters(b)
         seed, defined, sympy = random.Random(repr((a, b))), 0, sympy_module()
         numbers = {name: seed.sample(range(1, 16), POINTS) for name in names}
         for at in range(POINTS if names else 1):
@@ -135,7 +136,7 @@ class Algebra:
     def operation(self, name: str, args: list[Any]) -> Any:
         sympy = sympy_module()
         if name in ("+", "*"):
-            return functools.reduce(lambda a, b: self.sized(a + b if name == "+" else a * b), args)
+            return functools.reduce(lambda a, b: self.sized(a + b, "+") if name == "+" else self.sized(a * b), args)
         if name == "^":
             return self.power(*args)
         if self.point is None:
@@ -157,10 +158,10 @@ class Algebra:
             whole = abs(args[0] - low) < sympy.Float(10, DIGITS) ** -40
             return sympy.Integer(low + (name == "ceil" and not whole))
         if name == "degree":
-            return self.sized(args[0] * sympy.pi / 180)
+            return self.sized(args[0] * sympy.pi / 180, name)
         if name == "log":
-            return self.sized(sympy.log(args[0], *(args[1:] or [10])))
-        return self.sized(getattr(sympy, _OWN.get(name, name.replace("arc", "a")))(args[0]))
+            return self.sized(sympy.log(args[0], *(args[1:] or [10])), name)
+        return self.sized(getattr(sympy, _OWN.get(name, name.replace("arc", "a")))(args[0]), name)
 
     def power(self, base: Any, exponent: Any) -> Any:
         if self.point is None:
@@ -194,12 +195,12 @@ class Algebra:
         self.point[index.name] = before
         return total
 
-    def sized(self, value: Any) -> Any:
+    def sized(self, value: Any, made_by: str = "*") -> Any:
         """A number of a size to reckon with: exact if it is rational, else to so many digits; and never a large one."""
         if self.point is None or value.is_infinite or value is sympy_module().nan:
             return value
         if value.is_Matrix:
-            return value.applyfunc(self.sized)
+            return value.applyfunc(lambda entry: self.sized(entry, "+"))
         if value.is_Rational:
             if max(int(value.p).bit_length(), int(value.q).bit_length()) > MAX_BITS:
                 raise Unreadable("too large")
@@ -208,8 +209,8 @@ class Algebra:
         value = value.evalf(DIGITS)
         if not value.is_Float:
             raise Unreadable("no real number")
-        if abs(value) < sympy_module().Float(10, DIGITS) ** -NOISE:
-            return sympy_module().Integer(0)
+        if made_by not in ("*", "^") and abs(value) < sympy_module().Float(10, DIGITS) ** -NOISE:
+            return sympy_module().Integer(0)  # what a sum or sin(pi) leaves is rounding
         if not -RANGE < value.num.man.bit_length() + value.num.exp < RANGE:
             raise Unreadable("out of range")
         return value

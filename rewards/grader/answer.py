@@ -79,6 +79,7 @@ def verdict(gold: str, answer: str, config: GradingConfig) -> Verdict:
         return Verdict(False, f"letters that are {domain} are not {other}", *texts)
     comparison = Comparison(config)
     try:
+        comparison.families = bool(domain or other)
         golds, answers = readings(gold, trusted=True), readings(answer)
         with LOCK:
             same = any(comparison.same(a, b) for a in golds for b in answers)

@@ -26,6 +26,8 @@ class Comparison:
     def __init__(self, config: GradingConfig):
         self.config, self.numbers = config, Evaluator()
         self.algebra = Algebra(self.numbers.spend)
+        self.families = False
+        """Whether a side says what a letter may be: then its name does not matter."""
         self.rule = ""
         """What decided the last comparison, for `explain`."""
 
@@ -90,6 +92,8 @@ class Comparison:
         if isinstance(a, Symbol) and isinstance(b, Symbol):
             return a == b or a.name.lower() == b.name.lower() in "abcde"  # the letter of a choice has no case
         letters, others = variables(a), variables(b)
+        if self.families and len(letters - others) == len(others - letters) == 1:  # 2k pi and 2n pi
+            b = replaced(b, {next(iter(others - letters)): Symbol(next(iter(letters - others)))})
         constants = [(name, base + name[1:]) for name in others - letters if name[0] in "cCK" for base in "cCK"]
         b = replaced(b, {old: Symbol(new) for old, new in constants if new in letters - others})  # of integration
         if isinstance(a, Number) and self.is_undone(b) and not self.config.unevaluated:
@@ -163,6 +167,8 @@ class Comparison:
         """`x = 5` is 5, but not `y = 5`; an equation is another times a constant."""
         if a.kind == b.kind and a.label == b.label and all(map(self.same, a.items, b.items)):
             return True
+        if a.kind == b.kind == "named" and re.fullmatch(rf"{re.escape(a.label)}_[0-9]", b.label):
+            return self.same(a.items[1], b.items[1])  # x_1 = 2 is x = 2
         if a.kind == b.kind and "\u2afd" in a.label + b.label:
             return self.same_residue(a, b)
         if b.kind not in ("named", "relation"):  # a gold is no answer: x^2 + y^2 = 25 is not 25
@@ -247,7 +253,9 @@ def _is_scientific(product: Op) -> bool:
 
 
 def same_letters(words: Value, other: Value) -> bool:
-    """ACD, several choices in one word, is A, C and D."""
+    """ACD, several choices in one word, is A, C and D; no solution is the empty set."""
+    if words.label == "no solution":
+        return other.kind == "{" and not other.items
     if words.kind != "words" or other.kind not in ("list", "(", "{") or not re.fullmatch("[a-j]{2,}", words.label):
         return False
     letters = sorted(item.name.lower() for item in other.items if isinstance(item, Symbol))
