@@ -63,7 +63,8 @@ _SYMBOLS = {"N": "newton", "J": "joule", "W": "watt", "V": "volt", "A": "ampere"
             "eV": "electronvolt", "cal": "calorie", "rad": "radian"}  # fmt: skip
 _SI = re.compile("(?:da|[fpnumcdkMGT])?(?:mol|Pa|Hz|eV|Wb|cd|rad|bar|cal|ohm|Wh|Ah|[mgsAKNJWVCFHTSLl])")
 _SYMBOL = re.compile(
-    r"(\s+per\s+|\\[,;: ]|[\s~*/.]*)((?:sq|square|cu|cubic)\s+)?(\\mu\s*)?([a-zA-Z]+|\\Omega)\s*(?:\^\s*\{?\s*(-?\s*[0-9])\s*\}?)?"
+    r"(\s+per\s+|\\[,;: ]|[\s~*/.]*)((?:sq|square|cu|cubic)\s+)?(\\mu\s*)?"
+    r"([a-zA-Z]+|\\Omega)\s*(?:\^\s*\{?\s*(-?\s*[0-9])\s*\}?)?"
 )
 _MEASURED = re.compile(
     r"(?P<value>[-+0-9.,*^{} ]*[0-9}])(?P<unit>(?:(?:[\s~*/.]|\\[,;: ])+(?:\\mu\s*)?(?:[a-zA-Z]+|\\Omega)"
