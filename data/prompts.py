@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from data.config import DataConfig
 from data.errors import DataError
 from data.problem import Problem
-from data.problems import DataConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

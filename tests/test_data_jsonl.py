@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import DataConfig, DataError, load_problems
-from data.jsonl import parse_row, read_lines
+from data.sources.jsonl import parse_row, read_lines
 
 GOOD = b'{"question": "1 + 1?", "answer": "2"}'
 

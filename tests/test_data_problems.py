@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import DataConfig, DataError, DemoConfig, load_problems, make_problems
-from data.text import last_boxed, number_text, split_final_answer, strip_annotations
+from data.sources.text import last_boxed, number_text, split_final_answer, strip_annotations
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ import random
 import re
 from dataclasses import dataclass
 
-from data.arithmetic import compute
 from data.errors import DataError
 from data.problem import Problem
-from data.text import ANNOTATION, strip_annotations
+from data.solutions.arithmetic import compute
+from data.sources.text import ANNOTATION, strip_annotations
 
 
 @dataclass(frozen=True)

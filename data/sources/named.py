@@ -30,7 +30,7 @@ class Source:
     marked: bool = False
     """Whether every answer must end in a line `#### N`."""
     held_out: float = 0.0
-    """Share of a single file that is held out for the split `test`, by story (`data.split`); 0: it is not cut."""
+    """Share of a single file that is held out for the split `test`, by story (`split.py`); 0: it is not cut."""
     advice: str = "put it there, or name its folder with data.root=DIR"
     """What to do when a file is missing."""
 
