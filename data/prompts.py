@@ -114,16 +114,16 @@ def build_prompt(problem: Problem, tokenizer: PreTrainedTokenizerBase, config: P
     if style == "chat":
         prompt = _chat([*problem.turns, {"role": "user", "content": question.strip()}], tokenizer, config)
     elif problem.turns:
-        raise DataError(f"problem {problem.id} is a conversation, which needs a chat template: prompt.style=chat")
+        raise DataError(f"{problem.called} is a conversation, which needs a chat template: prompt.style=chat")
     else:
         prompt = _plain(question, tokenizer, config)
     if question.strip() not in prompt.text:
         raise DataError(
-            f"the question of problem {problem.id} is not in its prompt: the chat template leaves out text that is not "
+            f"the question of {problem.called} is not in its prompt: the chat template leaves out text that is not "
             "in parts, as templates for images do; use prompt.style=plain or another tokenizer.chat_template"
         )
     if not prompt.ids:
-        raise DataError(f"the prompt of problem {problem.id} has no token")
+        raise DataError(f"the prompt of {problem.called} has no token")
     if "</think>" in prompt.prefill:
         text = "the chat template ends the prompt with an empty thought, so the model does not think before it answers"
         warnings.warn(f"{text}; with Qwen3 prompt.template_args.enable_thinking=true lets it think", stacklevel=1)
