@@ -5,7 +5,7 @@
     response = response_text(problems[0], ColdStartConfig())
 
     problem.py  problems.py  config.py     the record, and where it comes from
-    prompts.py  stream.py                  what the model reads, and in which order
+    prompts.py  chat.py  stream.py         what the model reads, and in which order
     sources/                               files, data sets known by name, the hub: rows, and their fields
     solutions/                             worked solutions as responses that SFT can teach
     embedded/                              a world of its own: stories, a tokenizer and a model, nothing to download
