@@ -12,7 +12,17 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=["grpo", "grpo.model", "grpo.runs", "grpo.report", "rewards", "data"],
+    packages=[
+        "grpo",
+        "grpo.model",
+        "grpo.runs",
+        "grpo.report",
+        "rewards",
+        "rewards.audit",
+        "rewards.grader",
+        "rewards.sandbox",
+        "data",
+    ],
     package_data={"data": ["tiny/*"], "grpo.report": ["templates/*"]},
     install_requires=[
         "torch>=2.6",

@@ -38,7 +38,7 @@ from grpo.runs.log import say
 from grpo.sampling import uniforms
 from grpo.scoring import load_rewards
 from grpo.weights import Tokens, needs_batch_entropy
-from rewards.scores import RewardFailure
+from rewards.sandbox.scores import RewardFailure
 
 
 def train_grpo(config: Config, run: Run) -> Policy:
