@@ -24,6 +24,12 @@ setup(
         "data",
     ],
     package_data={"data": ["tiny/*"], "grpo.report": ["templates/*"]},
+        "data",
+        "data.sources",
+        "data.solutions",
+        "data.embedded",
+    ],
+    package_data={"data.embedded": ["tiny/*"], "grpo.report": ["templates/*"]},
     install_requires=[
         "torch>=2.6",
         "transformers>=5.0",

@@ -14,7 +14,7 @@ from helpers_models import random_model
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data.tiny_model import build_tokenizer
+from data.embedded.tiny_model import build_tokenizer
 from grpo.distributed import all_gather, process_group, rank, rank_slice
 from grpo.experience import Batch
 from grpo.loss import PRESETS

@@ -19,7 +19,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.tiny_model import BASE_FOLDER
+from data.embedded.tiny_model import BASE_FOLDER
 from grpo.advantages import group_advantages
 from grpo.loss import Counts, LossConfig, token_loss
 from grpo.presets import PRESETS

@@ -195,8 +195,9 @@ def convert(value: Any, hint: Any) -> Any:
             return [convert(item, args[0]) for item in value] if origin is list else value
         if hint is str and value is None:
             return ""  # `key=` on the command line
-        if origin in (types.UnionType, typing.Union):
-            return None if value is None and type(None) in args else convert(value, args[0])
+        if origin in (types.UnionType, typing.Union):  # a list where it may be one, else the first type
+            listed = [arg for arg in args if isinstance(value, list) and typing.get_origin(arg) is list]
+            return None if value is None and type(None) in args else convert(value, (listed or args)[0])
         if origin is tuple and isinstance(value, list):
             items = args[:1] * len(value) if args[-1] is Ellipsis else args
             return tuple(convert(v, t) for v, t in zip(value, items, strict=True))
