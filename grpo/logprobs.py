@@ -1,10 +1,10 @@
-"""Teacher-forced log-probs of sampled completions, on the same shared-prefix path as sampling.
+"""Teacher-forced log-probs of sampled completions, on the same way through the model as sampling.
 
     logp_it = log softmax(z_it / temperature)[o_it]        z: logits; the temperature that the tokens were sampled at
 
-Each prompt is forwarded once per micro-batch, with gradient, and its completions attend to it (see `attention.py`). The
-head touches completion tokens only, a chunk at a time, and each chunk's logits are computed again in the backward
-pass: no [B, T, V] tensor exists.
+A prompt is forwarded once per micro-batch, with gradient, and its completions attend to it, where the model allows that
+(`model/shared_prefix.py`; the others take `model/whole_rows.py`). The head touches completion tokens only, a chunk at a
+time, and each chunk's logits are computed again in the backward pass: no [B, T, V] tensor exists.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from grpo.distributed import all_reduce
-from grpo.model.attention import Layout
 from grpo.model.batching import my_micro_batches
 from grpo.model.policy import Policy
 from grpo.types import Rollouts
@@ -30,7 +29,7 @@ def completion_logps(policy: Policy, rollouts: Rollouts, temperature: float) -> 
     where the mask is false. A frozen reference's entropy is not computed: it is 0.
     """
     mask = rollouts.mask.to(policy.device)  # [B, T]
-    hidden = completion_states(policy, rollouts)  # [M, D], M = mask.sum()
+    hidden = policy.completion_states(rollouts)  # [M, D], M = mask.sum()
     targets = rollouts.completion_ids[rollouts.mask].to(policy.device)  # [M]
     logps, entropy = token_logps(policy, hidden, targets, temperature)  # [M] each
     empty = torch.zeros(mask.shape, device=policy.device)
@@ -51,20 +50,6 @@ def logps_without_grad(
         for rows, micro in my_micro_batches(rollouts.select(mini), tokens):
             both[:, mini[rows], : micro.mask.shape[1]] += torch.stack(completion_logps(policy, micro, temperature))
     return tuple(all_reduce(both))
-
-
-def completion_states(policy: Policy, rollouts: Rollouts) -> Tensor:
-    """Hidden states of the positions that predict the sampled tokens, with gradient: [M, D], M = mask.sum().
-
-    The last token of a prompt belongs to the completions' inputs, so that each of these predicts one sampled token.
-    """
-    last = torch.tensor([prompt[-1] for prompt in rollouts.prompts])[rollouts.prompt_index]  # [B]
-    inputs = torch.cat([last[:, None], rollouts.completion_ids[:, :-1]], dim=1)  # [B, T]
-    prompt_ids = torch.tensor([i for prompt in rollouts.prompts for i in prompt[:-1]], dtype=torch.long)
-    lengths = torch.tensor([len(prompt) - 1 for prompt in rollouts.prompts])
-    layout = Layout(lengths, rollouts.lengths, rollouts.prompt_index, policy.device)
-    ids = torch.cat([prompt_ids, inputs[rollouts.mask]]).to(policy.device)
-    return policy(ids, layout.positions, layout)[len(prompt_ids) :]
 
 
 def token_logps(policy: Policy, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
