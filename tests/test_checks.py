@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, Gemma3Config, PreTrainedModel
 from data.tiny_model import build_tokenizer
 from grpo.logprobs import completion_logps
 from grpo.model import lora
-from grpo.model.checks import ModelError, check_model
+from grpo.model.checks import ModelError
 from grpo.model.compute import recompute_layers
 from grpo.model.lora import LoraConfig
 from grpo.model.policy import ModelConfig, Policy, load_policy

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -27,7 +28,8 @@ from data import tiny_model
 from grpo import distributed
 from grpo.model import checks, compute, lora, sharding
 from grpo.model.checks import ModelError
-from grpo.model.shared_prefix import Memory, SharedPrefix
+from grpo.model.shared_prefix import SharedPrefix
+from grpo.model.whole_rows import WholeRows
 from grpo.types import Rollouts
 
 
@@ -59,7 +61,7 @@ class Policy(nn.Module):
         eos_ids: list[int],
         source: str,
         dtype: torch.dtype = torch.float32,
-        passes: SharedPrefix | None = None,
+        passes: SharedPrefix | WholeRows | None = None,
     ):
         """eos_ids: every id that ends a completion; instruct models have several. source: where the base weights came
         from. dtype: what the layers compute in. passes: the way through the model."""
@@ -85,7 +87,7 @@ class Policy(nn.Module):
         """The linear layer from hidden states to logits."""
         return self.model.get_output_embeddings()
 
-    def forward(self, ids: Tensor, memory: Memory) -> Tensor:
+    def forward(self, ids: Tensor, memory: Any) -> Tensor:
         """Hidden states [M, D] of tokens [M]; `memory` knows their positions, and which tokens may see which."""
         return self.passes.hidden_states(self.model, ids, memory).clone()  # `fully_shard` warns of a view
 
@@ -93,7 +95,7 @@ class Policy(nn.Module):
         """Hidden states of the positions that predict the sampled tokens, with gradient: [M, D], M = mask.sum()."""
         return self.passes.completion_states(self, rollouts, self.device)
 
-    def start_decoding(self, prompts: list[list[int]], group_size: int, room: int) -> Memory:
+    def start_decoding(self, prompts: list[list[int]], group_size: int, room: int) -> Any:
         """Compute the prompts, [P] lists of tokens, without their last ones, for `room` tokens of `group_size` rows.
 
         What comes back is the memory of P * group_size rows: `policy(token, memory)` gives the hidden states of the
@@ -209,10 +211,11 @@ def load_policy(config: ModelConfig, seed: int = 0, training: bool = False) -> P
         model = model.to(device=config.device, dtype=torch.float32).eval()
         base = tiny_model.BASE_FOLDER if source == "tiny" else resolve_path(source)
         source = str(base.resolve() if base.exists() else base)  # PEFT, too, must find the base that an adapter names
+        implementation = model.config._attn_implementation  # transformers' choice
         policy = Policy(model, tokenizer, _eos_ids(model, tokenizer), source, getattr(torch, config.dtype))
         if not policy.eos_ids:
             raise ModelError("no end-of-sequence token; set eos_token in its tokenizer_config.json")
-        checks.check_model(model, policy, policy.logits)
+        checks.choose_passes(policy, implementation)
         if adapter:
             lora.load_adapter(model, path, adapter)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError, ...
