@@ -229,11 +229,12 @@ BY = ("logits_scaling",)  # Granite, MiniCPM3
 
 
 def logit_changes(config: PreTrainedConfig) -> tuple[float, float | None]:
-    """What a model multiplies its logits by after the head, and their soft cap (Gemma 2)."""
+    """What a model multiplies its logits by after the head, and their soft cap (Gemma 2, RecurrentGemma)."""
     config = config.get_text_config()
     times, by = TIMES, BY
     if config.model_type.startswith("hyperclovax"):  # its name for a factor is Granite's name for a divisor
         times, by = (*TIMES, *BY), ()
     scale = math.prod(getattr(config, name, None) or 1.0 for name in times)
     scale /= math.prod(getattr(config, name, None) or 1.0 for name in by)
-    return scale, getattr(config, "final_logit_softcapping", None)
+    caps = (getattr(config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap"))
+    return scale, next((cap for cap in caps if cap), None)

@@ -170,6 +170,17 @@ class Policy(nn.Module):
                 sharding.shard(some, some.model, self.dtype)
             else:
                 some.masters = compute.cast(some.model, self.dtype)
+                some.check_dtype()
+
+    @torch.no_grad()
+    def check_dtype(self) -> None:
+        """Raise ModelError where the model's code mixes types that do not go together: found before the first step."""
+        try:
+            self.passes.one_token(self, self.device)
+        except RuntimeError as error:
+            name, dtype = type(self.model).__name__, str(self.dtype).removeprefix("torch.")
+            said = f"{name} cannot compute in {dtype} ({checks.first_line(error)}); set model.dtype=float32"
+            raise ModelError(said) from error
 
     @contextmanager
     def unsharded(self) -> Iterator[None]:
@@ -236,9 +247,10 @@ def load_policy(config: ModelConfig, seed: int = 0, training: bool = False) -> P
         lora.add_adapter(model, config.lora, seed)
     if not config.lora.rank:
         compute.train_text(model)
+    compute.compute_in(model, policy.dtype)
     if not training:
         compute.cast(model, policy.dtype)
-    compute.compute_in(model, policy.dtype)
+        policy.check_dtype()
     if config.recompute == "full":
         compute.recompute_layers(model)
     return policy
