@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from data.tiny_model import build_tokenizer
+from data.embedded.tiny_model import build_tokenizer
 from grpo.experience import Batch
 from grpo.logprobs import completion_logps
 from grpo.loss import PRESETS
