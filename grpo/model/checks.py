@@ -125,7 +125,12 @@ def check_whole_rows(policy: nn.Module, name: str) -> None:
         theirs = torch.cat([z[:, -n:] for z, n in zip(alone, lengths.tolist(), strict=True)], dim=1)  # [2, M, V]
     except Exception as error:
         raise Unfit(f"{name} cannot run without a cache ({first_line(error)})") from error
-    compare(policy, hidden, theirs, f"{name} computes a row otherwise where longer ones are padded beside it")
+    compare(
+        policy,
+        hidden,
+        theirs,
+        f"{name} computes a row otherwise where longer ones are padded beside it, or changes its logits",
+    )
     try:
         hidden = decoded_states(policy, rollouts)
     except Exception as error:

@@ -49,7 +49,7 @@ class LoraLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        raise ValueError("the model reads an adapted layer's weight by itself; leave its name out of model.lora.targets")
+        raise ValueError("an adapted layer's weight is read by the model's code; leave it out of model.lora.targets")
 
     @property
     def out_features(self) -> int:
