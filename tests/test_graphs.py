@@ -211,25 +211,41 @@ def test_steps_without_a_shape_and_of_gathered_shards_are_done_as_they_are(steps
     assert steps([(4, 8)] * 3, policy)[0] == ["step"] * 3
 
 
-@pytest.mark.parametrize("fails", ["capture", "without_waiting"])
-def test_where_no_graph_can_be_captured_one_note_says_so_and_the_plain_step_is_done(fails, monkeypatch):
-    policy = policy_of("mistral")
+@pytest.mark.parametrize("when", ["captured", "looked at"])
+def test_where_no_graph_can_be_captured_one_note_says_so_and_the_plain_step_is_done(when, monkeypatch):
+    """It fails in the middle of the model, and is done again from its beginning."""
+    policy, without_waiting, mode = policy_of("mistral"), graphs.without_waiting, [0]
     expected = sample(policy)
     on_a_gpu(monkeypatch)
 
-    def failing(step, *last):
-        step() if fails == "without_waiting" else None
-        raise graphs.NoGraph("operation not permitted")
+    def failing(module, inputs):
+        if mode[0] == "error":
+            raise RuntimeError("called a synchronizing operation\nmore")
 
-    monkeypatch.setattr(graphs, fails, failing)
+    def capture(step, last):
+        mode[0] = "error"
+        try:
+            step()
+        except RuntimeError as error:
+            raise graphs.NoGraph("called a synchronizing operation") from error
+        finally:
+            mode[0] = 0
+
+    policy.model.model.norm.register_forward_pre_hook(failing)
+    if when == "captured":
+        monkeypatch.setattr(graphs, "capture", capture)
+    else:
+        monkeypatch.setattr(graphs, "without_waiting", without_waiting)
+        monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: mode[0])
+        monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda to: mode.__setitem__(0, to))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         same(sample(policy), expected)
         same(sample(policy), expected)
     assert [str(w.message) for w in caught] == [
-        "NOTE: sampling is slow: no CUDA graph of a decoding step (operation not permitted)"
+        "NOTE: sampling is slow: no CUDA graph of a decoding step (called a synchronizing operation)"
     ]
-    assert Replay.count == 0 and policy.graphs is False
+    assert Replay.count == 0 and policy.graphs is False and mode == [0]
 
 
 def test_a_model_that_fails_in_a_step_fails(monkeypatch):
