@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from grpo.distributed import all_reduce
+from grpo.model.batching import my_micro_batches
 from grpo.model.policy import Policy
 from grpo.types import Rollouts
 
@@ -32,6 +34,22 @@ def completion_logps(policy: Policy, rollouts: Rollouts, temperature: float) -> 
     logps, entropy = token_logps(policy, hidden, targets, temperature)  # [M] each
     empty = torch.zeros(mask.shape, device=policy.device)
     return empty.masked_scatter(mask, logps).cpu(), empty.masked_scatter(mask, entropy).cpu()
+
+
+@torch.no_grad()
+def logps_without_grad(
+    policy: Policy, rollouts: Rollouts, temperature: float, tokens: int, cut: list[Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same without gradient, in micro-batches of `tokens`, by all processes together: [N, T] each.
+
+    The policy is the one that is trained, or the frozen reference. cut: rows [n] of mini-batches, so that each is
+    computed as it will be with gradient; rows in none of them stay 0. None: all rows together.
+    """
+    both = torch.zeros(2, *rollouts.mask.shape)
+    for mini in [torch.arange(len(rollouts))] if cut is None else cut:
+        for rows, micro in my_micro_batches(rollouts.select(mini), tokens):
+            both[:, mini[rows], : micro.mask.shape[1]] += torch.stack(completion_logps(policy, micro, temperature))
+    return tuple(all_reduce(both))
 
 
 def token_logps(policy: Policy, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from data.tiny_model import build_tokenizer
+from data.embedded.tiny_model import build_tokenizer
 from grpo.model.attention import Layout
 from grpo.model.lora import LoraConfig
 from grpo.model.policy import ModelConfig, ModelError, load_policy

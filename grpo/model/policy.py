@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from data import tiny_model
+from data.embedded import tiny_model
 from grpo import distributed
 from grpo.model import checks, compute, lora, sharding
 from grpo.model.checks import ModelError
