@@ -28,8 +28,8 @@ class Replayed:
     def __init__(self, step: Callable[[], None], policy: nn.Module, memory: object):
         """step: what is done for each token; it moves nothing in Python, and may be done again where it failed.
 
-        policy: its `graphs` says whether a graph may be tried. memory: the rows'; its `shape` is None where steps have
-        shapes of their own.
+        policy: its `graphs` says whether a graph may be tried. memory: the rows'; steps of the same `shape` are the same
+        operations on tensors of the same shapes. A memory without one has steps of ever other shapes.
         """
         self.step, self.policy, self.memory = step, policy, memory
         self.shape: object = None  # of the steps that `graph` replays; at first there is none
@@ -38,7 +38,7 @@ class Replayed:
 
     def __call__(self) -> None:
         """Do a step."""
-        shape = self.memory.shape
+        shape = getattr(self.memory, "shape", None)
         try:
             if not self.policy.graphs or not can_replay(self.policy.device) or shape is None:
                 self.step()
