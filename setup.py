@@ -32,7 +32,7 @@ setup(
         "transformers>=5.0",
         "tokenizers",
         "safetensors",
-        "mpmath",
+        "sympy",  # of the grader; mpmath, which it evaluates with, comes with it
         "numpy",
         "pyyaml",
         "tqdm",

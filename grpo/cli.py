@@ -1,4 +1,6 @@
-"""`python -m grpo {base,sft,grpo,eval,reject,sample,export,report,bench,config} --config FILE.yaml [key.sub=value ...]`
+"""`python -m grpo {base,sft,grpo,eval,reject,sample,bench,config} --config FILE.yaml [key.sub=value ...]`
+
+or `{audit,grade,export,report}` with arguments of their own.
 
 Whatever the user can mend ends with one line on stderr and exit code 2; an interrupt with 130.
 """
@@ -21,6 +23,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import torch
+import yaml
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
@@ -43,6 +46,7 @@ from grpo.runs.settings import ConfigError, load_config
 from grpo.runs.signals import Stopped
 from grpo.sft import train_sft
 from grpo.trainer import train_grpo
+from rewards.accuracy import grading_config
 
 STAGES: dict[str, Callable[[Config, Run], Policy]] = {"sft": train_sft, "grpo": train_grpo, "reject": train_rejection}
 
@@ -108,6 +112,12 @@ def _parser() -> argparse.ArgumentParser:
     audit = commands.add_parser("audit", help="what does a reward wrongly pay? (-h for its options)", add_help=False)
     audit.add_argument("rest", nargs=argparse.REMAINDER)
     audit.set_defaults(command=lambda arguments: rewards.audit.main(arguments.rest))
+    text = "why is an answer paid or not?"
+    grade = commands.add_parser("grade", help=text, description=text, prefix_chars="\0", add_help=False)
+    grade.add_argument("gold", help="the gold answer")
+    grade.add_argument("answer", help="an answer, or a completion with one in its tags")
+    grade.add_argument("settings", nargs="*", metavar="name=value", help="settings of the grader: percent=optional")
+    grade.set_defaults(command=_grade)
     export = commands.add_parser("export", help="write a Hugging Face folder: adapters merged, or a newest checkpoint")
     export.add_argument("model", type=Path, help="a model, an adapter, or a run (complete or not)")
     export.add_argument("folder", type=Path, help="a new folder for the model")
@@ -116,6 +126,14 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("folder", type=Path, help="a run folder, or the folder that holds several")
     report.set_defaults(command=lambda arguments: print(write_reports(arguments.folder)))
     return parser
+
+
+def _grade(arguments: argparse.Namespace) -> int:
+    """Explain a verdict; exit code 1 if the answer is not paid."""
+    settings = {name: yaml.safe_load(value) for name, _, value in (s.partition("=") for s in arguments.settings)}
+    found = rewards.explain(arguments.gold, arguments.answer, grading_config(settings))
+    print(found)
+    return 0 if found.verdict.paid else 1
 
 
 def _configured(command: Callable[[Config, argparse.Namespace], None], arguments: argparse.Namespace) -> None:
