@@ -21,6 +21,7 @@ from data.embedded import tiny_model
 from grpo import distributed
 from grpo.model import checks, compute, lora, sharding
 from grpo.model.checks import ModelError
+from grpo.model.head import Head
 from grpo.model.shared_prefix import SharedPrefix
 from grpo.model.source import ModelConfig, find_eos_ids, load_base, resolve_path
 from grpo.model.whole_rows import WholeRows
@@ -45,6 +46,7 @@ class Policy(nn.Module):
         self.model, self.tokenizer, self.eos_ids, self.source, self.dtype = model, tokenizer, eos_ids, source, dtype
         self.logit_scale, self.logit_cap = checks.logit_changes(model.config)
         self._reference: tuple[Policy, ...] = ()  # in a tuple: its parameters are none of ours
+        self.graphs = True  # sampling may try CUDA graphs: see `graphs.py`
         self.masters: dict[str, Tensor] = {}  # trained fp32 weights of which the model has rounded ones
         self.passes = passes or SharedPrefix()
         self.passes.prepare(model)
@@ -81,23 +83,13 @@ class Policy(nn.Module):
             raise ValueError("a prompt holds no token: it needs at least one to continue from")
         return self.passes.start_decoding(self, prompts, group_size, room, self.device)
 
-    @torch.no_grad()
-    def logits(self, hidden: Tensor, part: slice = slice(None), out: Tensor | None = None) -> Tensor:
-        """The head, without gradient, or a part of its vocabulary, written to `out` where given: [M, D] -> [M, V].
+    def current_head(self) -> Head:
+        """From hidden states to logits, while no weight moves."""
+        return Head(self.head, self.logit_scale, self.logit_cap, self.dtype)
 
-        Always in fp32: bf16 logits cost 0.02 nats a token.
-        """
-        z = torch.mm(hidden.float(), self.head.weight[part].t(), out=out)
-        if self.head.bias is not None:
-            z += self.head.bias[part]
-        if self.logit_scale != 1:
-            z *= self.logit_scale
-        return z if self.logit_cap is None else z.div_(self.logit_cap).tanh_().mul_(self.logit_cap)
-
-    def through_cap(self, gradient: Tensor, z: Tensor) -> Tensor:
-        """From the gradient of logits z to that of the head's output, in place: [M, V]."""
-        gradient = gradient if self.logit_scale == 1 else gradient.mul_(self.logit_scale)
-        return gradient if self.logit_cap is None else gradient.mul_(1 - (z / self.logit_cap).square())
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Without gradient, as one fp32 product whatever the type of the layers: [M, D] -> [M, V]."""
+        return Head(self.head, self.logit_scale, self.logit_cap, torch.float32).logits(hidden)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training moves, by name: all of them, or the adapter's."""
@@ -152,6 +144,7 @@ class Policy(nn.Module):
         for some in (self, *self._reference):
             if sharded:
                 sharding.shard(some, some.model, self.dtype)
+                some.graphs = False  # gathering is not for a graph
             else:
                 some.masters = compute.cast(some.model, self.dtype)
                 some.check_dtype()
