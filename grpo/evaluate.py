@@ -25,6 +25,7 @@ from grpo.runs.config import Config, RewardConfig
 from grpo.runs.folder import Run, data_hash, fingerprint
 from grpo.runs.journal import Journal, Judged
 from grpo.runs.log import progress
+from grpo.runs.start import say_start
 from grpo.scoring import Completions, RewardSet, load_rewards
 from grpo.types import Problem, Rollouts
 from rewards import count_reflections, format_reward
@@ -59,6 +60,7 @@ def evaluate(config: Config, policy: Policy, run: Run | None = None) -> dict[str
     run: the open run folder, where an evaluation that was stopped goes on.
     """
     problems = held_out(config, policy)
+    say_start("eval", config, policy, len(problems))
     config = replace(config, sampling=replace(config.sampling, top_p=config.eval.top_p))
     sampled = judge(config, policy, problems, config.eval.samples, config.eval.temperature, "eval sampled", run)
     greedy = judge(config, policy, problems, 1, 0.0, "eval greedy", run)

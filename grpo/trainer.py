@@ -36,6 +36,7 @@ from grpo.runs.config import Config
 from grpo.runs.folder import Run, data_hash, fingerprint
 from grpo.runs.keeper import Keeper
 from grpo.runs.log import say
+from grpo.runs.start import say_start
 from grpo.sampling import uniforms
 from grpo.scoring import load_rewards
 from grpo.weights import Tokens, needs_batch_entropy
@@ -66,6 +67,7 @@ def train_grpo(config: Config, run: Run) -> Policy:
     position = keeper.state.get("position", 0)
     stream = Stream(problems, config.seed, position, stage=run.stage, shuffle=config.data.shuffle)
 
+    say_start("grpo", config, policy, len(problems))
     for step in keeper.steps_left("grpo"):
         with policy.unsharded(), keeper.saved_on(RewardFailure):
             batch = collect(config, policy, rewards, stream, step)
