@@ -47,7 +47,7 @@ def logps_without_grad(
     """
     both = torch.zeros(2, *rollouts.mask.shape)
     for mini in [torch.arange(len(rollouts))] if cut is None else cut:
-        for rows, micro in my_micro_batches(rollouts.select(mini), tokens):
+        for rows, micro in my_micro_batches(rollouts.select(mini), tokens, policy.passes.prompts_shared):
             both[:, mini[rows], : micro.mask.shape[1]] += torch.stack(completion_logps(policy, micro, temperature))
     return tuple(all_reduce(both))
 
