@@ -151,9 +151,9 @@ def write(arguments: argparse.Namespace, results: dict[str, dict]) -> None:
     """gpu_check.md and gpu_check.json, after each row."""
     notes = (
         f"{processor(torch.device(arguments.device))}; torch {torch.__version__}, transformers {__version__}; one "
-        "seed. Sampling and steps: random weights. A step: shape, type, prompts x group x tokens, system; one step, after "
-        f"an uncounted one of at most {WARMUP} tokens ({WARMUP // 4} in TRL). The share is of the card's peak in that "
-        "type. Real: a pretrained model, with intervals of 95 %."
+        "seed. Sampling and steps: random weights. A step: shape, type, prompts x group x tokens, system; after one "
+        f"that is not counted, of at most {WARMUP} tokens ({WARMUP // 4} in TRL). The share is of the card's peak in "
+        "that type. Real: a pretrained model, with intervals of 95 %."
     )
     head = "| " + " | ".join(COLUMNS) + " |"
     lines = [notes, "", head, "|---" * len(COLUMNS) + "|", *(row(name, result) for name, result in results.items())]
