@@ -47,7 +47,7 @@ REAL = {  # configurations, and settings on top of them
                        "grpo.group_size=8", "sampling.max_new_tokens=256", "optim.warmup_steps=3"]),
     "small": ("demo", [*EVERY, "data.count=16", "sampling.max_new_tokens=64", "eval.data.count=4", "sft.steps=10",
                        "sft.batch_size=16", "grpo.prompts_per_step=2", "grpo.group_size=4", "optim.warmup_steps=0",
-                       "grpo.drop_zero_spread=false"]),
+                       "grpo.drop_zero_spread=false", "grpo.drop_by=[]"]),
 }  # fmt: skip
 """GRPO is stopped when its time is over: so many steps it never makes."""
 
