@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from grpo.shadowed import claim
+from grpo.version import __version__
 
 if TYPE_CHECKING:
     from grpo.api import train_grpo, train_reject, train_sft
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from grpo.model.policy import load_policy
     from grpo.runs.settings import load_config
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "evaluate", "load_config", "load_policy", "train_grpo", "train_reject", "train_sft"]
 
 _HOME = {

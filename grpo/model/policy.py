@@ -16,18 +16,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from data.embedded import tiny_model
 from grpo import distributed
 from grpo.model import checks, compute, lora, sharding
 from grpo.model.checks import ModelError
 from grpo.model.shared_prefix import Memory, SharedPrefix
+from grpo.permissions import apply_umask
 from grpo.types import Rollouts
 
 
@@ -194,6 +190,7 @@ class Policy(nn.Module):
         else:
             self.model.save_pretrained(folder, state_dict=self.model.state_dict() | self.masters)
         self.tokenizer.save_pretrained(folder)
+        apply_umask(*folder.glob("*.safetensors"))
 
 
 def load_policy(config: ModelConfig, seed: int = 0, training: bool = False) -> Policy:

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from grpo.presets import DROP_BY_CORRECTNESS, PRESETS
+from grpo.runs import shipped
 from grpo.runs.config import Config, RewardConfig
 from grpo.runs.validate import check, did_you_mean
 
@@ -44,7 +45,7 @@ def load_config(file: str | None, overrides: list[str] | None = None, checked: b
     for override in overrides or []:
         settings = over(settings, read_override(override, errors))
     if file is not None:
-        settings = on_top(read_file(Path(file), errors), settings)
+        settings = on_top(read_file(shipped.find(Path(file)), errors), settings)
     config = Config()
     for key in sorted(settings, key=lambda key: key != ("loss", "preset")):  # the preset first, the rest as they came
         value, place = settings[key]
@@ -91,7 +92,8 @@ def read_file(path: Path, errors: list[str], including: tuple[Path, ...] = ()) -
     settings = read_yaml(text, str(path), errors)
     base, place = settings.pop(("include",), (None, ""))
     if isinstance(base, str):
-        return on_top(read_file(path.parent / base, errors, (*including, path.resolve())), settings)
+        below = shipped.find(path.parent / base, Path(base))
+        return on_top(read_file(below, errors, (*including, path.resolve())), settings)
     if base is not None:
         errors.append(f"{place}: include must be a file name, relative to this file")
     return settings

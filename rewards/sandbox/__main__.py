@@ -4,7 +4,7 @@ import os
 import sys
 
 if __name__ == "__main__":
-    # In place of this file's folder, which Python put first: the one that holds `rewards`, before the working directory.
+    # Python put this file's folder first; the one that holds `rewards` takes its place, before the working directory
     sys.path[0] = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
     from rewards.sandbox.worker import main
 
