@@ -27,14 +27,17 @@ QUICK = [
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Path:
-    base = tmp_path / "sft.yaml"
+    base = tmp_path / "first.yaml"  # a stage's command does not depend on the names of files
     base.write_text(
-        yaml.safe_dump({"include": str(REPO / "experiments/demo/common.yaml"), "model": {"path": "tiny-init"}})
+        yaml.safe_dump(
+            {"stage": "sft", "include": str(REPO / "experiments/demo/common.yaml"), "model": {"path": "tiny-init"}}
+        )
     )
-    grpo = tmp_path / "grpo.yaml"
+    grpo = tmp_path / "second.yaml"
     grpo.write_text(
         yaml.safe_dump(
             {
+                "stage": "grpo",
                 "include": str(REPO / "experiments/demo/common.yaml"),
                 "rewards": {"format": {}},
                 "grpo": {
@@ -55,6 +58,7 @@ def plan(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_small_ablation(plan: Path, tmp_path: Path, monkeypatch) -> None:
     arguments = [
         str(plan),
@@ -133,6 +137,7 @@ def test_shipped_ablations_are_valid(file: Path) -> None:
         ("stages: {sft: F}\nvariants: {a: sft.steps=1}", "variants.a: settings are lists of `key.sub=value`"),
         ("stages: {sft: F}\nvariants: {a: {sft: [{sft.steps: 1}]}}", "variants.a: settings are lists"),
         ("stages: {sft: F}\nvariants: {a: [sft.stepps=1]}", "unknown key 'sft.stepps'; did you mean 'sft.steps'?"),
+        ("stages: {sft: experiments/demo/common.yaml}\nvariants: {a: []}", "write `stage: sft` in it"),
         ("stages: [", "while parsing a flow node"),
     ],
 )
@@ -150,6 +155,7 @@ def test_a_missing_plan_is_one_line(tmp_path, capsys):
     assert "No such file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_ablation_that_is_killed_goes_on_and_ends_with_the_same_results(plan: Path, tmp_path: Path) -> None:
     def command(name: str) -> list[str]:
         places = ["--runs", str(tmp_path / name / "runs"), "--out", str(tmp_path / name / "out")]

@@ -10,7 +10,6 @@ import copy
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,28 +24,11 @@ from transformers import (
 
 from data import tiny_model
 from grpo import distributed
-from grpo.model import attention, checks, compute, lora, sharding
+from grpo.model import attention, checks, compute, hub, lora, sharding
 from grpo.model.attention import Layout
 from grpo.model.cache import Cache
 from grpo.model.checks import ModelError
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Which policy to load and how to train it."""
-
-    path: str = "tiny"
-    """Hub id, Hugging Face folder, PEFT adapter folder, run folder, `.gguf` file, `tiny` or `tiny-init`."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub model."""
-    dtype: str = "float32"
-    """Compute dtype, float32 or bfloat16. The weights that the optimiser moves are fp32 in both cases."""
-    recompute: str = "none"
-    """What the backward pass computes again to save memory: none, or full (all but the layers' inputs)."""
-    device: str = "cpu"
-    """Where the model runs: cpu, cuda, cuda:0, ..."""
-    lora: lora.LoraConfig = field(default_factory=lora.LoraConfig)
-    """LoRA settings; rank 0 trains all parameters."""
+from grpo.model.config import ModelConfig
 
 
 class Policy(nn.Module):
@@ -256,6 +238,8 @@ def _load_base(config: ModelConfig, source: str, seed: int) -> tuple[PreTrainedM
     name = str(path) if path.is_dir() else source
     if path.is_dir():
         _check_names(path)
+    else:
+        hub.check(name, config.revision)
     extra |= {"revision": config.revision, "trust_remote_code": False}  # never code out of a model's folder
     tokenizer = AutoTokenizer.from_pretrained(name, **extra)
     if not source.endswith(".gguf"):
