@@ -70,7 +70,7 @@ def evaluate(config: Config, policy: Policy, run: Run | None = None) -> dict[str
         "samples": config.eval.samples,
         "temperature": config.eval.temperature,
         "top_p": config.eval.top_p,
-        "source": f"{config.eval.data.source}/{config.eval.data.split}",
+        "source": config.eval.data.label,
         "sampled": {
             **describe(sampled),
             "se": standard_error(shares),

@@ -24,6 +24,8 @@ LOOP += [
     "grpo.minimal",
 ]  # a list: names of tests must be the same in every process
 
+REWARDS = [f"rewards.{n}" for n in ("accuracy", "format", "habits", "length", "reflection", "repetition")]
+
 
 def lines(path: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines())
@@ -118,6 +120,9 @@ def inside(name: str, packages: tuple[str, ...]) -> bool:
     [
         (("rewards",), ("grpo", "data")),
         (("data",), ("grpo",)),
+        (("rewards.grader", "rewards.text"), ("rewards.sandbox", "rewards.audit", *REWARDS)),
+        (("rewards.sandbox",), ("rewards.grader", "rewards.audit", *REWARDS)),
+        (tuple(REWARDS), ("rewards.grader", "rewards.sandbox", "rewards.audit")),
         (("grpo.distributed",), ("grpo.model", "grpo.runs", "grpo.report", *LOOP)),
         (("grpo.model",), ("grpo.runs", "grpo.report", *LOOP)),
         (("grpo.runs",), ("grpo.report", *LOOP)),

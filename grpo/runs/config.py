@@ -54,7 +54,7 @@ class GRPOConfig:
     group_size: PositiveInt = 8
     """G: completions sampled for each prompt."""
     mini_batches: PositiveInt = 1
-    """Parts that a batch's groups are cut into, an optimiser step each; above 1, ratios and clips have an effect."""
+    """Mini-batches that a batch is cut into, an optimiser step each; above 1, ratios and clips have an effect."""
     updates_per_batch: PositiveInt = 1
     """mu: passes over the mini-batches of a batch."""
     drop_zero_spread: bool = True
@@ -74,7 +74,7 @@ class SFTConfig:
     steps: NotNegativeInt = 0
     """Optimiser steps; 0: as many as `epochs` needs."""
     epochs: Positive = 1.0
-    """Passes over the data."""
+    """Passes over the data; the last batch of a pass may be smaller."""
     batch_size: PositiveInt = 64
     """Sequences per optimiser step."""
     max_tokens: NotNegativeInt = 0

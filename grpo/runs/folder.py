@@ -264,7 +264,8 @@ def parent_of(model_path: str) -> dict[str, Any]:
 
 def data_hash(problems: list[Problem]) -> str:
     """SHA-256 of all that prompts and rewards see of these problems."""
-    return hashlib.sha256(json.dumps([list(vars(problem).values()) for problem in problems]).encode()).hexdigest()
+    seen = [[value for name, value in vars(problem).items() if name != "place"] for problem in problems]
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
 
 def code_hash(config: Config) -> dict[str, str]:

@@ -35,16 +35,13 @@ class Keeper:
     policy: Policy
     optimizer: Optimizer
     steps: int
-    updates: int  # optimiser steps per step
     state: dict[str, int]  # step, data cursor and length of the logs after the last step that moved something
 
     @classmethod
-    def resume(
-        cls, config: Config, run: Run, policy: Policy, optimizer: Optimizer, steps: int, updates: int = 1
-    ) -> Keeper:
+    def resume(cls, config: Config, run: Run, policy: Policy, optimizer: Optimizer, steps: int) -> Keeper:
         """Go on from the newest checkpoint, or begin. Raises RunError if there are some, all damaged."""
         state = load_checkpoint(run.folder / "checkpoints", optimizer) or {"step": 0}
-        return cls(config, run, policy, optimizer, steps, updates, state)
+        return cls(config, run, policy, optimizer, steps, state)
 
     def __post_init__(self) -> None:
         self.log = RunLog(self.run.folder, self.state)
@@ -70,7 +67,7 @@ class Keeper:
         self.bar.set_postfix({name: f"{metrics[name]:.3g}" for name in SHOWN if name in metrics})
         self.bar.update()
         self.log.step(step, metrics)
-        if metrics.get("skipped") == self.updates:
+        if metrics.get("skipped") and metrics["skipped"] == metrics.get("updates", 1):  # SFT makes one update a step
             self._skipped += 1
         else:
             self._skipped = 0

@@ -53,6 +53,8 @@ def _contradictions(config: Config) -> Iterator[Mistake]:
             "grpo.drop_by",
             f"{unknown[0]!r} is no reward of this run; there are {', '.join(config.rewards) or 'none'}",
         )
+    if config.grpo.drop_by and not config.grpo.drop_zero_spread:
+        yield "grpo.drop_by", "does nothing with grpo.drop_zero_spread=false; leave one of the two out"
     if config.grpo.mini_batches > config.grpo.prompts_per_step:
         yield (
             "grpo.mini_batches",
@@ -82,7 +84,7 @@ def _functions(config: Config) -> Iterator[Mistake]:
             get_reward(config.eval.reward)
         except ValueError as error:
             yield "eval.reward", f"is none of the rewards and cannot be used: {error}"
-    if _names(config.loss) not in map(_names, PRESETS.values()):
+    if config.loss.delta is not None or _names(config.loss) not in map(_names, PRESETS.values()):
         yield from _losses(config.loss)
 
 
@@ -94,14 +96,16 @@ def _names(loss: LossConfig) -> list[Any]:
 def _losses(loss: LossConfig) -> Iterator[Mistake]:
     # here: they import PyTorch, which takes seconds, and a typo elsewhere is said at once
     from grpo.advantages import ADVANTAGES
-    from grpo.loss import AGGREGATIONS, KL_ESTIMATORS, RATIOS, check_surrogate
-    from grpo.weights import check_weights
+    from grpo.loss import AGGREGATIONS, KL_ESTIMATORS, RATIOS, SURROGATES
+    from grpo.trials import check_surrogate, check_weights
 
     choices = {"advantage": ADVANTAGES, "ratio": RATIOS, "kl": KL_ESTIMATORS, "aggregation": AGGREGATIONS}
     for name, known in choices.items():
         if (value := getattr(loss, name)) not in known:
             yield f"loss.{name}", f"must be one of {', '.join(known)}, not {value!r}{did_you_mean(value, known)}"
-    functions = {"loss.surrogate": (check_surrogate, loss), "loss.weight": (check_weights, loss.weight)}
+    if loss.delta is not None and loss.surrogate in SURROGATES and loss.surrogate != "clip":
+        yield "loss.delta", f"does nothing with loss.surrogate={loss.surrogate}; it bounds the ratio of `clip`"
+    functions = {"loss.surrogate": (check_surrogate, loss), "loss.weight": (check_weights, loss)}
     for key, (check_it, what) in functions.items():
         try:
             check_it(what)
