@@ -39,7 +39,7 @@ def run(config: Config, arguments: argparse.Namespace) -> None:
         COMMANDS[arguments.name](config, arguments)
 
 
-def train(config: Config, arguments: argparse.Namespace) -> None:
+def _train(config: Config, arguments: argparse.Namespace) -> None:
     """Train a stage in its run folder, then evaluate what came out."""
     if config.eval.at_end:
         load_problems(config.eval.data, config.seed)  # what cannot be read would end a run after its last step
@@ -64,7 +64,7 @@ def train(config: Config, arguments: argparse.Namespace) -> None:
     say(f"{run.folder}: complete; the model is in {run.folder / 'model'}")
 
 
-def base(config: Config, _: argparse.Namespace) -> None:
+def _base(config: Config, _: argparse.Namespace) -> None:
     """Stage 1: evaluate config.model as it is, and show some of its completions."""
     run = open_run(config, "base")
     if not run.complete:
@@ -85,7 +85,7 @@ def base(config: Config, _: argparse.Namespace) -> None:
     _show(evaluation_table({run.folder.name: from_first(lambda: read_mapping(run.folder / "eval.json"))}))
 
 
-def evaluate_models(config: Config, _: argparse.Namespace) -> None:
+def _evaluate(config: Config, _: argparse.Namespace) -> None:
     """Stage 4: evaluate config.model, or every model of eval.folder, and show them side by side.
 
     What a run has evaluated itself, in the same way, is not evaluated again.
@@ -114,7 +114,7 @@ def _show(text: str) -> None:
         print(text)
 
 
-def sample(config: Config, _: argparse.Namespace) -> None:
+def _sample(config: Config, _: argparse.Namespace) -> None:
     """Print sampled completions of the first problems of config.eval.data."""
     problems = load_problems(config.eval.data, config.seed)
     policy = load_policy(config.model, config.seed)
@@ -124,11 +124,11 @@ def sample(config: Config, _: argparse.Namespace) -> None:
         _show(f"    gold {problem.answer}, {'right' if j.correct else 'wrong'}, {j.reflections} reflections")
 
 
-def time_steps(config: Config, arguments: argparse.Namespace) -> None:
+def _bench(config: Config, arguments: argparse.Namespace) -> None:
     result = bench(config, max(1, arguments.steps), arguments.warmup_tokens)
     _show(json.dumps(result) if arguments.json else bench_table(result))
 
 
 COMMANDS: dict[str, Callable[[Config, argparse.Namespace], None]] = {
-    "base": base, "eval": evaluate_models, "sample": sample, "bench": time_steps, **dict.fromkeys(STAGES, train),
+    "base": _base, "eval": _evaluate, "sample": _sample, "bench": _bench, **dict.fromkeys(STAGES, _train),
 }  # fmt: skip

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from grpo import cli
+
 REPO = Path(__file__).parent.parent
 SPEC = importlib.util.spec_from_file_location("ablate", REPO / "experiments" / "ablate.py")
 ablate = importlib.util.module_from_spec(SPEC)
@@ -58,8 +60,20 @@ def plan(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.slow
-def test_a_small_ablation(plan: Path, tmp_path: Path, monkeypatch) -> None:
+@pytest.fixture
+def in_process(monkeypatch) -> None:
+    """Run the stages here: a process of its own for each spends its time importing PyTorch."""
+    run = subprocess.run
+
+    def here(command: list[str], **options: object) -> subprocess.CompletedProcess:
+        if command[1:3] != ["-m", "grpo"]:
+            return run(command, **options)
+        return subprocess.CompletedProcess(command, cli.main(command[3:]), "", "")
+
+    monkeypatch.setattr(ablate.subprocess, "run", here)
+
+
+def test_a_small_ablation(plan: Path, tmp_path: Path, monkeypatch, in_process) -> None:
     arguments = [
         str(plan),
         "--seeds",
@@ -86,7 +100,7 @@ def test_a_small_ablation(plan: Path, tmp_path: Path, monkeypatch) -> None:
     assert page.count("| a | ") == page.count("| b | ") == 2 and "--seeds 3" in page
 
 
-def test_a_variant_may_leave_stages_out_and_rows_may_be_the_last_stages(plan: Path, tmp_path: Path) -> None:
+def test_a_variant_may_leave_stages_out_and_rows_may_be_the_last_stages(plan: Path, tmp_path: Path, in_process) -> None:
     text = yaml.safe_load(plan.read_text())
     path = ["model.path=tiny-init"]
     text["variants"] = {
@@ -94,7 +108,8 @@ def test_a_variant_may_leave_stages_out_and_rows_may_be_the_last_stages(plan: Pa
         "grpo": {"sft": "skip", "grpo": [*QUICK[2:], *path]},
     }
     plan.write_text(yaml.safe_dump(text | {"rows": "last"}, sort_keys=False))
-    arguments = [str(plan), "--seeds", "0", "1", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    places = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    arguments = [str(plan), "--seeds", "0", "1", "--jobs", "1", *places]
     assert ablate.main(arguments) == 0
     results = json.loads((tmp_path / "out" / "plan.json").read_text())
     assert {variant: list(stages) for variant, stages in results.items()} == {"sft alone": ["sft"], "grpo": ["grpo"]}
