@@ -21,10 +21,12 @@ from data.embedded import tiny_model
 from grpo import distributed
 from grpo.model import checks, compute, lora, sharding
 from grpo.model.checks import ModelError
+from grpo.model.config import ModelConfig
 from grpo.model.head import Head
 from grpo.model.shared_prefix import SharedPrefix
-from grpo.model.source import ModelConfig, find_eos_ids, load_base, resolve_path
+from grpo.model.source import find_eos_ids, load_base, resolve_path
 from grpo.model.whole_rows import WholeRows
+from grpo.permissions import apply_umask
 from grpo.types import Rollouts
 
 
@@ -184,6 +186,7 @@ class Policy(nn.Module):
         else:
             self.model.save_pretrained(folder, state_dict=self.model.state_dict() | self.masters)
         self.tokenizer.save_pretrained(folder)
+        apply_umask(*folder.glob("*.safetensors"))
 
 
 def load_policy(config: ModelConfig, seed: int = 0, training: bool = False) -> Policy:
