@@ -1,6 +1,8 @@
 """Updates of tiny models on given rollouts, in this process or, as a program that torchrun starts, in several.
 
-torchrun --nproc-per-node 2 tests/helpers_distributed.py FOLDER [CASE ...]     # of `save_models`; the results go there, too
+torchrun --nproc-per-node 2 tests/helpers_distributed.py FOLDER [CASE ...]
+
+The folder is that of `save_models`; the results go there, too.
 """
 
 from __future__ import annotations
