@@ -95,7 +95,7 @@ def sft_step(policy: Policy, optimizer: Optimizer, batch: Rollouts, tokens: int,
     """One optimiser step on the mean negative log-likelihood of the batch's completion tokens."""
     num_tokens = int(batch.mask.sum())
     total = torch.zeros((), dtype=torch.float64)
-    for _, micro in my_micro_batches(batch, tokens):
+    for _, micro in my_micro_batches(batch, tokens, policy.passes.prompts_shared):
         logps, _ = completion_logps(policy, micro, temperature=1.0)  # [B, T], 0 outside the mask
         loss = -logps.sum() / num_tokens
         loss.backward()

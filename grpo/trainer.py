@@ -132,7 +132,7 @@ def add_gradient(
     rollouts = batch.rollouts.select(mini)
     num_tokens, sums = rollouts.mask.sum(), {}
     entropies = None if constants.old_entropy is None else constants.old_entropy[mini][batch.rollouts.mask[mini]]  # [M]
-    for rows, micro in my_micro_batches(rollouts, config.tokens_per_micro_batch):
+    for rows, micro in my_micro_batches(rollouts, config.tokens_per_micro_batch, policy.passes.prompts_shared):
         here = (mini[rows], slice(micro.mask.shape[1]))  # rows of the batch, and the slots that the micro-batch fills
         logps, entropy = completion_logps(policy, micro, config.sampling.temperature)  # [B, T] each
         tokens = Tokens.of(

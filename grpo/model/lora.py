@@ -37,6 +37,10 @@ class LoraLinear(nn.Module):
         self.as_reference = False
 
     @property
+    def weight(self) -> Tensor:
+        raise ValueError("an adapted layer's weight is read by the model's code; leave it out of model.lora.targets")
+
+    @property
     def out_features(self) -> int:
         return self.base.out_features
 
@@ -56,9 +60,13 @@ def adapters(model: nn.Module) -> dict[str, LoraLinear]:
 
 
 def _linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers that can be adapted, by name: those of the text model, and not the head."""
-    text = {id(m) for m in model.get_decoder().modules()}
-    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and id(m) in text}
+    """The linear layers that can be adapted, by name: those of the text model that are called, and not the head.
+
+    Llama 4's router returns more than one tensor, and of Mamba's `dt_proj` only the weight is read.
+    """
+    text = {id(m) for m in model.get_decoder().modules()} - {id(model.get_output_embeddings())}
+    linears = ((name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and id(m) in text)
+    return {name: m for name, m in linears if not f"{name} {type(m).__name__}".endswith(("Router", "dt_proj Linear"))}
 
 
 def _wrap(model: nn.Module, names: list[str], rank: int, scaling: float) -> None:

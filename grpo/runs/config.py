@@ -102,7 +102,8 @@ class EvalConfig:
     folder: str = ""
     """`grpo eval` evaluates the models of all runs in this folder, side by side; empty: `model.path` alone."""
     data: DataConfig = field(default_factory=lambda: DataConfig(split="test", count=200))
-    """Held-out problems."""
+    """Held-out problems. Where `data.source` is set and this names none: 200 of those that belong to it, of its test
+    split, or cut off by `data.held_out`."""
     samples: PositiveInt = 4
     """k: completions sampled per problem."""
     temperature: NotNegative = 1.0
@@ -153,7 +154,7 @@ class Config:
     """Go on with a run whose code has changed since it began; its manifest records that."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=lambda: DataConfig(count=1000))
-    """Training problems."""
+    """Training problems; all rows of a source that is named, unless `count` is set."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
     coldstart: ColdStartConfig = field(default_factory=ColdStartConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from data.config import held_out_of
 from grpo.presets import DROP_BY_CORRECTNESS, PRESETS
 from grpo.runs.config import Config
 from grpo.runs.hints import did_you_mean, no_preset, no_setting, unknown
@@ -58,7 +59,7 @@ def load_config(file: str | None, overrides: list[str] | None = None, checked: b
             errors.append(f"{place}: {'.'.join(key)} {error}")
         except ValueError as error:  # from a __post_init__, which names its field
             errors.append(f"{place}: {error}")
-    config = with_preset_filter(config, settings)
+    config = with_own_data(with_preset_filter(config, settings), settings)
     places = {".".join(key): place for key, (_, place) in settings.items()}
     for name, what in check(config) if checked else ():
         at = next((f"{place}: " for key, place in places.items() if f"{key}.".startswith(f"{name}.")), "")
@@ -75,6 +76,19 @@ def with_preset_filter(config: Config, settings: Settings) -> Config:
     if preset not in list(DROP_BY_CORRECTNESS) or not free or right not in config.rewards:
         return config
     return dataclasses.replace(config, grpo=dataclasses.replace(config.grpo, drop_by=(right,)))
+
+
+def with_own_data(config: Config, settings: Settings) -> Config:
+    """Of a source that is named: all rows unless `data.count` is set, and the held-out problems that belong to it."""
+    data, held_out = config.data, config.eval.data
+    if ("data", "source") not in settings or data.source == "demo":
+        return config
+    if ("data", "count") not in settings:
+        data = dataclasses.replace(data, count=0)
+    given = {key[2] for key in settings if key[:2] == ("eval", "data")}
+    if "source" not in given:
+        held_out = held_out_of(data, **{name: getattr(held_out, name) for name in given})
+    return dataclasses.replace(config, data=data, eval=dataclasses.replace(config.eval, data=held_out))
 
 
 # ---- reading ------------------------------------------------------------------------------------------------
