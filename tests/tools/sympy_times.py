@@ -1,4 +1,4 @@
-"""How long sympy takes for what the grader decides: `python tests/sympy_times.py PAIRS.jsonl` (fields gold, pred).
+"""How long sympy takes for what the grader decides: `python tests/tools/sympy_times.py PAIRS.jsonl` (gold, pred).
 
 Each pair of expressions is built from the parser's own tree, with exponents and digits bounded, and decided by
 `simplify(a - b) == 0`, by `a.equals(b)` (each in a process of its own, killed after five seconds), and by the grader.
@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from rewards.answer import GradingConfig, equivalent
 from rewards.grader.answer import read, stated
