@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from data.embedded import tiny_model
@@ -38,8 +39,13 @@ def resolve_path(path: str) -> Path:
     return folder / "model" if (folder / "model").is_dir() and (folder / "manifest.json").exists() else folder
 
 
-def load_base(config: ModelConfig, source: str, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The full-precision model and tokenizer behind a source name."""
+def load_base(
+    config: ModelConfig, source: str, seed: int, mapped: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The full-precision model and tokenizer behind a source name.
+
+    mapped: leave the weights in their files, in the type that these have; they are fp32 otherwise.
+    """
     if source in ("tiny", "tiny-init"):
         if source == "tiny-init":
             return tiny_model.build_model(seed), tiny_model.build_tokenizer()
@@ -60,7 +66,8 @@ def load_base(config: ModelConfig, source: str, seed: int) -> tuple[PreTrainedMo
     tokenizer = AutoTokenizer.from_pretrained(name, **extra)
     if not source.endswith(".gguf"):
         extra["use_safetensors"] = True  # a .bin file is a pickle
-    model, found = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **extra)
+    dtype = stored_dtype(path) if mapped and path.is_dir() and not source.endswith(".gguf") else torch.float32
+    model, found = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True, **extra)
     if found["missing_keys"]:  # transformers would make them up at random, and only warn
         raise ModelError(f"its files lack {len(found['missing_keys'])} weights, {min(found['missing_keys'])} for one")
     if source.endswith(".gguf"):  # the weights were dequantised on the way in: they are plain fp32 now
@@ -68,6 +75,16 @@ def load_base(config: ModelConfig, source: str, seed: int) -> tuple[PreTrainedMo
             del model.config.quantization_config
         model.is_quantized, model.hf_quantizer = False, None
     return model, tokenizer
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The type of all tensors in the files of a folder, as which they can stay there; fp32 where they have several."""
+    found = set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            found |= {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+    halves = {"BF16": torch.bfloat16, "F16": torch.float16}
+    return halves.get(found.pop(), torch.float32) if len(found) == 1 else torch.float32
 
 
 def _check_names(folder: Path) -> None:

@@ -95,11 +95,13 @@ class Run:
 
     def finish(self, policy: Policy | None = None) -> None:
         """Save what was trained, mark the run complete, and drop what was kept to go on from."""
+        partial = self.folder / "model.partial"
         if policy and rank() == 0:
             self.check_folder()
-            partial = self.folder / "model.partial"
             shutil.rmtree(partial, ignore_errors=True)
+        if policy:  # all processes: each may have a shard
             policy.save(partial)
+        if policy and rank() == 0:
             shutil.rmtree(self.folder / "model", ignore_errors=True)
             os.replace(partial, self.folder / "model")
         self.manifest["finished"] = now()
@@ -285,6 +287,7 @@ def fingerprint(policy: Policy) -> str:
     """A digest of a policy's parameters: of each, the sums of its bits, as integers, along its last two dimensions."""
     sha, integers = hashlib.sha256(), {4: torch.int32, 2: torch.int16}
     for name, p in policy.model.named_parameters():
+        p = p.float() if policy.mapped else p  # in its file it may be of another type
         bits = p.detach().view(integers[p.element_size()])
         sums = [bits.sum(dim=-1), bits.sum(dim=-2)] if bits.dim() > 1 else [bits]
         sha.update(name.encode() + b"".join(x.cpu().contiguous().numpy().tobytes() for x in sums))
