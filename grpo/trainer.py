@@ -25,6 +25,7 @@ from grpo.advantages import group_advantages, unscored
 from grpo.distributed import all_reduce, reduce_metrics
 from grpo.evaluate import PROMPTS, check_evaluation
 from grpo.experience import Batch, collect, log_completions, make_prompts
+from grpo.golds import gradable
 from grpo.logprobs import completion_logps, logps_without_grad
 from grpo.loss import KL_ESTIMATORS, Counts, token_loss, token_means
 from grpo.metrics import add_metrics, metrics_without_update, summary
@@ -48,6 +49,7 @@ def train_grpo(config: Config, run: Run) -> Policy:
     rewards = load_rewards(config.rewards, config.sandbox)
     policy = load_policy(config.model, config.seed, training=True, parallel=config.parallel)
     problems = fitting(problems, policy.tokenizer, config.prompt, config.data)
+    problems = gradable(problems, config.rewards, config.data)
     prompts = make_prompts(config, policy, problems)  # a prompt that is too long is found before the first step
     check_evaluation(config, policy, run)
     run.note_input("data_hash", data_hash(problems), "training data")

@@ -49,8 +49,13 @@ SMALL = {
     },
 }  # fmt: skip
 
-settings.register_profile("grpo", deadline=None, derandomize=True, max_examples=60, database=None)
-settings.load_profile("grpo")
+settings.register_profile("all", deadline=None, derandomize=True, max_examples=60, database=None)
+settings.register_profile("quick", settings.get_profile("all"), max_examples=15)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """`make test` tries fewer examples of each property than `make test-all`."""
+    settings.load_profile("quick" if "not slow" in config.option.markexpr else "all")
 
 
 @pytest.fixture(autouse=True, scope="session")

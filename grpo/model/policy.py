@@ -22,10 +22,12 @@ from data.embedded import tiny_model
 from grpo import distributed
 from grpo.model import checks, compute, lora, sharding
 from grpo.model.checks import ModelError
+from grpo.model.config import ModelConfig
 from grpo.model.head import Head
 from grpo.model.shared_prefix import SharedPrefix
-from grpo.model.source import ModelConfig, find_eos_ids, load_base, resolve_path
+from grpo.model.source import find_eos_ids, load_base, resolve_path
 from grpo.model.whole_rows import WholeRows
+from grpo.permissions import apply_umask
 from grpo.types import Rollouts
 
 
@@ -96,6 +98,11 @@ class Policy(nn.Module):
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training moves, by name: all of them, or the adapter's."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def values(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and value of each parameter; in fp32 where it is still in its file, whatever type it has there."""
+        for name, p in self.model.named_parameters():
+            yield name, p.detach().float() if self.mapped else p.detach()
 
     def freeze_reference(self) -> None:
         """Remember the present policy as the KL's reference. LoRA keeps a copy of its adapter alone."""
@@ -202,6 +209,7 @@ class Policy(nn.Module):
             self.model.save_pretrained(folder, state_dict=self.model.state_dict() | self.masters | gathered)
         shutil.rmtree(folder / "gathered", ignore_errors=True)
         self.tokenizer.save_pretrained(folder)
+        apply_umask(*folder.glob("*.safetensors"))
 
 
 def load_policy(config: ModelConfig, seed: int = 0, training: bool = False, parallel: str = "ddp") -> Policy:

@@ -69,7 +69,9 @@ def save_checkpoint(folder: Path, optimizer: Optimizer, state: State, keep: int)
         old.unlink()
 
 
-def write(path: Path, shapes: dict[str, torch.Size], tensors: Iterable[tuple[str, Tensor]], metadata: State) -> None:
+def write(
+    path: Path, shapes: dict[str, torch.Size], tensors: Iterable[tuple[str, Tensor]], metadata: dict[str, str]
+) -> None:
     """A file in safetensors' format, of fp32 tensors that come one by one in the order of their shapes."""
     unknown, at, header = "0" * 64, 0, {}
     for name, shape in shapes.items():

@@ -23,7 +23,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,16 +32,17 @@ import transformers
 import yaml
 from safetensors import SafetensorError
 
-from grpo import __version__
 from grpo.distributed import from_first, rank
 from grpo.model.policy import Policy
+from grpo.runs.card import model_card
 from grpo.runs.config import Config, to_yaml
 from grpo.runs.files import RunError, read_mapping, write_json, write_text
 from grpo.runs.signals import StopRequest
 from grpo.types import Problem
+from grpo.version import __version__
 
 FREE = (  # settings that do not change what is computed, so that a run may go on with others
-    "run", "threads", "parallel", "tokens_per_micro_batch", "sampling.max_rows", "model.recompute", "log.",
+    "stage", "run", "threads", "parallel", "tokens_per_micro_batch", "sampling.max_rows", "model.recompute", "log.",
     "eval.at_end", "sandbox.", "max_skipped", "accept_code",
 )  # fmt: skip
 LONGER = ("grpo.steps", "sft.steps")  # may grow on the way, if the learning rate does not depend on them
@@ -96,12 +97,13 @@ class Run:
     def finish(self, policy: Policy | None = None) -> None:
         """Save what was trained, mark the run complete, and drop what was kept to go on from."""
         partial = self.folder / "model.partial"
-        if policy and rank() == 0:
+        if policy:  # in all processes: each may have a shard
             self.check_folder()
-            shutil.rmtree(partial, ignore_errors=True)
-        if policy:  # all processes: each may have a shard
+            from_first(lambda: shutil.rmtree(partial, ignore_errors=True))
             policy.save(partial)
         if policy and rank() == 0:
+            result = read_mapping(self.folder / "eval.json") if (self.folder / "eval.json").exists() else {}
+            write_text(partial / "README.md", model_card(self.config, self.manifest, result))
             shutil.rmtree(self.folder / "model", ignore_errors=True)
             os.replace(partial, self.folder / "model")
         self.manifest["finished"] = now()
@@ -159,11 +161,11 @@ def _open(run: Run, stage: str) -> dict[str, Any]:
 def _new_manifest(config: Config, stage: str) -> dict[str, Any]:
     """Where a run comes from. The commit ends in `-dirty` if the code was edited, and is None outside a checkout."""
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        here = Path(__file__).parent
-        commit = subprocess.run(describe, cwd=here, capture_output=True, text=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        commit = ""
+    root, commit = Path(__file__).parents[2], ""
+    # where the package is installed, a repository around it is the user's
+    with suppress(OSError, subprocess.TimeoutExpired):
+        if (root / ".git").exists():
+            commit = subprocess.run(describe, cwd=root, capture_output=True, text=True, timeout=10).stdout.strip()
     versions = {"grpo": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     return {
         "stage": stage,
@@ -286,9 +288,8 @@ def code_hash(config: Config) -> dict[str, str]:
 def fingerprint(policy: Policy) -> str:
     """A digest of a policy's parameters: of each, the sums of its bits, as integers, along its last two dimensions."""
     sha, integers = hashlib.sha256(), {4: torch.int32, 2: torch.int16}
-    for name, p in policy.model.named_parameters():
-        p = p.float() if policy.mapped else p  # in its file it may be of another type
-        bits = p.detach().view(integers[p.element_size()])
+    for name, p in policy.values():
+        bits = p.view(integers[p.element_size()])
         sums = [bits.sum(dim=-1), bits.sum(dim=-2)] if bits.dim() > 1 else [bits]
         sha.update(name.encode() + b"".join(x.cpu().contiguous().numpy().tobytes() for x in sums))
     return sha.hexdigest()
@@ -296,4 +297,4 @@ def fingerprint(policy: Policy) -> str:
 
 def now() -> str:
     """UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")
