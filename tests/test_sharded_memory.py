@@ -71,13 +71,19 @@ def test_no_process_holds_a_whole_model(tmp_path, dtype):
         bos_token_id=None, eos_token_id=1,
     )  # fmt: skip
     torch.manual_seed(0)
-    LlamaForCausalLM(config).to(dtype).save_pretrained(tmp_path / "m")
-    build_tokenizer().save_pretrained(tmp_path / "m")
+    name, folder = str(tmp_path / "m"), tmp_path / "m"
+    if dtype == torch.bfloat16:  # as one that was downloaded before
+        name, folder = "some/one", tmp_path / "models--some--one" / "snapshots" / ("a" * 40)
+        (tmp_path / "models--some--one" / "refs").mkdir(parents=True)
+        (tmp_path / "models--some--one" / "refs" / "main").write_text("a" * 40)
+    LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
     (tmp_path / "measured.py").write_text(MEASURED)
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     # glibc would keep freed blocks of these sizes for itself
     own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "1000000"}
-    command = [*run, str(tmp_path / "measured.py"), str(tmp_path / "m"), str(tmp_path / "out")]
+    own |= {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    command = [*run, str(tmp_path / "measured.py"), name, str(tmp_path / "out")]
     done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
@@ -85,6 +91,6 @@ def test_no_process_holds_a_whole_model(tmp_path, dtype):
     assert figures["load"] < 0.3 * whole, figures
     assert 0.9 * whole < figures["between"] < 1.1 * whole  # half of the policy and half of its reference
     assert figures["shard"] < 1.2 * whole and figures["save"] < 1.2 * whole, figures
-    saved, there = load_file(tmp_path / "out" / "model.safetensors"), load_file(tmp_path / "m" / "model.safetensors")
+    saved, there = load_file(tmp_path / "out" / "model.safetensors"), load_file(folder / "model.safetensors")
     assert saved.keys() == there.keys()
     assert all(torch.equal(x, there[name].float()) and x.dtype == torch.float32 for name, x in saved.items())

@@ -221,7 +221,7 @@ def load_policy(config: ModelConfig, seed: int = 0, training: bool = False, para
     path, device = resolve_path(config.path), distributed.find_device(config.device)
     try:
         source, adapter = lora.read_source(path) if (path / "adapter_config.json").exists() else (config.path, None)
-        mapped = training and sharding.is_sharded(parallel) and not adapter and not config.lora.rank
+        mapped = training and sharding.is_sharded(parallel) and not (adapter or config.lora.rank or ".gguf" in source)
         model, tokenizer = load_base(config, source, seed, mapped)
         model = model.eval() if mapped else model.to(device=device, dtype=torch.float32).eval()
         base = tiny_model.BASE_FOLDER if source == "tiny" else resolve_path(source)

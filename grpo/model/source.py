@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 from data.embedded import tiny_model
 from grpo.model import hub
@@ -50,8 +51,10 @@ def load_base(
     tokenizer = AutoTokenizer.from_pretrained(name, **extra)
     if not source.endswith(".gguf"):
         extra["use_safetensors"] = True  # a .bin file is a pickle
-    dtype = stored_dtype(path) if mapped and path.is_dir() and not source.endswith(".gguf") else torch.float32
-    model, found = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True, **extra)
+    extra |= {"output_loading_info": True}
+    model, found = AutoModelForCausalLM.from_pretrained(name, dtype="auto" if mapped else torch.float32, **extra)
+    if mapped and stored_dtype(name, config.revision) != model.dtype:  # some of them would be rounded
+        model, found = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **extra)
     if found["missing_keys"]:  # transformers would make them up at random, and only warn
         raise ModelError(f"its files lack {len(found['missing_keys'])} weights, {min(found['missing_keys'])} for one")
     if source.endswith(".gguf"):  # the weights were dequantised on the way in: they are plain fp32 now
@@ -61,10 +64,10 @@ def load_base(
     return model, tokenizer
 
 
-def stored_dtype(folder: Path) -> torch.dtype:
-    """The type of all tensors in the files of a folder, as which they can stay there; fp32 where they have several."""
+def stored_dtype(name: str, revision: str | None) -> torch.dtype:
+    """The type of all tensors in a model's files, a folder's or downloaded ones; fp32 where they have several."""
     found = set()
-    for file in folder.glob("*.safetensors"):
+    for file in Path(cached_file(name, "config.json", revision=revision)).parent.glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
             found |= {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
     halves = {"BF16": torch.bfloat16, "F16": torch.float16}
