@@ -62,8 +62,9 @@ def evaluate(config: Config, policy: Policy, run: Run | None = None) -> dict[str
     problems = held_out(config, policy)
     say_start("eval", config, policy, len(problems))
     config = replace(config, sampling=replace(config.sampling, top_p=config.eval.top_p))
-    sampled = judge(config, policy, problems, config.eval.samples, config.eval.temperature, "eval sampled", run)
-    greedy = judge(config, policy, problems, 1, 0.0, "eval greedy", run)
+    with policy.unsharded():
+        sampled = judge(config, policy, problems, config.eval.samples, config.eval.temperature, "eval sampled", run)
+        greedy = judge(config, policy, problems, 1, 0.0, "eval greedy", run)
     shares = per_problem(sampled, len(problems))
     levels: dict[str, list[float]] = {}
     for problem, share in zip(problems, shares, strict=True):

@@ -61,7 +61,8 @@ def train_rejection(config: Config, run: Run) -> Policy:
         say(table(["samples", "count", "share"], shares))
     responses = from_first(lambda: read_samples(run.folder / "samples.jsonl", problems))
     start = replace(config.model, path=config.reject.sft_from or config.model.path)
-    return fit(config, run, load_policy(start, config.seed, training=True), responses)
+    policy = load_policy(start, config.seed, training=True, parallel=config.parallel)
+    return fit(config, run, policy, responses)
 
 
 def read_samples(path: Path, problems: list[Problem]) -> list[tuple[Problem, str]]:

@@ -37,7 +37,7 @@ Example = tuple[list[int], list[int]]
 def train_sft(config: Config, run: Run) -> Policy:
     """Stage 2: fine-tune on worked solutions put into the response format."""
     problems = load_problems(config.data, config.seed, teach=True)
-    policy = load_policy(config.model, config.seed, training=True)
+    policy = load_policy(config.model, config.seed, training=True, parallel=config.parallel)
     problems = fitting(problems, policy.tokenizer, config.prompt, config.data)
     check_evaluation(config, policy, run)
     responses = [(p, response_text(p, config.coldstart, config.seed)) for p in problems]

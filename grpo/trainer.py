@@ -47,7 +47,7 @@ def train_grpo(config: Config, run: Run) -> Policy:
     """Run GRPO in an open run folder, from the start or from its newest checkpoint."""
     problems = load_problems(config.data, config.seed)
     rewards = load_rewards(config.rewards, config.sandbox)
-    policy = load_policy(config.model, config.seed, training=True)
+    policy = load_policy(config.model, config.seed, training=True, parallel=config.parallel)
     problems = fitting(problems, policy.tokenizer, config.prompt, config.data)
     problems = gradable(problems, config.rewards, config.data)
     prompts = make_prompts(config, policy, problems)  # a prompt that is too long is found before the first step

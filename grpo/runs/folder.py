@@ -96,11 +96,12 @@ class Run:
 
     def finish(self, policy: Policy | None = None) -> None:
         """Save what was trained, mark the run complete, and drop what was kept to go on from."""
-        if policy and rank() == 0:
+        partial = self.folder / "model.partial"
+        if policy:  # in all processes: each may have a shard
             self.check_folder()
-            partial = self.folder / "model.partial"
-            shutil.rmtree(partial, ignore_errors=True)
+            from_first(lambda: shutil.rmtree(partial, ignore_errors=True))
             policy.save(partial)
+        if policy and rank() == 0:
             result = read_mapping(self.folder / "eval.json") if (self.folder / "eval.json").exists() else {}
             write_text(partial / "README.md", model_card(self.config, self.manifest, result))
             shutil.rmtree(self.folder / "model", ignore_errors=True)
@@ -287,8 +288,8 @@ def code_hash(config: Config) -> dict[str, str]:
 def fingerprint(policy: Policy) -> str:
     """A digest of a policy's parameters: of each, the sums of its bits, as integers, along its last two dimensions."""
     sha, integers = hashlib.sha256(), {4: torch.int32, 2: torch.int16}
-    for name, p in policy.model.named_parameters():
-        bits = p.detach().view(integers[p.element_size()])
+    for name, p in policy.values():
+        bits = p.view(integers[p.element_size()])
         sums = [bits.sum(dim=-1), bits.sum(dim=-2)] if bits.dim() > 1 else [bits]
         sha.update(name.encode() + b"".join(x.cpu().contiguous().numpy().tobytes() for x in sums))
     return sha.hexdigest()

@@ -108,11 +108,11 @@ class Keeper:
             self._saved = self.state["step"]
 
     def finish(self) -> Policy:
-        """End of training: the policy, all of it in this process, with the fp32 weights to save."""
+        """End of training: the policy with the fp32 weights to save, or this process's shards of them."""
         self.log.close()
-        policy = load_policy(self.config.model, self.config.seed) if is_sharded(self.config.parallel) else self.policy
-        policy.take(self.optimizer.full_masters())
-        return policy
+        if not is_sharded(self.config.parallel):
+            self.policy.take(self.optimizer.full_masters())
+        return self.policy
 
 
 def export(source: Path, folder: Path) -> str:
