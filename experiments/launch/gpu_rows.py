@@ -50,6 +50,8 @@ REAL = {  # configurations, and settings on top of them
                        "grpo.drop_zero_spread=false", "grpo.drop_by=[]"]),
 }  # fmt: skip
 """GRPO is stopped when its time is over: so many steps it never makes."""
+ONLY = {"grpo": ["optim.lr=5.0e-6"]}
+"""Settings of one stage: a run of few steps takes larger ones."""
 
 
 def random_model(shape: str, scratch: Path, device: str) -> Path:
@@ -138,7 +140,7 @@ def real_run(scale: str, device: str, model: str, data: str, folder: Path, secon
         started = time.monotonic()
         config = f"experiments/{experiment}/{stage}.yaml"
         command = [stage, "--config", config, f"run={folder / run}", *settings]
-        command += [f"model.path={path}"] if path else []
+        command += ([f"model.path={path}"] if path else []) + ONLY.get(stage, [])
         if stage == "grpo":
             yield "real grpo", {"note": grpo_until(deadline - 1.2 * evaluation - 5, command, folder / run)}
             continue
