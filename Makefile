@@ -67,7 +67,10 @@ tiny: $(VENV)/.ready ## train the embedded base model anew, into runs/tiny/2-mix
 data: $(VENV)/.ready ## download GSM8K into datasets/, checksums pinned
 	$(VENV)/bin/python -m data.download
 
-test: $(VENV)/.ready-dev ## run the tests
+test: $(VENV)/.ready-dev ## run the tests, but for further cases and long runs (a few minutes on two cores)
+	$(VENV)/bin/python -m pytest -n 2 -m "not slow"
+
+test-all: $(VENV)/.ready-dev ## run all tests
 	$(VENV)/bin/python -m pytest -n 2
 
 fuzz: $(VENV)/.ready-dev ## throw random answers at the grader, mutated settings and data at the readers
@@ -98,4 +101,4 @@ clean: ## remove .venv and caches; runs/ stays
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup demo paper minimal base sft grpo eval reject final audit bench parity fuzz chaos soak report tiny data test docs lint clean help
+.PHONY: setup demo paper minimal base sft grpo eval reject final audit bench parity fuzz chaos soak report tiny data test test-all docs lint clean help

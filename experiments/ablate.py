@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -92,7 +93,8 @@ def read_plan(file: Path) -> dict[str, Any]:
         if not all(isinstance(x, list) and all(isinstance(one, str) for one in x) for x in lists):
             raise ValueError(f"variants.{variant}: settings are lists of `key.sub=value`")
         for stage, path in stages_of(plan, variant):
-            load_config(path, settings_of(settings, stage))
+            if not load_config(path, settings_of(settings, stage)).stage:
+                raise ValueError(f"stages: {path} does not say which command it is for: write `stage: {stage}` in it")
     return plan
 
 
@@ -124,7 +126,7 @@ def run_seed(plan: dict[str, Any], runs: Path, seed: int) -> tuple[int, dict[str
             folder = runs / f"seed{seed}" / name
             model = [f"model.path={parent}"] if parent else []
             command = [*_command(file), f"run={folder}", f"seed={seed}", "threads=1", *model, *own]
-            print(f"[{variant}, seed {seed}] {' '.join(command[1:])}", flush=True)
+            print(f"[{variant}, seed {seed}] python {shlex.join(command[1:])}", flush=True)
             done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
             if done.returncode:
                 print(f"[{variant}, seed {seed}] {stage} failed: {done.stderr[-500:]}", file=sys.stderr)
@@ -135,8 +137,7 @@ def run_seed(plan: dict[str, Any], runs: Path, seed: int) -> tuple[int, dict[str
 
 
 def _command(file: str) -> list[str]:
-    kind = {"base": "base", "sft": "sft", "reject": "reject"}.get(Path(file).stem, "grpo")
-    return [sys.executable, "-m", "grpo", kind, "--config", file]
+    return [sys.executable, "-m", "grpo", load_config(file, checked=False).stage, "--config", file]
 
 
 def report(arguments: argparse.Namespace, plan: dict[str, Any], results: dict[str, Any]) -> str:

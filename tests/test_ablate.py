@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from grpo import cli
+
 REPO = Path(__file__).parent.parent
 SPEC = importlib.util.spec_from_file_location("ablate", REPO / "experiments" / "ablate.py")
 ablate = importlib.util.module_from_spec(SPEC)
@@ -27,14 +29,17 @@ QUICK = [
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Path:
-    base = tmp_path / "sft.yaml"
+    base = tmp_path / "first.yaml"  # a stage's command does not depend on the names of files
     base.write_text(
-        yaml.safe_dump({"include": str(REPO / "experiments/demo/common.yaml"), "model": {"path": "tiny-init"}})
+        yaml.safe_dump(
+            {"stage": "sft", "include": str(REPO / "experiments/demo/common.yaml"), "model": {"path": "tiny-init"}}
+        )
     )
-    grpo = tmp_path / "grpo.yaml"
+    grpo = tmp_path / "second.yaml"
     grpo.write_text(
         yaml.safe_dump(
             {
+                "stage": "grpo",
                 "include": str(REPO / "experiments/demo/common.yaml"),
                 "rewards": {"format": {}},
                 "grpo": {
@@ -55,7 +60,20 @@ def plan(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_small_ablation(plan: Path, tmp_path: Path, monkeypatch) -> None:
+@pytest.fixture
+def in_process(monkeypatch) -> None:
+    """Run the stages here: a process of its own for each spends its time importing PyTorch."""
+    run = subprocess.run
+
+    def here(command: list[str], **options: object) -> subprocess.CompletedProcess:
+        if command[1:3] != ["-m", "grpo"]:
+            return run(command, **options)
+        return subprocess.CompletedProcess(command, cli.main(command[3:]), "", "")
+
+    monkeypatch.setattr(ablate.subprocess, "run", here)
+
+
+def test_a_small_ablation(plan: Path, tmp_path: Path, monkeypatch, in_process) -> None:
     arguments = [
         str(plan),
         "--seeds",
@@ -82,7 +100,7 @@ def test_a_small_ablation(plan: Path, tmp_path: Path, monkeypatch) -> None:
     assert page.count("| a | ") == page.count("| b | ") == 2 and "--seeds 3" in page
 
 
-def test_a_variant_may_leave_stages_out_and_rows_may_be_the_last_stages(plan: Path, tmp_path: Path) -> None:
+def test_a_variant_may_leave_stages_out_and_rows_may_be_the_last_stages(plan: Path, tmp_path: Path, in_process) -> None:
     text = yaml.safe_load(plan.read_text())
     path = ["model.path=tiny-init"]
     text["variants"] = {
@@ -90,7 +108,8 @@ def test_a_variant_may_leave_stages_out_and_rows_may_be_the_last_stages(plan: Pa
         "grpo": {"sft": "skip", "grpo": [*QUICK[2:], *path]},
     }
     plan.write_text(yaml.safe_dump(text | {"rows": "last"}, sort_keys=False))
-    arguments = [str(plan), "--seeds", "0", "1", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    places = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    arguments = [str(plan), "--seeds", "0", "1", "--jobs", "1", *places]
     assert ablate.main(arguments) == 0
     results = json.loads((tmp_path / "out" / "plan.json").read_text())
     assert {variant: list(stages) for variant, stages in results.items()} == {"sft alone": ["sft"], "grpo": ["grpo"]}
@@ -133,6 +152,7 @@ def test_shipped_ablations_are_valid(file: Path) -> None:
         ("stages: {sft: F}\nvariants: {a: sft.steps=1}", "variants.a: settings are lists of `key.sub=value`"),
         ("stages: {sft: F}\nvariants: {a: {sft: [{sft.steps: 1}]}}", "variants.a: settings are lists"),
         ("stages: {sft: F}\nvariants: {a: [sft.stepps=1]}", "unknown key 'sft.stepps'; did you mean 'sft.steps'?"),
+        ("stages: {sft: experiments/demo/common.yaml}\nvariants: {a: []}", "write `stage: sft` in it"),
         ("stages: [", "while parsing a flow node"),
     ],
 )
@@ -150,6 +170,7 @@ def test_a_missing_plan_is_one_line(tmp_path, capsys):
     assert "No such file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_ablation_that_is_killed_goes_on_and_ends_with_the_same_results(plan: Path, tmp_path: Path) -> None:
     def command(name: str) -> list[str]:
         places = ["--runs", str(tmp_path / name / "runs"), "--out", str(tmp_path / name / "out")]

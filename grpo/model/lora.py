@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,19 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from grpo.model.config import LoraConfig
+
 PREFIX = "base_model.model."  # PEFT wraps the model twice and its keys say so
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """Low-rank adapters in place of full-parameter training."""
-
-    rank: int = 0
-    """Rank r of the update; 0 trains all parameters instead."""
-    alpha: float = 32.0
-    """The update is scaled by alpha / r."""
-    targets: tuple[str, ...] = ()
-    """Names of the linear layers to adapt (`q_proj`, ...); empty or `all-linear`: all of them but the head."""
 
 
 class LoraLinear(nn.Module):

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from data.embedded import tiny_model
-from grpo.model import lora
+from grpo.model import hub
 from grpo.model.checks import ModelError
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Which policy to load and how to train it."""
-
-    path: str = "tiny"
-    """Hub id, Hugging Face folder, PEFT adapter folder, run folder, `.gguf` file, `tiny` or `tiny-init`."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub model."""
-    dtype: str = "float32"
-    """Compute dtype, float32 or bfloat16. The weights that the optimiser moves are fp32 in both cases."""
-    recompute: str = "none"
-    """What the backward pass computes again to save memory: none, or full (all but the layers' inputs)."""
-    device: str = "cpu"
-    """Where the model runs: cpu, cuda, cuda:0, ..."""
-    lora: lora.LoraConfig = field(default_factory=lora.LoraConfig)
-    """LoRA settings; rank 0 trains all parameters."""
+from grpo.model.config import ModelConfig
 
 
 def resolve_path(path: str) -> Path:
@@ -56,6 +38,8 @@ def load_base(config: ModelConfig, source: str, seed: int) -> tuple[PreTrainedMo
     name = str(path) if path.is_dir() else source
     if path.is_dir():
         _check_names(path)
+    else:
+        hub.check(name, config.revision)
     extra |= {"revision": config.revision, "trust_remote_code": False}  # never code out of a model's folder
     tokenizer = AutoTokenizer.from_pretrained(name, **extra)
     if not source.endswith(".gguf"):
