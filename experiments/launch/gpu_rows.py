@@ -27,6 +27,7 @@ from grpo.bench import now, peak_memory, processor
 from grpo.model.graphs import can_replay
 from grpo.model.policy import ModelConfig, Policy, load_policy
 from grpo.runs.files import read_mapping
+from grpo.runs.keeper import export
 from grpo.sampling import sample_groups
 from grpo.types import Rollouts, SamplingConfig
 
@@ -142,13 +143,13 @@ def real_run(scale: str, device: str, model: str, data: str, folder: Path, secon
         command = [stage, "--config", config, f"run={folder / run}", *settings]
         command += ([f"model.path={path}"] if path else []) + ONLY.get(stage, [])
         if stage == "grpo":
-            yield "real grpo", {"note": grpo_until(deadline - 1.2 * evaluation - 5, command, folder / run)}
+            yield "real grpo", {"note": grpo_until(deadline - 1.5 * evaluation - 15, command, folder / run)}
             continue
         finish(command, deadline)
         evaluation = evaluation or time.monotonic() - started
         yield f"real {stage}", {"note": f"{described(folder / run)}; {time.monotonic() - started:.0f} s"}
         path = path if stage == "base" else str(folder / run)
-    finish(["export", str(folder / "3-grpo"), str(folder / "3-model")], deadline)
+    export(folder / "3-grpo", folder / "3-model")
     config = f"experiments/{experiment}/eval.yaml"
     last = [f"run={folder / '3-eval'}", *settings, "eval.folder=''", f"model.path={folder / '3-model'}"]
     finish(["eval", "--config", config, *last], deadline)
