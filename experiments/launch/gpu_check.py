@@ -88,8 +88,7 @@ def work(arguments: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, fl
             limit = LIMITS["step" if system == "ours" else "trl"]
             yield f"{name} {system}", limit, partial(run_step, arguments, scratch, case, system, f"{name} {system}")
         if number == 0:
-            how = (arguments.scale, arguments.device, arguments.model, arguments.data, arguments.out / "real")
-            yield "real", LIMITS["real"], partial(real_run, *how)
+            yield "real", LIMITS["real"], partial(real_run, arguments, scratch / "real")
 
 
 # ---- the work -----------------------------------------------------------------------------------------------

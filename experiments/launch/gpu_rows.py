@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,11 +133,12 @@ def json_lines(command: list[str], seconds: float) -> Iterator[dict]:
 # ---- a real run ----------------------------------------------------------------------------------------------
 
 
-def real_run(scale: str, device: str, model: str, data: str, folder: Path, seconds: float) -> Rows:
+def real_run(arguments: argparse.Namespace, folder: Path, seconds: float) -> Rows:
     """Base, SFT, GRPO for as long as there is time, and all test problems after each: figures, then in pairs."""
-    experiment, settings = REAL[scale]
-    settings = [*settings, f"model.device={device}"] + ([f"data.root={data}", f"eval.data.root={data}"] if data else [])
-    deadline, path, evaluation = time.monotonic() + seconds, model, 0.0
+    deadline, path, evaluation = time.monotonic() + seconds, arguments.model, 0.0
+    experiment, settings = REAL[arguments.scale]
+    settings = [*settings, f"model.device={arguments.device}"]
+    settings += [f"{key}={arguments.data}" for key in ("data.root", "eval.data.root") if arguments.data]
     for run, stage in STAGES.items():
         started = time.monotonic()
         config = f"experiments/{experiment}/{stage}.yaml"
@@ -144,6 +146,7 @@ def real_run(scale: str, device: str, model: str, data: str, folder: Path, secon
         command += ([f"model.path={path}"] if path else []) + ONLY.get(stage, [])
         if stage == "grpo":
             yield "real grpo", {"note": grpo_until(deadline - 1.5 * evaluation - 15, command, folder / run)}
+            shutil.copy(folder / run / "metrics.jsonl", arguments.out / "real_grpo.jsonl")
             continue
         finish(command, deadline)
         evaluation = evaluation or time.monotonic() - started
