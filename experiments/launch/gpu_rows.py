@@ -83,12 +83,13 @@ def random_model(shape: str, scratch: Path, device: str) -> Path:
 
 
 def sampling_rows(model: Path, device: str, dtype: str, sizes: list[int], tokens: int) -> Iterator[dict]:
-    """For each number of rows: without graphs (a quarter of the tokens: it is slow), then with them."""
+    """For each number of rows: without graphs (an eighth of the tokens: it is slow), then with them."""
+    few = max(2, tokens // 8)
     policy = load_policy(ModelConfig(str(model), device=device, dtype=dtype))
     for size in sizes:
-        plain, row = timed(policy, size, max(2, tokens // 4), graphs=False)
+        plain, row = timed(policy, size, few, graphs=False)
         yield row
-        same, _ = timed(policy, size, max(2, tokens // 4), graphs=True)
+        same, _ = timed(policy, size, few, graphs=True)
         _, row = timed(policy, size, tokens, graphs=True)
         said = "the same tokens" if same.token_lists() == plain.token_lists() else "OTHER TOKENS than without"
         captured = policy.graphs and can_replay(policy.device)
