@@ -1,6 +1,8 @@
 """Updates of tiny models on given rollouts, in this process or, as a program that torchrun starts, in several.
 
-torchrun --nproc-per-node 2 tests/helpers_distributed.py FOLDER      # of `save_models`; the results go there, too
+torchrun --nproc-per-node 2 tests/helpers_distributed.py FOLDER [CASE ...]
+
+The folder is that of `save_models`; the results go there, too.
 """
 
 from __future__ import annotations
@@ -121,10 +123,10 @@ def samples(policy: Policy) -> dict[str, Tensor]:
     return {"sample/ids": every.completion_ids, "sample/logps": every.sampler_logps}
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, cases: list[str]) -> None:
     torch.set_num_threads(1)
     with process_group("cpu"):
-        for case in CASES:
+        for case in cases or CASES:
             for parallel in ("ddp", "fsdp"):
                 results = updates(folder, case, parallel)
                 if rank() == 0:
@@ -132,4 +134,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])
