@@ -29,14 +29,15 @@ from data import load_problems
 from grpo.bench import bench
 from grpo.bench import table as bench_table
 from grpo.distributed import from_first, process_group, rank
-from grpo.evaluate import evaluate, held_out, judge
+from grpo.evaluate import evaluate, judge, note_held_out
 from grpo.model.policy import Policy, load_policy
 from grpo.rejection import train_rejection
 from grpo.report.page import write_reports
 from grpo.report.tables import evaluation_table
 from grpo.runs.config import Config, to_yaml
+from grpo.runs.evaluations import evaluation_of, models_in, read_evaluation
 from grpo.runs.files import read_mapping, write_json
-from grpo.runs.folder import Run, data_hash, evaluation_of, models_in, open_run
+from grpo.runs.folder import Run, data_hash, open_run
 from grpo.runs.keeper import export
 from grpo.runs.log import RunLog, say
 from grpo.runs.settings import ConfigError, load_config
@@ -135,7 +136,7 @@ def _configured(command: Callable[[Config, argparse.Namespace], None], arguments
 def _train(config: Config, arguments: argparse.Namespace) -> None:
     """Train a stage in its run folder, then evaluate what came out."""
     if config.eval.at_end:
-        load_problems(config.eval.data, config.seed)  # what cannot be read would end a run after its last step
+        load_problems(config.eval.data, config.eval.seed)  # what cannot be read would end a run after its last step
     run = open_run(config, arguments.name)
     if run.complete:
         way_out = "(name another run= or delete the folder to train again)"
@@ -163,16 +164,12 @@ def _base(config: Config, _: argparse.Namespace) -> None:
     if not run.complete:
         with run.working():
             policy = load_policy(config.model, config.seed)
-            problems = held_out(config, policy)
-            run.note_input("eval_hash", data_hash(problems), "held-out data")
+            note_held_out(config, policy, run)
             write_json(run.folder / "eval.json", evaluate(config, policy, run))
-            log, some = RunLog(run.folder), problems[: config.log.completions_per_step]
-            for j in judge(config, policy, some, 1, config.eval.temperature, "completions"):
-                problem = some[j.problem]
-                log.sample(0, problem=problem.id, answer=problem.answer, completion=j.text, rewards=j.rewards)
-                _show(
-                    f"--- {problem.question}\n{j.text}\n    gold {problem.answer}, {'right' if j.correct else 'wrong'}"
-                )
+            log, rows = RunLog(run.folder), from_first(lambda: read_evaluation(run.folder))
+            for row in [r for r in rows if not r.sample and r.kind == "sampled"][: config.log.completions_per_step]:
+                log.sample(0, problem=row.id, answer=row.gold, completion=row.text, rewards=row.rewards)
+                _show(f"--- {row.question}\n{row.text}\n    gold {row.gold}, {'right' if row.correct else 'wrong'}")
             log.close()
             run.finish()
     _show(evaluation_table({run.folder.name: from_first(lambda: read_mapping(run.folder / "eval.json"))}))
@@ -184,7 +181,7 @@ def _evaluate(config: Config, _: argparse.Namespace) -> None:
     What a run has evaluated itself, in the same way, is not evaluated again.
     """
     folder = Path(config.eval.folder)
-    data = data_hash(load_problems(config.eval.data, config.seed)) if config.eval.folder else ""
+    data = data_hash(load_problems(config.eval.data, config.eval.seed)) if config.eval.folder else ""
     models = models_in(folder) if config.eval.folder else {config.model.path: config.model.path}
     results = {}
     for name, path in models.items():
@@ -209,12 +206,11 @@ def _show(text: str) -> None:
 
 def _sample(config: Config, _: argparse.Namespace) -> None:
     """Print sampled completions of the first problems of config.eval.data."""
-    problems = load_problems(config.eval.data, config.seed)
+    problems = load_problems(config.eval.data, config.eval.seed)
     policy = load_policy(config.model, config.seed)
-    for j in judge(config, policy, problems, config.eval.samples, config.sampling.temperature, "sampling"):
-        problem = problems[j.problem]
-        _show(f"--- {problem.id}: {problem.question}\n{j.text}\n")
-        _show(f"    gold {problem.answer}, {'right' if j.correct else 'wrong'}, {j.reflections} reflections")
+    for row in judge(config, policy, problems, config.eval.samples, config.sampling.temperature, "sampled"):
+        _show(f"--- {row.id}: {row.question}\n{row.text}\n")
+        _show(f"    gold {row.gold}, {'right' if row.correct else 'wrong'}, {row.reflections} reflections")
 
 
 def _bench(config: Config, arguments: argparse.Namespace) -> None:

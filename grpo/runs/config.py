@@ -101,8 +101,13 @@ class EvalConfig:
 
     folder: str = ""
     """`grpo eval` evaluates the models of all runs in this folder, side by side; empty: `model.path` alone."""
+    against: str = ""
+    """What `grpo eval` compares each model with, in pairs: one of the folder, or any model; empty: its parent."""
     data: DataConfig = field(default_factory=lambda: DataConfig(split="test", count=200))
     """Held-out problems."""
+    seed: int = 0
+    """Seeds them, where they are made (`demo`), and the random numbers of their completions. It is not the run's seed:
+    all seeds, stages and arms of an experiment meet the same problems with the same numbers, so they can be paired."""
     samples: int = 4
     """k: completions sampled per problem."""
     temperature: float = 1.0
@@ -117,6 +122,15 @@ class EvalConfig:
     """Take the answer from the <answer> tags alone; false: also a box or a final-answer phrase (base models)."""
     at_end: bool = True
     """Evaluate when a training stage ends."""
+    every: int = 0
+    """Evaluate during training too: before the first step, after every so many and after the last (curve.jsonl)."""
+    every_count: int = 0
+    """On so many of the problems, the first ones; 0: on all."""
+    keep_best: bool = False
+    """Keep the model of the curve's highest sampled accuracy in `best/`, whose accuracy on these problems is then too
+    good: choose on a validation split, and report on another."""
+    megabytes: float = 64.0
+    """About how large eval.jsonl may become: texts that are too long for that lose their middle there."""
 
 
 @dataclass(frozen=True)

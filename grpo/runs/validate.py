@@ -32,11 +32,12 @@ POSITIVE = """
     tokens_per_micro_batch max_skipped model.lora.alpha sampling.max_new_tokens sampling.max_rows loss.eps_high
     loss.tau_pos loss.tau_neg optim.lr optim.eps optim.max_grad_norm grpo.steps grpo.prompts_per_step grpo.group_size
     grpo.mini_batches grpo.updates_per_batch sft.batch_size sft.epochs reject.samples reject.per_problem eval.samples
-    log.save_every log.keep_checkpoints sandbox.seconds sandbox.megabytes
+    eval.megabytes log.save_every log.keep_checkpoints sandbox.seconds sandbox.megabytes
 """
 NOT_NEGATIVE = """
     seed threads model.lora.rank sampling.temperature loss.eps_low loss.beta loss.entropy_bonus optim.warmup_steps
     optim.weight_decay optim.final_lr_share grpo.max_refills sft.steps sft.max_tokens eval.temperature
+    eval.seed eval.every eval.every_count
     log.completions_per_step
 """
 
@@ -88,6 +89,8 @@ def _contradictions(config: Config) -> Iterator[Mistake]:
             "grpo.mini_batches",
             f"must be at most grpo.prompts_per_step={config.grpo.prompts_per_step}: groups stay whole",
         )
+    if config.eval.keep_best and not config.eval.every:
+        yield "eval.keep_best", "needs evaluations during training; set eval.every"
     if config.grpo.group_size < 2:
         yield "grpo.group_size", "must be at least 2: an advantage compares siblings"
     if not all(1 <= k <= samples for k in pass_at):
