@@ -12,7 +12,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 # quiet libraries before they are imported: their bars and advice would tear ours
@@ -28,6 +27,7 @@ import rewards.audit
 from data import load_problems
 from grpo.bench import bench
 from grpo.bench import table as bench_table
+from grpo.compare import evaluate_models, with_parent
 from grpo.distributed import from_first, process_group, rank
 from grpo.evaluate import evaluate, judge, note_held_out
 from grpo.model.policy import Policy, load_policy
@@ -35,9 +35,9 @@ from grpo.rejection import train_rejection
 from grpo.report.page import write_reports
 from grpo.report.tables import evaluation_table
 from grpo.runs.config import Config, to_yaml
-from grpo.runs.evaluations import evaluation_of, models_in, read_evaluation
+from grpo.runs.evaluations import read_evaluation
 from grpo.runs.files import read_mapping, write_json
-from grpo.runs.folder import Run, data_hash, open_run
+from grpo.runs.folder import Run, open_run
 from grpo.runs.keeper import export
 from grpo.runs.log import RunLog, say
 from grpo.runs.settings import ConfigError, load_config
@@ -152,6 +152,7 @@ def _train(config: Config, arguments: argparse.Namespace) -> None:
             except ValueError as error:
                 way_out = "(training is done: with eval.at_end=false the same command ends it)"
                 raise ValueError(f"{error} {way_out}") from error
+            result = with_parent(config, run, result)
             write_json(run.folder / "eval.json", result)
             _show(evaluation_table({run.folder.name: result}))
         run.finish(policy)
@@ -176,27 +177,8 @@ def _base(config: Config, _: argparse.Namespace) -> None:
 
 
 def _evaluate(config: Config, _: argparse.Namespace) -> None:
-    """Stage 4: evaluate config.model, or every model of eval.folder, and show them side by side.
-
-    What a run has evaluated itself, in the same way, is not evaluated again.
-    """
-    folder = Path(config.eval.folder)
-    data = data_hash(load_problems(config.eval.data, config.eval.seed)) if config.eval.folder else ""
-    models = models_in(folder) if config.eval.folder else {config.model.path: config.model.path}
-    results = {}
-    for name, path in models.items():
-        one = replace(config, model=replace(config.model, path=path))
-        if config.eval.folder:
-            one = replace(one, run=f"{config.run}/{name}")
-            results[name] = from_first(lambda name=name: evaluation_of(folder / name, config, data))
-        if not results.get(name):
-            run = open_run(one, "eval")
-            if not run.complete:
-                with run.working():
-                    write_json(run.folder / "eval.json", evaluate(one, load_policy(one.model, one.seed), run))
-                    run.finish()
-            results[name] = from_first(lambda run=run: read_mapping(run.folder / "eval.json"))
-    _show(evaluation_table(results))
+    """Stage 4: evaluate config.model, or every model of eval.folder, and show them side by side."""
+    _show(evaluation_table(evaluate_models(config)))
 
 
 def _show(text: str) -> None:

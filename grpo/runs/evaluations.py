@@ -32,12 +32,22 @@ def models_in(folder: Path) -> dict[str, str]:
     return found
 
 
-def evaluation_of(run: Path, config: Config, data: str) -> dict[str, Any] | None:
+def parent_among(models: dict[str, str], name: str) -> str:
+    """Which of these models a model was trained from, by name; "" if it is none of them."""
+    manifest = Path(models[name]) / "manifest.json"
+    if not manifest.is_file():
+        return ""
+    parent = str((read_mapping(manifest).get("parent") or {}).get("model"))
+    same = [other for other, path in models.items() if other != name and path == parent]
+    return next(iter(same), "") or next((n for n in models if n != name and n == Path(parent).name), "")
+
+
+def evaluation_of(run: Path, config: Config, data: str, same_adapter: bool = True) -> dict[str, Any] | None:
     """The evaluation that a run made itself, if `config` asks for the same, with this code and data of this hash.
 
     All that shapes which completions are drawn and which are right must be equal: the evaluation's settings, prompts,
     limits, the type and the kind of device that the model computes in, code and versions. Other rewards may differ:
-    they are the run's.
+    they are the run's. same_adapter: in bfloat16 a merged adapter computes other figures than one that is not.
     """
     if not all((run / name).is_file() for name in (EVALUATION, "eval.json", "manifest.json", "config.yaml")):
         return None
@@ -48,15 +58,15 @@ def evaluation_of(run: Path, config: Config, data: str) -> dict[str, Any] | None
         versions(),
     ):
         return None
-    there, here = (_shaping(x, config) for x in (read_mapping(run / "config.yaml"), yaml.safe_load(to_yaml(config))))
+    keys = [*SHAPING, f"rewards.{config.eval.reward}."]
+    keys += ["seed"] if config.model.path == "tiny-init" else []  # it seeds the weights of an untrained model
+    keys += ["model.lora.rank"] if same_adapter and config.model.dtype != "float32" else []
+    there, here = (_shaping(x, keys) for x in (read_mapping(run / "config.yaml"), yaml.safe_load(to_yaml(config))))
     return read_mapping(run / "eval.json") if there == here else None
 
 
-def _shaping(settings: dict[str, Any], config: Config) -> dict[str, Any]:
+def _shaping(settings: dict[str, Any], keys: list[str]) -> dict[str, Any]:
     """The settings that shape an evaluation."""
-    keys = [*SHAPING, f"rewards.{config.eval.reward}."]
-    keys += ["seed"] if config.model.path == "tiny-init" else []  # it seeds the weights of an untrained model
-    keys += ["model.lora.rank"] if config.model.dtype != "float32" else []  # in fp32 a merged adapter gives the same
     flat = {k: v for k, v in flatten(settings).items() if k.startswith(tuple(keys)) and not k.startswith(FREE)}
     device = str(flat.get("model.device")).partition(":")[0]
     return {key: value for key, value in flat.items() if value != {}} | {"model.device": device}

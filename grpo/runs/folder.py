@@ -42,7 +42,7 @@ from grpo.types import Problem
 
 FREE = (  # settings that do not change what is computed, so that a run may go on with others
     "run", "threads", "parallel", "tokens_per_micro_batch", "sampling.max_rows", "model.recompute", "log.",
-    "eval.at_end", "sandbox.", "max_skipped", "accept_code",
+    "eval.at_end", "eval.against", "sandbox.", "max_skipped", "accept_code",
 )  # fmt: skip
 EVALUATION = "eval.jsonl"
 SAMPLED = "sampled.jsonl"  # of rejection sampling, until it is done
