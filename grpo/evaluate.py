@@ -99,7 +99,7 @@ def summary(config: Config, problems: list[Problem], sampled: list[Judged], gree
         "samples": config.eval.samples,
         "temperature": config.eval.temperature,
         "top_p": config.eval.top_p,
-        "source": f"{config.eval.data.source}/{config.eval.data.split}",
+        "source": config.eval.data.label,
         "seed": config.eval.seed,
         "sampled": {
             **describe(sampled),
@@ -141,7 +141,7 @@ def judge(
     prompts, per_round = make_prompts(config, policy, problems), max(1, config.sampling.max_rows // samples)
     journal, total, rewards = journal or Journal(), len(problems) * samples, judges(config)
     judged = journal.resume(kind, total, per_round * samples)
-    with progress(total=total, initial=len(judged), desc=kind, unit="completion") as bar:
+    with progress(total=total, initial=len(judged), desc=kind, unit="completion", leave=bool(journal.path)) as bar:
         for first in range(len(judged) // samples, len(problems), per_round):
             index = range(first, min(first + per_round, len(problems)))
             index = index[rank_slice(len(index))]  # those that this process samples

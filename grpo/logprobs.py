@@ -1,10 +1,10 @@
-"""Teacher-forced log-probs of sampled completions, on the same shared-prefix path as sampling.
+"""Teacher-forced log-probs of sampled completions, on the same way through the model as sampling.
 
     logp_it = log softmax(z_it / temperature)[o_it]        z: logits; the temperature that the tokens were sampled at
 
-Each prompt is forwarded once per micro-batch, with gradient, and its completions attend to it (see `attention.py`). The
-head touches completion tokens only, a chunk at a time, and each chunk's logits are computed again in the backward
-pass: no [B, T, V] tensor exists.
+A prompt is forwarded once per micro-batch, with gradient, and its completions attend to it, where the model allows that
+(`model/shared_prefix.py`; the others take `model/whole_rows.py`). The head touches completion tokens only, a chunk at a
+time, and each chunk's logits are computed again in the backward pass: no [B, T, V] tensor exists.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from grpo.model.attention import Layout
+from grpo.distributed import all_reduce
+from grpo.model.batching import my_micro_batches
 from grpo.model.policy import Policy
 from grpo.types import Rollouts
 
@@ -28,25 +29,27 @@ def completion_logps(policy: Policy, rollouts: Rollouts, temperature: float) -> 
     where the mask is false. A frozen reference's entropy is not computed: it is 0.
     """
     mask = rollouts.mask.to(policy.device)  # [B, T]
-    hidden = completion_states(policy, rollouts)  # [M, D], M = mask.sum()
+    hidden = policy.completion_states(rollouts)  # [M, D], M = mask.sum()
     targets = rollouts.completion_ids[rollouts.mask].to(policy.device)  # [M]
     logps, entropy = token_logps(policy, hidden, targets, temperature)  # [M] each
     empty = torch.zeros(mask.shape, device=policy.device)
     return empty.masked_scatter(mask, logps).cpu(), empty.masked_scatter(mask, entropy).cpu()
 
 
-def completion_states(policy: Policy, rollouts: Rollouts) -> Tensor:
-    """Hidden states of the positions that predict the sampled tokens, with gradient: [M, D], M = mask.sum().
+@torch.no_grad()
+def logps_without_grad(
+    policy: Policy, rollouts: Rollouts, temperature: float, tokens: int, cut: list[Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same without gradient, in micro-batches of `tokens`, by all processes together: [N, T] each.
 
-    The last token of a prompt belongs to the completions' inputs, so that each of these predicts one sampled token.
+    The policy is the one that is trained, or the frozen reference. cut: rows [n] of mini-batches, so that each is
+    computed as it will be with gradient; rows in none of them stay 0. None: all rows together.
     """
-    last = torch.tensor([prompt[-1] for prompt in rollouts.prompts])[rollouts.prompt_index]  # [B]
-    inputs = torch.cat([last[:, None], rollouts.completion_ids[:, :-1]], dim=1)  # [B, T]
-    prompt_ids = torch.tensor([i for prompt in rollouts.prompts for i in prompt[:-1]], dtype=torch.long)
-    lengths = torch.tensor([len(prompt) - 1 for prompt in rollouts.prompts])
-    layout = Layout(lengths, rollouts.lengths, rollouts.prompt_index, policy.device)
-    ids = torch.cat([prompt_ids, inputs[rollouts.mask]]).to(policy.device)
-    return policy(ids, layout.positions, layout)[len(prompt_ids) :]
+    both = torch.zeros(2, *rollouts.mask.shape)
+    for mini in [torch.arange(len(rollouts))] if cut is None else cut:
+        for rows, micro in my_micro_batches(rollouts.select(mini), tokens):
+            both[:, mini[rows], : micro.mask.shape[1]] += torch.stack(completion_logps(policy, micro, temperature))
+    return tuple(all_reduce(both))
 
 
 def token_logps(policy: Policy, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

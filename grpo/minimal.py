@@ -40,7 +40,7 @@ from transformers import PreTrainedModel as Model
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from data import DemoConfig, Problem, make_problems
-from data.tiny_model import BASE_FOLDER
+from data.embedded.tiny_model import BASE_FOLDER
 from grpo.sampling import uniforms
 from rewards import accuracy_reward, format_reward, reflection_reward
 

@@ -1,4 +1,4 @@
-"""The settings of a policy loss, and the published combinations of them."""
+"""The settings of a policy loss, and the published combinations of them: all that a preset means stands here."""
 
 from __future__ import annotations
 
@@ -46,9 +46,14 @@ class LossConfig:
     max_length: int | None = None
     """Length divisor of `constant`, in tokens; null: the sampler's max_new_tokens."""
 
+    def length_divisor(self, max_new_tokens: int) -> int:
+        """L_max of the aggregation `constant`, in tokens, for completions of at most `max_new_tokens`."""
+        return self.max_length or max_new_tokens
 
-# While a batch gets one update (grpo.mini_batches and grpo.updates_per_batch are 1), every ratio is 1: no clip, gate or
-# mask by distance has an effect, and presets differ in advantage, aggregation, KL and top_entropy alone.
+
+# While a batch gets one update (grpo.mini_batches and grpo.updates_per_batch are 1), every ratio pi / pi_old is 1: no
+# clip and no gate has an effect. Presets then differ in advantage, aggregation, KL and weights alone. The weights of
+# deepseek_v32 and dppo still act: they compare the policy with the sampler.
 # "not given": the paper leaves it open; "not checked": its text was not at hand.
 PRESETS: dict[str, LossConfig] = {
     "grpo": LossConfig(),  # arXiv:2402.03300
@@ -72,8 +77,14 @@ PRESETS: dict[str, LossConfig] = {
     "deepseek_v32": LossConfig(advantage="none", beta=1e-3, kl_ratio=True, weight=("opsm",)),
     # arXiv:2506.01939: DAPO on a fifth of the tokens
     "top_entropy": LossConfig(eps_high=0.28, beta=0.0, aggregation="token_mean", weight=("top_entropy",)),
-    "dppo": LossConfig(  # arXiv:2602.04879, eq. 12 and 23, delta and C = 5 of its appendix E
-        advantage="none", surrogate="cispo", eps_low=1.0, eps_high=4.0, beta=0.0, aggregation="sequence_sum",
-        weight=({"name": "dppo", "args": {"divergence": "tv", "delta": 0.2}},),
+    # arXiv:2602.04879, eq. 12 and 23: w_it = mask min(pi / pi_sampler, C) with C = 5 and delta = 0.2 of its appendix E
+    "dppo": LossConfig(
+        advantage="none", surrogate="reinforce", beta=0.0, aggregation="sequence_sum",
+        weight=({"name": "dppo", "args": {"divergence": "tv", "delta": 0.2}},
+                {"name": "rollout_ratio", "args": {"cap": 5.0}}),
     ),
 }  # fmt: skip
+
+DROP_BY_CORRECTNESS = {"dapo"}
+"""Presets that drop a group by its answers alone (DAPO, section 3.2), whatever the other rewards say: there
+`grpo.drop_by` is the reward of correctness, `eval.reward`, unless it is set."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data import DataError, fitting, load_problems
-from data.jsonl import parse_row
+from data.sources.jsonl import parse_row
 from grpo.distributed import from_first
 from grpo.evaluate import check_evaluation, judge, origin
 from grpo.model.policy import Policy, load_policy

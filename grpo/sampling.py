@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from grpo.model.cache import Cache, Prompts
 from grpo.model.policy import Policy
 from grpo.types import Rollouts, SamplingConfig, concat_rollouts
 
@@ -71,10 +70,10 @@ def _sample_chunk(
 
     alive = torch.arange(n, device=device)  # [A]: the rows in the batch
     going = torch.ones(n, dtype=torch.bool, device=device)  # [A]: those of them that have not ended yet
-    cache = prefill(policy, prompts, group_size, limit)
+    cache = policy.start_decoding(prompts, group_size, limit)
     token = torch.tensor([prompt[-1] for prompt in prompts], device=device)[prompt_index]  # [A]
     for t in range(limit):
-        hidden = policy(token, cache.positions, cache)  # [A, D]
+        hidden = policy(token, cache)  # [A, D]
         cache.next()
         token, logp = draw(policy.logits(hidden), config.temperature, draws[alive, t], config.top_p)  # [A], [A]
         completion_ids[alive, t], logps[alive, t], mask[alive, t] = token * going, logp * going, going
@@ -98,17 +97,6 @@ def _sample_chunk(
     index = prompt_index.cpu()
     cut = [x[:, :width].cpu() for x in (completion_ids, mask, logps)]
     return Rollouts(prompts, index, *cut, truncated.cpu())
-
-
-def prefill(policy: Policy, prompts: list[list[int]], group_size: int, room: int) -> Cache:
-    """Compute each prompt once, without its last token, for `room` tokens of `group_size` completions."""
-    if not all(prompts):
-        raise ValueError("a prompt holds no token: it needs at least one to continue from")
-    memory = Prompts(torch.tensor([len(prompt) - 1 for prompt in prompts]), policy.device)
-    ids = torch.tensor([token for prompt in prompts for token in prompt[:-1]], dtype=torch.long, device=policy.device)
-    if len(ids):  # not all prompts are of one token
-        policy(ids, memory.positions, memory)
-    return Cache(memory, group_size, room)
 
 
 def has_stop(policy: Policy, ids: Tensor, stop: tuple[str, ...]) -> Tensor:

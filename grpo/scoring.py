@@ -19,7 +19,7 @@ from grpo.runs.config import RewardConfig, SandboxConfig
 from grpo.types import Problem, Rollouts
 from rewards import get_reward
 from rewards.sandbox import Sandbox
-from rewards.scores import checked_scores
+from rewards.sandbox.scores import checked_scores
 
 
 @dataclass(frozen=True)

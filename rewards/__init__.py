@@ -6,14 +6,14 @@ reward(completions, **columns) -> list[float | None]
 from __future__ import annotations
 
 from rewards.accuracy import accuracy_reward
-from rewards.call import UnusableReward, call_reward
-from rewards.compare import GradingConfig
+from rewards.answer import GradingConfig
 from rewards.format import format_reward
 from rewards.habits import habits_reward
 from rewards.length import length_reward
 from rewards.reflection import count_reflections, reflection_reward
 from rewards.registry import RewardError, get_reward, register_reward, reward_names
 from rewards.repetition import repetition_reward
+from rewards.sandbox.call import UnusableReward, call_reward
 
 __all__ = [
     "GradingConfig",

@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from rewards.answer import equivalent, extract_answer, last_boxed
-from rewards.compare import GradingConfig
+from rewards.answer import GradingConfig, equivalent, extract_answer, last_boxed
 from rewards.registry import RewardError, nearest, register_reward
 from rewards.text import completion_texts
 

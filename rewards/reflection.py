@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rewards.accuracy import accuracy_score, gold_column, grading_config
-from rewards.compare import GradingConfig
+from rewards.answer import GradingConfig
 from rewards.markers import HESITATIONS, PRESETS
 from rewards.registry import RewardError, nearest, register_reward
 from rewards.text import completion_texts, prompt_text, split_sections

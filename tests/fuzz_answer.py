@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rewards import accuracy_reward, count_reflections, format_reward
 from rewards.accuracy import gold_answer
-from rewards.answer import equivalent, extract_answer, read
+from rewards.answer import equivalent, extract_answer
+from rewards.grader.answer import read
 
 SLOW = 0.1
 """Seconds that no input may take."""

@@ -14,7 +14,7 @@ from helpers_models import random_model
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data.tiny_model import build_tokenizer
+from data.embedded.tiny_model import build_tokenizer
 from grpo.distributed import all_gather, process_group, rank, rank_slice
 from grpo.experience import Batch
 from grpo.loss import PRESETS
@@ -89,7 +89,7 @@ def updates(folder: Path, case: str, parallel: str = "") -> dict[str, Tensor]:
     )
     if case.startswith("mini"):
         loss = replace(PRESETS["grpo"], weight=("top_entropy",), entropy_bonus=0.1)
-        # of this seed the prompt of one token is never a part by itself, which an idle process could not compute
+        # of this seed the prompt of one token is never a mini-batch by itself, which an idle process could not compute
         settings = replace(
             settings, loss=loss, grpo=GRPOConfig(group_size=2, mini_batches=2, updates_per_batch=2), seed=1
         )
@@ -98,7 +98,7 @@ def updates(folder: Path, case: str, parallel: str = "") -> dict[str, Tensor]:
         if number[0] < 2:
             batch = Batch(rollouts, rewards, {})
             metrics = update(settings, policy, optimizer, batch, torch.ones(1), number[0])
-            results |= {f"figures {number[0]}/{name}": x.clone() for name, x in batch.figures.items()}
+            results |= {f"figures {number[0]}/{name}": x.clone() for name, x in batch.per_token.items()}
         else:
             metrics = sft_step(policy, optimizer, rollouts, tokens, number[0])
         results |= {f"metrics {number[0]}/{key}": torch.tensor(value) for key, value in metrics.items()}

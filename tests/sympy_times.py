@@ -15,9 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from rewards.answer import GradingConfig, equivalent, read, stated
-from rewards.lexer import spelled
-from rewards.values import Number, Symbol, Unreadable, Value
+from rewards.answer import GradingConfig, equivalent
+from rewards.grader.answer import read, stated
+from rewards.grader.lexer import spelled
+from rewards.grader.values import Number, Symbol, Unreadable, Value
 
 LIMIT = 5.0
 NUMBERS = [

@@ -12,7 +12,7 @@ from helpers_models import plain, random_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from data.tiny_model import build_tokenizer
+from data.embedded.tiny_model import build_tokenizer
 from grpo.experience import Batch
 from grpo.logprobs import completion_logps
 from grpo.loss import PRESETS

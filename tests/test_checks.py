@@ -10,7 +10,7 @@ import torch
 from helpers_models import plain, random_model
 from transformers import AutoModelForCausalLM, Gemma3Config, PreTrainedModel
 
-from data.tiny_model import build_tokenizer
+from data.embedded.tiny_model import build_tokenizer
 from grpo.logprobs import completion_logps
 from grpo.model import lora
 from grpo.model.checks import ModelError, check_model

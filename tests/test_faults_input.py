@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import DataError, Problem, PromptConfig, build_prompt
-from data.tiny_model import build_tokenizer
+from data.embedded.tiny_model import build_tokenizer
 from grpo.report.page import page, read_run
 from grpo.runs.folder import RunError, open_run
 from grpo.runs.journal import Judged

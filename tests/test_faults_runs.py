@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 import grpo.runs
 import grpo.runs.keeper
 import grpo.sft
-from data.tiny_model import build_model, build_tokenizer
+from data.embedded.tiny_model import build_model, build_tokenizer
 from grpo.runs.files import RunError, read_mapping
 
 

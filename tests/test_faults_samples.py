@@ -13,7 +13,7 @@ from helpers_runs import PARITY, command, metrics, one_line, weights, write_modu
 from helpers_runs import grpo as run_stage
 
 from data import make_problems
-from data.tiny_model import build_model, build_tokenizer
+from data.embedded.tiny_model import build_model, build_tokenizer
 from grpo import cli
 from grpo.evaluate import evaluate
 from grpo.model.policy import ModelConfig, load_policy

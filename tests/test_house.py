@@ -17,7 +17,9 @@ FILES = [path for package in PACKAGES for path in sorted((REPO / package).rglob(
 MODULES = {".".join(p.relative_to(REPO).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
 READ_PATH = ("sampling", "logprobs", "advantages", "weights", "loss", "trainer")  # presets.py is settings
 LOOP = [f"grpo.{name}" for name in (*READ_PATH[:2], "trainer", "experience", "scoring", "evaluate", "sft", "rejection")]
-LOOP += ["grpo.bench", "grpo.compare", "grpo.cli", "grpo.minimal"]  # lists: names of tests must not vary
+LOOP += ["grpo.bench", "grpo.compare", "grpo.curve", "grpo.cli", "grpo.minimal"]  # lists: names of tests must not vary
+
+REWARDS = [f"rewards.{n}" for n in ("accuracy", "format", "habits", "length", "reflection", "repetition")]
 
 
 def lines(path: Path) -> int:
@@ -113,6 +115,9 @@ def inside(name: str, packages: tuple[str, ...]) -> bool:
     [
         (("rewards",), ("grpo", "data")),
         (("data",), ("grpo",)),
+        (("rewards.grader", "rewards.text"), ("rewards.sandbox", "rewards.audit", *REWARDS)),
+        (("rewards.sandbox",), ("rewards.grader", "rewards.audit", *REWARDS)),
+        (tuple(REWARDS), ("rewards.grader", "rewards.sandbox", "rewards.audit")),
         (("grpo.distributed",), ("grpo.model", "grpo.runs", "grpo.report", *LOOP)),
         (("grpo.model",), ("grpo.runs", "grpo.report", *LOOP)),
         (("grpo.runs",), ("grpo.report", *LOOP)),

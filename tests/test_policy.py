@@ -20,7 +20,7 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from data.tiny_model import build_tokenizer
+from data.embedded.tiny_model import build_tokenizer
 from grpo.model.attention import Layout
 from grpo.model.lora import LoraConfig
 from grpo.model.policy import ModelConfig, ModelError, load_policy
@@ -154,7 +154,7 @@ def test_bf16_computes_in_bf16_with_an_fp32_head(tmp_path):
     assert half.model.model.norm.weight.dtype == torch.bfloat16
     layout = Layout.of_prompts(torch.tensor([4]), half.device)
     with torch.no_grad():
-        states = [p(torch.tensor([5, 9, 7, 7]), layout.positions, layout) for p in (half, full)]
+        states = [p(torch.tensor([5, 9, 7, 7]), layout) for p in (half, full)]
     assert [x.dtype for x in states] == [torch.bfloat16, torch.float32]
     ours, theirs = (p.logits(hidden) for p, hidden in zip((half, full), states, strict=True))
     assert ours.dtype == torch.float32

@@ -1,6 +1,6 @@
 """Whatever is thrown at the grader: nothing is paid, raised or executed, and it is over in no time.
 
-The attacks are the audit's (`rewards.audit_cases`). The time limits are generous for slow machines: the
+The attacks are the audit's (`rewards.audit.cases`). The time limits are generous for slow machines: the
 median is some tens of microseconds.
 """
 
@@ -17,7 +17,7 @@ import pytest
 
 from rewards import accuracy_reward, count_reflections, format_reward, reflection_reward, repetition_reward
 from rewards.answer import equivalent, extract_answer
-from rewards.audit_cases import ATTACKS
+from rewards.audit.cases import ATTACKS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fuzz_answer import SLOW, check, fuzz, too_slow

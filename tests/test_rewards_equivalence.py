@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rewards.answer import equivalent
-from rewards.compare import GradingConfig
+from rewards.answer import GradingConfig, equivalent
 
 # fmt: off
 SAME = [

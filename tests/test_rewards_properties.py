@@ -12,11 +12,11 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards.answer import equivalent, extract_answer, read
-from rewards.compare import GradingConfig
-from rewards.lexer import spelled
+from rewards.answer import GradingConfig, equivalent, extract_answer
+from rewards.grader.answer import read
+from rewards.grader.lexer import spelled
+from rewards.grader.values import Unreadable
 from rewards.text import split_sections
-from rewards.values import Unreadable
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fuzz_answer import random_expression

@@ -11,7 +11,7 @@ import pytest
 
 from rewards import RewardError, UnusableReward, accuracy_reward
 from rewards.sandbox import MAX_LOST, Sandbox
-from rewards.worker import Worker
+from rewards.sandbox.worker import Worker
 
 REWARDS = """
 import os, time, sys
@@ -216,10 +216,10 @@ def test_a_worker_that_is_never_ready_stops_the_run(sandbox, tmp_path, monkeypat
     """It used to score a whole batch 0."""
     (tmp_path / "late.py").write_text(
         "import os, sys, time\n"
-        f"if sys.argv[0].endswith('worker.py'): {what}\n"
+        f"if sys.argv[0].endswith('sandbox/__main__.py'): {what}\n"
         "def f(completions, **columns): return [1.0] * len(completions)\n"
     )
-    monkeypatch.setattr("rewards.worker.START_SECONDS", 1.0 if "sleep" in what else 60.0)
+    monkeypatch.setattr("rewards.sandbox.worker.START_SECONDS", 1.0 if "sleep" in what else 60.0)
     reward = sandbox("late:f")
     sys.modules.pop("late")
     for _ in range(2):

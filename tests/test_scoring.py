@@ -11,7 +11,7 @@ from data import DataConfig, Problem, Prompt, load_problems
 from grpo.model.policy import ModelConfig, load_policy
 from grpo.runs.config import RewardConfig, SandboxConfig
 from grpo.scoring import Completions, RewardSet, decode, load_rewards
-from rewards.scores import RewardFailure
+from rewards.sandbox.scores import RewardFailure
 
 PROGRESS = {"global_step": 3, "max_steps": 9}
 
@@ -136,7 +136,8 @@ def test_a_reward_that_hangs_is_killed_and_the_batch_goes_on(tmp_path, monkeypat
 
 
 def test_a_worker_that_cannot_start_stops_the_run_in_one_line(tmp_path, monkeypatch):
-    source = "import os, sys\nif sys.argv[0].endswith('worker.py'): os._exit(7)\ndef f(completions, **columns): pass\n"
+    source = "import os, sys\nif sys.argv[0].endswith('sandbox/__main__.py'): os._exit(7)\n"
+    source += "def f(completions, **columns): pass\n"
     name = write_module(tmp_path, monkeypatch, source)
     rewards = load_rewards({"r": RewardConfig(1.0, f"{name}:f")}, SandboxConfig())
     with pytest.raises(RewardFailure, match=r"^reward 'r' cannot be used: f: .* it ended with exit code 7$"):

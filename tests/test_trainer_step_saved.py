@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from data.tiny_model import build_tokenizer
+from data.embedded.tiny_model import build_tokenizer
 from grpo import cli
 from grpo.model.lora import LoraConfig
 from grpo.model.optim import OptimConfig, Optimizer

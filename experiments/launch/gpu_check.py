@@ -18,7 +18,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, __version__
 from transformers.utils import logging as transformers_logging
 
-from data.tiny_model import build_tokenizer
+from data.embedded.tiny_model import build_tokenizer
 from experiments.bench import ours, peer, run_process
 from grpo.bench import processor
 from grpo.cli import main as grpo

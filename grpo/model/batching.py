@@ -24,11 +24,11 @@ def my_micro_batches(rollouts: Rollouts, tokens: int) -> Iterator[tuple[Tensor, 
     All processes get equally many; where there are too few, some get one whose mask is empty.
     """
     for rows, counts in round_robin(micro_batches(rollouts, tokens)):
-        part = rollouts.select(rows)
+        micro = rollouts.select(rows)
         if not counts:  # a token at least must pass the layers, and a prompt's last one passes with its completion
-            longer = [prompt if len(prompt) > 1 else prompt * 2 for prompt in part.prompts]
-            part = replace(part, prompts=longer, mask=torch.zeros_like(part.mask))
-        yield rows, part
+            longer = [prompt if len(prompt) > 1 else prompt * 2 for prompt in micro.prompts]
+            micro = replace(micro, prompts=longer, mask=torch.zeros_like(micro.mask))
+        yield rows, micro
 
 
 def micro_batches(rollouts: Rollouts, tokens: int) -> list[Tensor]:
@@ -40,7 +40,7 @@ def micro_batches(rollouts: Rollouts, tokens: int) -> list[Tensor]:
     lengths = rollouts.lengths
     groups = [(rollouts.prompt_index == i).nonzero().squeeze(1) for i in range(len(rollouts.prompts))]
     groups = sorted((g for g in groups if len(g)), key=lambda g: int(lengths[g].max()))
-    rows = torch.cat([group[lengths[group].argsort(stable=True)] for group in groups]).tolist()
+    rows = [row for group in groups for row in group[lengths[group].argsort(stable=True)].tolist()]
 
     batches: list[list[int]] = []
     prompts: set[int] = set()

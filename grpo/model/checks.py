@@ -45,7 +45,7 @@ class WatchedLayout(Layout):
 def check_model(model: PreTrainedModel, hidden_states: Callable, logits: Callable) -> None:
     """Compare our forward pass with the model's own on a prompt and two completions of it.
 
-    hidden_states(ids [M], positions [M], layout) -> [M, D], logits(hidden [M, D]) -> [M, V]. Raises ModelError.
+    hidden_states(ids [M], layout) -> [M, D], logits(hidden [M, D]) -> [M, V]. Raises ModelError.
     """
     name, config = type(model).__name__, model.config.get_text_config()
     if other := set(getattr(config, "layer_types", None) or ()) - KINDS:
@@ -54,7 +54,7 @@ def check_model(model: PreTrainedModel, hidden_states: Callable, logits: Callabl
     ids = torch.tensor([3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 8, 13, 9], device=device).remainder(size)
     layout = WatchedLayout(torch.tensor([5]), torch.tensor([4, 4]), torch.tensor([0, 0]), device)
     try:
-        hidden = hidden_states(ids, layout.positions, layout)[5:]  # [8, D]
+        hidden = hidden_states(ids, layout)[5:]  # [8, D]
         ours = logits(hidden)  # [8, V]
         enlarge = 100 / ours.abs().max()  # a soft cap does not show in small logits
         theirs, enlarged = own_logits(model, torch.stack([ids[:9], torch.cat([ids[:5], ids[9:]])]), enlarge.item())

@@ -23,12 +23,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from data import tiny_model
+from data.embedded import tiny_model
 from grpo import distributed
-from grpo.model import attention, checks, compute, lora, sharding
-from grpo.model.attention import Layout
-from grpo.model.cache import Cache
+from grpo.model import checks, compute, lora, sharding
 from grpo.model.checks import ModelError
+from grpo.model.shared_prefix import Memory, SharedPrefix
+from grpo.types import Rollouts
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,17 @@ class Policy(nn.Module):
         eos_ids: list[int],
         source: str,
         dtype: torch.dtype = torch.float32,
+        passes: SharedPrefix | None = None,
     ):
         """eos_ids: every id that ends a completion; instruct models have several. source: where the base weights came
-        from. dtype: what the layers compute in."""
+        from. dtype: what the layers compute in. passes: the way through the model."""
         super().__init__()
         self.model, self.tokenizer, self.eos_ids, self.source, self.dtype = model, tokenizer, eos_ids, source, dtype
         self.logit_scale, self.logit_cap = checks.logit_changes(model.config)
         self._reference: tuple[Policy, ...] = ()  # in a tuple: its parameters are none of ours
         self.masters: dict[str, Tensor] = {}  # trained fp32 weights of which the model has rounded ones
-        model.set_attn_implementation(attention.NAME)
+        self.passes = passes or SharedPrefix()
+        self.passes.prepare(model)
 
     @property
     def device(self) -> torch.device:
@@ -83,12 +85,23 @@ class Policy(nn.Module):
         """The linear layer from hidden states to logits."""
         return self.model.get_output_embeddings()
 
-    def forward(self, ids: Tensor, positions: Tensor, memory: Layout | Cache) -> Tensor:
-        """Hidden states [M, D] of tokens [M] at positions [M]; `memory` knows which tokens may see which."""
-        output = self.model.base_model(
-            input_ids=ids[None], position_ids=positions[None], use_cache=False, memory=memory
-        )
-        return output.last_hidden_state[0].clone()  # `fully_shard` warns of a view
+    def forward(self, ids: Tensor, memory: Memory) -> Tensor:
+        """Hidden states [M, D] of tokens [M]; `memory` knows their positions, and which tokens may see which."""
+        return self.passes.hidden_states(self.model, ids, memory).clone()  # `fully_shard` warns of a view
+
+    def completion_states(self, rollouts: Rollouts) -> Tensor:
+        """Hidden states of the positions that predict the sampled tokens, with gradient: [M, D], M = mask.sum()."""
+        return self.passes.completion_states(self, rollouts, self.device)
+
+    def start_decoding(self, prompts: list[list[int]], group_size: int, room: int) -> Memory:
+        """Compute the prompts, [P] lists of tokens, without their last ones, for `room` tokens of `group_size` rows.
+
+        What comes back is the memory of P * group_size rows: `policy(token, memory)` gives the hidden states of the
+        next token of each, `memory.next()` follows it, and `memory.keep(rows)` lets the other rows leave.
+        """
+        if not all(prompts):
+            raise ValueError("a prompt holds no token: it needs at least one to continue from")
+        return self.passes.start_decoding(self, prompts, group_size, room, self.device)
 
     @torch.no_grad()
     def logits(self, hidden: Tensor, part: slice = slice(None), out: Tensor | None = None) -> Tensor:
@@ -118,7 +131,7 @@ class Policy(nn.Module):
             lora.freeze_reference(self.model)
         else:
             frozen = copy.deepcopy(self.model).requires_grad_(False)
-            self._reference = (Policy(frozen, self.tokenizer, self.eos_ids, self.source, self.dtype),)
+            self._reference = (Policy(frozen, self.tokenizer, self.eos_ids, self.source, self.dtype, self.passes),)
 
     @contextmanager
     def reference(self) -> Iterator[Policy]:
@@ -159,12 +172,8 @@ class Policy(nn.Module):
     @contextmanager
     def unsharded(self) -> Iterator[None]:
         """Inside, each process has all weights: sampling needs them once a token."""
-        with sharding.unsharded(self, self._one_token):
+        with sharding.unsharded(self, lambda: self.passes.one_token(self, self.device)):
             yield
-
-    def _one_token(self) -> Tensor:
-        layout = Layout.of_prompts(torch.tensor([1]), self.device)
-        return self(torch.zeros(1, dtype=torch.long, device=self.device), layout.positions, layout)
 
     # ---- fp32 weights -----------------------------------------------------------------------------------------
 

@@ -11,10 +11,11 @@ GROUPS: dict[str, dict[str, str]] = {
         "spread": "Standard deviation of the total reward in a group, averaged over groups: what GRPO learns from.",
         "reward_<name>": "Mean of that reward function, before its weight, over the completions that it applies to.",
         "killed": "Completions whose scoring was killed for its time or memory; no reward applies to them.",
-        "zero_spread": "Share of groups whose completions all earned the same, so that A = 0; mostly dropped.",
+        "zero_spread": "Share of sampled groups whose completions all earned the same total, so that A = 0.",
         "shaping_only": "Share of groups learned from whose accuracy is flat: other rewards alone decide there.",
         "refills": "How many times the step sampled again to replace dropped groups.",
         "groups": "Groups left to learn from; fewer than prompts_per_step if the refills ran out.",
+        "dropped": "Groups sampled and not learned from: all earned the same, in total or in what drop_by names.",
     },
     "Behaviour": {
         "reflections": 'Distinct sentences per completion that reflect while thinking ("wait", "let me check", ...).',
@@ -33,10 +34,11 @@ GROUPS: dict[str, dict[str, str]] = {
         "ratio": "Mean importance ratio pi / pi_old of a token; exactly 1 where a batch gets one update.",
         "ratio_max": "Largest importance ratio of the batch.",
         "grad_norm": "L2 norm of the gradient before clipping; spikes announce trouble.",
+        "updates": "Optimiser steps of the step: mini-batches times passes, fewer where groups are missing.",
         "skipped": "Optimiser steps skipped because the loss or gradient was NaN or infinite; they moved nothing.",
         "lr": "Learning rate of the step, after warm-up and schedule.",
         "sampler_gap": "Mean |trainer's - sampler's logp| per token before the update. It is rounding: below 1e-4 in "
-        "float32, some hundredths in bfloat16.",
+        "float32, a few hundredths in bfloat16.",
     },
     "Speed": {
         "tokens_per_second": "Completion tokens per second of the whole step (GRPO: sampled; SFT: trained on).",

@@ -54,7 +54,7 @@ class GRPOConfig:
     group_size: int = 8
     """G: completions sampled for each prompt."""
     mini_batches: int = 1
-    """Parts that a batch's groups are cut into, an optimiser step each; above 1, ratios and clips have an effect."""
+    """Mini-batches that a batch is cut into, an optimiser step each; above 1, ratios and clips have an effect."""
     updates_per_batch: int = 1
     """mu: passes over the mini-batches of a batch."""
     drop_zero_spread: bool = True
@@ -74,7 +74,7 @@ class SFTConfig:
     steps: int = 0
     """Optimiser steps; 0: as many as `epochs` needs."""
     epochs: float = 1.0
-    """Passes over the data."""
+    """Passes over the data; the last batch of a pass may be smaller."""
     batch_size: int = 64
     """Sequences per optimiser step."""
     max_tokens: int = 0

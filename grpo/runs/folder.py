@@ -97,16 +97,21 @@ class Run:
 
     def finish(self, policy: Policy | None = None) -> None:
         """Save what was trained, mark the run complete, and drop what was kept to go on from."""
-        if policy and rank() == 0:
-            self.check_folder()
-            partial = self.folder / "model.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            policy.save(partial)
-            shutil.rmtree(self.folder / "model", ignore_errors=True)
-            os.replace(partial, self.folder / "model")
+        if policy:
+            self.save_model(policy, "model")
         self.manifest["finished"] = now()
         write_json(self.folder / "manifest.json", self.manifest)
         _tidy(self.folder)
+
+    def save_model(self, policy: Policy, name: str) -> None:
+        """Write a model folder aside, then put it in the place of the one of before."""
+        if rank() == 0:
+            self.check_folder()
+            partial = self.folder / f"{name}.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            policy.save(partial)
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            os.replace(partial, self.folder / name)
 
     def check_folder(self) -> None:
         """Raise RunError if the folder was deleted or moved away since the run opened it."""
@@ -243,7 +248,8 @@ def parent_of(model_path: str) -> dict[str, Any]:
 
 def data_hash(problems: list[Problem]) -> str:
     """SHA-256 of all that prompts and rewards see of these problems."""
-    return hashlib.sha256(json.dumps([list(vars(problem).values()) for problem in problems]).encode()).hexdigest()
+    seen = [[value for name, value in vars(problem).items() if name != "place"] for problem in problems]
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
 
 def code_hash(config: Config) -> dict[str, str]:

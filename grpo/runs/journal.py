@@ -90,7 +90,7 @@ class Journal:
                 f.write(b"".join((json.dumps(asdict(one)) + "\n").encode() for one in judged))
             sync(self.path)
         self.run.stop.agree()
-        self.run.stop.check(f"{self.run.folder}: {done}")
+        self.run.stop.check(f"{self.run.folder}: {done if self.path else 'the last step'}")
 
 
 def parse(line: bytes) -> Judged | None:

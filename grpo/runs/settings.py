@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from grpo.loss import PRESETS
+from grpo.presets import DROP_BY_CORRECTNESS, PRESETS
 from grpo.runs.config import Config, RewardConfig
 from grpo.runs.validate import check, did_you_mean
 
@@ -67,9 +67,10 @@ def load_config(file: str | None, overrides: list[str] | None = None, checked: b
 
 
 def with_preset_filter(config: Config, settings: Settings) -> Config:
-    """DAPO drops groups by correctness (arXiv:2503.14476, section 3.2): its preset does, unless `drop_by` is set."""
+    """Some presets drop groups by correctness, unless `drop_by` is set."""
     right, preset = config.eval.reward, settings.get(("loss", "preset"), ("", ""))[0]
-    if preset != "dapo" or ("grpo", "drop_by") in settings or right not in config.rewards:
+    free = ("grpo", "drop_by") not in settings and config.grpo.drop_zero_spread
+    if preset not in DROP_BY_CORRECTNESS or not free or right not in config.rewards:
         return config
     return dataclasses.replace(config, grpo=dataclasses.replace(config.grpo, drop_by=(right,)))
 
@@ -194,8 +195,9 @@ def convert(value: Any, hint: Any) -> Any:
             return [convert(item, args[0]) for item in value] if origin is list else value
         if hint is str and value is None:
             return ""  # `key=` on the command line
-        if origin in (types.UnionType, typing.Union):
-            return None if value is None and type(None) in args else convert(value, args[0])
+        if origin in (types.UnionType, typing.Union):  # a list where it may be one, else the first type
+            listed = [arg for arg in args if isinstance(value, list) and typing.get_origin(arg) is list]
+            return None if value is None and type(None) in args else convert(value, (listed or args)[0])
         if origin is tuple and isinstance(value, list):
             items = args[:1] * len(value) if args[-1] is Ellipsis else args
             return tuple(convert(v, t) for v, t in zip(value, items, strict=True))

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from grpo.advantages import ADVANTAGES
-from grpo.loss import AGGREGATIONS, KL_ESTIMATORS, RATIOS, check_surrogate
+from grpo.loss import AGGREGATIONS, KL_ESTIMATORS, RATIOS, SURROGATES
 from grpo.runs.config import Config
-from grpo.weights import check_weights
+from grpo.trials import check_surrogate, check_weights
 from rewards import get_reward
 
 Mistake = tuple[str, str]
@@ -84,6 +84,10 @@ def _contradictions(config: Config) -> Iterator[Mistake]:
             "grpo.drop_by",
             f"{unknown[0]!r} is no reward of this run; there are {', '.join(config.rewards) or 'none'}",
         )
+    if config.grpo.drop_by and not config.grpo.drop_zero_spread:
+        yield "grpo.drop_by", "does nothing with grpo.drop_zero_spread=false; leave one of the two out"
+    if loss.delta is not None and loss.surrogate in SURROGATES and loss.surrogate != "clip":
+        yield "loss.delta", f"does nothing with loss.surrogate={loss.surrogate}; it bounds the ratio of `clip`"
     if config.grpo.mini_batches > config.grpo.prompts_per_step:
         yield (
             "grpo.mini_batches",
@@ -115,7 +119,7 @@ def _functions(config: Config) -> Iterator[Mistake]:
             get_reward(config.eval.reward)
         except ValueError as error:
             yield "eval.reward", f"is none of the rewards and cannot be used: {error}"
-    functions = {"loss.surrogate": (check_surrogate, config.loss), "loss.weight": (check_weights, config.loss.weight)}
+    functions = {"loss.surrogate": (check_surrogate, config.loss), "loss.weight": (check_weights, config.loss)}
     for key, (check_it, what) in functions.items():
         try:
             check_it(what)

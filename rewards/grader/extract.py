@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from rewards.grader.units import CHANGING, NO_UNIT, SCALES, is_unit
+from rewards.grader.values import Unreadable
 from rewards.text import split_sections
-from rewards.units import CHANGING, NO_UNIT, SCALES, is_unit
-from rewards.values import Unreadable
 
 MAX_CHARS = 1000
 """A longer answer is read by nobody: it equals only itself."""

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rewards.call import UnusableReward, call_reward
 from rewards.registry import Reward, RewardError
-from rewards.sandbox import Sandbox, Scores
+from rewards.sandbox.call import UnusableReward, call_reward
+from rewards.sandbox.sandbox import Sandbox, Scores
 
 
 class RewardFailure(ValueError):

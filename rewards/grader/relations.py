@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from rewards.lexer import Token
-from rewards.units import CHANGING
-from rewards.values import INFINITY, MINUS_ONE, Number, Op, Struct, Symbol, Unreadable, Value, negated, variables
+from rewards.grader.lexer import Token
+from rewards.grader.units import CHANGING
+from rewards.grader.values import INFINITY, MINUS_ONE, Number, Op, Struct, Symbol, Unreadable, Value, negated, variables
 
 
 def name_of(tokens: list[Token], side: Value) -> str:

@@ -3,7 +3,7 @@
 The two processes talk in JSON, so that nothing of the parent (CUDA, threads, locks) is inherited and nothing is
 unpickled; the worker imports `rewards` and the reward's module, and nothing else.
 
-    parent                          worker (this module, run with -m)
+    parent                          worker (`python -m rewards.sandbox`)
     Worker.ask  -- columns -->      call_reward
                 <-- scores ---
 """
@@ -26,8 +26,8 @@ from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any
 
-from rewards.call import UnusableReward, call_reward
 from rewards.registry import RewardError, get_reward
+from rewards.sandbox.call import UnusableReward, call_reward
 
 START_SECONDS = 120.0
 """How long a worker may take to start, with the imports of a custom reward."""
@@ -102,7 +102,7 @@ class Worker:
 
     def _start(self) -> Connection:
         self._pipe, theirs = Pipe()
-        command = [sys.executable, "-m", "rewards.worker", str(theirs.fileno()), self.arguments]
+        command = [sys.executable, "-m", "rewards.sandbox", str(theirs.fileno()), self.arguments]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         said = ""
         try:
@@ -204,7 +204,3 @@ def _limit_memory(megabytes: int) -> None:
             pages = int(statm.read().split()[0])
         limit = pages * resource.getpagesize() + megabytes * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -22,7 +22,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Symbol:
-    """A variable, or one of the constants of `rewards.numeric`."""
+    """A variable, or one of the constants of `rewards.grader.numeric`."""
 
     kind = ""
     name: str

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-from rewards.values import Unreadable
+from rewards.grader.values import Unreadable
 
 MAX_TOKENS = 600
 

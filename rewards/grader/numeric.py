@@ -18,7 +18,7 @@ from typing import Any
 
 from mpmath.ctx_mp import MPContext
 
-from rewards.values import Expression, Number, Symbol, Unreadable, variables
+from rewards.grader.values import Expression, Number, Symbol, Unreadable, variables
 
 POINTS = 6
 DIGITS = 300

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rewards.audit_cases import Case
+from rewards.audit.cases import Case
 
 FORMS = {False: "text", True: "messages"}
 READ = "read completion[0]['content'], or rewards.text.completion_text(completion)"

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable
 from fractions import Fraction
 
-from rewards.values import INFINITY, Unreadable, Value, negated, variables
+from rewards.grader.values import INFINITY, Unreadable, Value, negated, variables
 
 DIGITS = 200
 """To which the ends are known: of sqrt(8) and 2 sqrt(2) the last digits may differ."""

@@ -5,10 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from rewards.numeric import Evaluator
-from rewards.relations import interval, is_solved, is_unsolved
-from rewards.sets import Sets, is_joined
-from rewards.values import MINUS_ONE, Expression, Number, Op, Struct, Symbol, Unreadable, Value, negated, op, variables
+from rewards.grader.numeric import Evaluator
+from rewards.grader.relations import interval, is_solved, is_unsolved
+from rewards.grader.sets import Sets, is_joined
+from rewards.grader.values import (
+    MINUS_ONE,
+    Expression,
+    Number,
+    Op,
+    Struct,
+    Symbol,
+    Unreadable,
+    Value,
+    negated,
+    op,
+    variables,
+)
 
 FLOAT_NOISE = Fraction(1, 10**9)
 """Two decimals this near each other, relatively, are one: 0.1 + 0.2 prints as 0.30000000000000004."""

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rewards.call import UnusableReward, usable_columns
 from rewards.registry import RewardError, get_reward, reward_label
-from rewards.worker import HOOKS, Answer, Call, Worker
+from rewards.sandbox.call import UnusableReward, usable_columns
+from rewards.sandbox.worker import HOOKS, Answer, Call, Worker
 
 MAX_LOST = 8
 """Kills and new starts may cost a batch this many times `seconds`; what is left of it then goes unscored."""

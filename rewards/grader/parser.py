@@ -16,10 +16,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 
-from rewards.lexer import Token
-from rewards.relations import asked, name_of, relation
-from rewards.units import SCALES, unit_name
-from rewards.values import MINUS_ONE, Number, Op, Struct, Symbol, Unreadable, Value, divided, expression, negated, op
+from rewards.grader.lexer import Token
+from rewards.grader.relations import asked, name_of, relation
+from rewards.grader.units import SCALES, unit_name
+from rewards.grader.values import (
+    MINUS_ONE,
+    Number,
+    Op,
+    Struct,
+    Symbol,
+    Unreadable,
+    Value,
+    divided,
+    expression,
+    negated,
+    op,
+)
 
 MAX_DEPTH = 20
 """How deep brackets and exponents may nest."""

@@ -30,9 +30,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from rewards import audit_cases as cases
-from rewards.audit_cases import Case
-from rewards.audit_report import FORMS, Finding, Probe, Report
+from rewards.audit import cases
+from rewards.audit.cases import Case
+from rewards.audit.report import FORMS, Finding, Probe, Report
 from rewards.registry import COLUMNS, TRL_COLUMNS, RewardError, get_reward
 from rewards.sandbox import Sandbox
 
@@ -230,7 +230,3 @@ def _setting(text: str) -> tuple[str, Any]:
     if not equals:
         raise RewardError(f"{text}: write NAME=VALUE")
     return name, yaml.safe_load(value)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
