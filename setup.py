@@ -41,6 +41,7 @@ setup(
     extras_require={
         "gguf": ["gguf", "accelerate"],  # transformers reads .gguf files with them
         "data": ["datasets"],  # data sets of the hub, and .parquet files
+        "figures": ["matplotlib"],  # the lab's curves and differences as SVG; the trainer draws nothing with it
         "dev": [
             "pytest",
             "pytest-xdist",  # the tests use both cores
@@ -49,6 +50,7 @@ setup(
             "ruff",  # lint and format
             "peft",  # test peer: our adapters load there and give the same logits
             "trl",  # test peer: our rewards run in its GRPOTrainer, its rewards in ours
+            "matplotlib",  # extra `figures`
             "math-verify",  # test peer: agreement of the graders; TRL's accuracy reward needs it
             "reward-doctor",  # test peer: exploits of rewards
         ],
