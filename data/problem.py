@@ -17,7 +17,7 @@ class Problem:
     """The problem as it is put to the model: the user's last turn."""
 
     answer: str
-    """The gold answer, never empty."""
+    """The gold answer; empty only for SFT, which may have none."""
 
     solution: str = ""
     """The worked solution without its final-answer marker; "" if the data has none."""
@@ -27,3 +27,14 @@ class Problem:
 
     turns: list[dict[str, str]] = field(default_factory=list)
     """The messages before the question, `{"role": ..., "content": ...}` each; empty for a question alone."""
+
+    response: str = ""
+    """A whole response to teach as it is: the last message of a conversation, TRL's `completion`; "" otherwise."""
+
+    place: str = field(default="", compare=False)
+    """Where it stands, for messages: `mine.jsonl:7`; "" for a problem that was made."""
+
+    @property
+    def called(self) -> str:
+        """The problem in a message: its place, or else its id."""
+        return self.place or f"problem {self.id}"

@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from data.chat import opened, render, thinking_switch
+from data.config import DataConfig
 from data.errors import DataError
 from data.problem import Problem
-from data.problems import DataConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -114,19 +115,23 @@ def build_prompt(problem: Problem, tokenizer: PreTrainedTokenizerBase, config: P
     if style == "chat":
         prompt = _chat([*problem.turns, {"role": "user", "content": question.strip()}], tokenizer, config)
     elif problem.turns:
-        raise DataError(f"problem {problem.id} is a conversation, which needs a chat template: prompt.style=chat")
+        raise DataError(f"{problem.called} is a conversation, which needs a chat template: prompt.style=chat")
     else:
         prompt = _plain(question, tokenizer, config)
     if question.strip() not in prompt.text:
         raise DataError(
-            f"the question of problem {problem.id} is not in its prompt: the chat template leaves out text that is not "
+            f"the question of {problem.called} is not in its prompt: the chat template leaves out text that is not "
             "in parts, as templates for images do; use prompt.style=plain or another tokenizer.chat_template"
         )
     if not prompt.ids:
-        raise DataError(f"the prompt of problem {problem.id} has no token")
-    if "</think>" in prompt.prefill:
-        text = "the chat template ends the prompt with an empty thought, so the model does not think before it answers"
-        warnings.warn(f"{text}; with Qwen3 prompt.template_args.enable_thinking=true lets it think", stacklevel=1)
+        raise DataError(f"the prompt of {problem.called} has no token")
+    if prompt.messages and prompt.text.rpartition(prompt.messages[-1]["content"])[2].rstrip().endswith("</think>"):
+        what = "an empty thought" if prompt.prefill else "</think>, a thought that is over"
+        warnings.warn(
+            f"the chat template ends the prompt with {what}, so the model does not think before it answers; "
+            f"{thinking_switch(tokenizer)}",
+            stacklevel=1,  # of here, so that it is said once and not for each problem
+        )
     return prompt
 
 
@@ -166,7 +171,7 @@ def after_response(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> 
     if config.style == "plain" or not tokenizer.chat_template:
         return []
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": MARK}]
-    text = _render(turns, tokenizer, config, respond=False)
+    text = render(turns, tokenizer, config.template_args, config.date, respond=False)
     return tokenizer(text.rpartition(MARK)[2], add_special_tokens=False)["input_ids"] if MARK in text else []
 
 
@@ -205,7 +210,7 @@ def _chat(turns: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, confi
             raise DataError(f"prompt.template_args: the tokenizer's chat template has no {name!r}")
     messages, text = _render_messages(turns, tokenizer, config)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return Prompt(ids, text, messages, _opened(text.rpartition(messages[-1]["content"])[2]))
+    return Prompt(ids, text, messages, opened(text.rpartition(messages[-1]["content"])[2]))
 
 
 def _plain(question: str, tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> Prompt:
@@ -219,7 +224,7 @@ def _plain(question: str, tokenizer: PreTrainedTokenizerBase, config: PromptConf
     bos = tokenizer.bos_token_id
     if bos is not None and ids[:1] != [bos] and tokenizer(text)["input_ids"][:1] == [bos]:
         ids = [bos, *ids]
-    return Prompt(ids, text, None, _opened(text.rpartition(question)[2]))
+    return Prompt(ids, text, None, opened(text.rpartition(question)[2]))
 
 
 def _render_messages(
@@ -230,7 +235,7 @@ def _render_messages(
     if system and all(turn["role"] != "system" for turn in turns):
         messages = [{"role": "system", "content": system}, *turns]
         try:
-            text = _render(messages, tokenizer, config)
+            text = render(messages, tokenizer, config.template_args, config.date)
         except DataError:  # "System role not supported"; any other error comes back below
             text = ""
         if system in text:  # some templates drop what they do not know
@@ -238,51 +243,4 @@ def _render_messages(
         first = next(i for i, turn in enumerate(turns) if turn["role"] == "user")
         joined = {"role": "user", "content": f"{system}\n\n{turns[first]['content']}"}
         turns = [*turns[:first], joined, *turns[first + 1 :]]
-    return turns, _render(turns, tokenizer, config)
-
-
-def _render(
-    messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, config: PromptConfig, respond: bool = True
-) -> str:
-    def render(template: str) -> str:
-        return tokenizer.apply_chat_template(
-            messages, chat_template=template, tokenize=False, add_generation_prompt=respond, **config.template_args
-        )
-
-    try:
-        template = tokenizer.get_chat_template()
-        text = render(_on_day(template, config.date) if config.date else template)
-        dated = not config.date and CLOCK in template and render(_on_day(template, "1999-01-02")) != text
-    except DataError:
-        raise
-    except Exception as error:  # a template is a program of the model's author: it may raise anything
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"the chat template fails: {type(error).__name__}: {reason}") from error
-    if dated:
-        warnings.warn(
-            "the chat template prints today's date, so that prompts differ from day to day: set prompt.date",
-            stacklevel=1,  # of here, so that it is said once and not for each problem
-        )
-    return text
-
-
-CLOCK = "strftime_now("
-"""How a chat template asks transformers for the time."""
-
-
-def _on_day(template: str, day: str) -> str:
-    """The template with the day in place of its calls of the clock; transformers lets no function of ours in."""
-    moment = datetime.fromisoformat(day)
-    call = re.escape(CLOCK) + r"\s*(?P<quote>['\"])(?P<form>.*?)(?P=quote)\s*\)"
-    template = re.sub(call, lambda match: json.dumps(moment.strftime(match["form"])), template)
-    if CLOCK in template:
-        raise DataError(
-            "prompt.date: the chat template asks for the time in a way of its own; see prompt.template_args"
-        )
-    return template
-
-
-def _opened(tail: str) -> str:
-    """What of the response stands at the end of the prompt: "<think>\\n", or a think block left empty."""
-    match = re.search(r"<think>\s*(</think>\s*)?\Z", tail)
-    return match[0] if match else ""
+    return turns, render(turns, tokenizer, config.template_args, config.date)

@@ -51,6 +51,10 @@ class Stream(Generic[T]):
             taken.append(self.items[item])
         return taken
 
+    def take_within_pass(self, count: int) -> list[T]:
+        """The next `count` items, fewer where the pass ends: in whole passes each item comes equally often."""
+        return [self.items[self._next()] for _ in range(min(count, len(self.items) - self.position % len(self.items)))]
+
     def _next(self) -> int:
         """The index of the item at the position, which moves on."""
         number, place = divmod(self.position, len(self.items))

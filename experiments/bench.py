@@ -26,7 +26,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from data import build_prompt, load_problems
-from data.tiny_model import BASE_FOLDER
+from data.embedded.tiny_model import BASE_FOLDER
 from grpo.runs.config import Config
 from grpo.runs.settings import load_config
 

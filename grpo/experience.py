@@ -28,7 +28,7 @@ from grpo.scoring import Completions, RewardSet, decode
 from grpo.types import Problem, Rollouts, concat_rollouts
 from rewards import count_reflections
 
-PER_TOKEN = ("ratio", "kl", "entropy", "weighted_advantage", "clipped")  # written of each token; see `policy_loss`
+PER_TOKEN = ("ratio", "kl", "entropy", "weighted_advantage", "clipped")  # what is written, of `loss.token_values`
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,20 @@ class Batch:
     rewards: Tensor
     """[N, K], one column per reward function, NaN where it does not apply. Never overwritten by the advantage."""
     metrics: dict[str, float]
-    """Figures about everything that was sampled for this batch, dropped groups included."""
-    parts: list[Part] = field(default_factory=list)
+    """Of everything that was sampled for this batch, dropped groups included."""
+    sampled: list[ScoredGroups] = field(default_factory=list)
     """All of that."""
-    figures: dict[str, Tensor] = field(default_factory=dict)
+    per_token: dict[str, Tensor] = field(default_factory=dict)
     """`advantage` [N], and PER_TOKEN, [N, T] each, as of each token's last update."""
 
-    def note(self, where: tuple[Tensor, slice], figures: dict[str, Tensor]) -> None:
-        """Keep the figures [B, T] of a micro-batch; where: its rows and slots."""
-        for name in (name for name in PER_TOKEN if name in figures):
-            self.figures.setdefault(name, torch.zeros(self.rollouts.mask.shape))[where] = figures[name].float()
+    def note(self, where: tuple[Tensor, slice], values: dict[str, Tensor]) -> None:
+        """Keep the values [B, T] of a micro-batch; where: its rows and slots."""
+        for name in (name for name in PER_TOKEN if name in values):
+            self.per_token.setdefault(name, torch.zeros(self.rollouts.mask.shape))[where] = values[name].float()
 
 
 @dataclass(frozen=True)
-class Part:
+class ScoredGroups:
     """What one process sampled in one round; a step has one round, and one more for each refill."""
 
     rollouts: Rollouts
@@ -68,32 +68,39 @@ class Part:
 
 def collect(config: Config, policy: Policy, rewards: RewardSet, stream: Stream, step: int) -> Batch:
     """Sample and score groups until P of them have a spread of rewards, or the refills are used up."""
-    started, missing, refills = time.perf_counter(), config.grpo.prompts_per_step, -1
-    parts: list[Part] = []
+    started, missing, rounds = time.perf_counter(), config.grpo.prompts_per_step, 0
+    sampled: list[ScoredGroups] = []
     stream.new_step()
-    while refills < config.grpo.max_refills and (problems := stream.take(missing)):
-        sampled = sample_round(config, policy, rewards, problems, step, stream.position / len(stream.items))
-        missing -= sum(len(part.kept) for part in sampled) // config.grpo.group_size
-        parts, refills = parts + sampled, refills + 1
+    while missing and rounds <= config.grpo.max_refills:
+        problems = stream.take(missing)
+        if not problems:  # each problem of the data had its turn in this step
+            break
+        found = sample_round(config, policy, rewards, problems, step, stream.position / len(stream.items))
+        sampled += found
+        missing -= sum(len(groups.kept) for groups in found) // config.grpo.group_size
+        rounds += 1
+    metrics = describe(config, sampled, rewards)
+    metrics |= {"refills": rounds - 1, "sampling_seconds": time.perf_counter() - started}
     return Batch(
-        concat_rollouts([part.rollouts.select(part.kept) for part in parts]),
-        torch.cat([part.rewards[part.kept] for part in parts]),
-        {**describe(config, parts, rewards), "refills": refills, "sampling_seconds": time.perf_counter() - started},
-        parts,
+        concat_rollouts([groups.rollouts.select(groups.kept) for groups in sampled]),
+        torch.cat([groups.rewards[groups.kept] for groups in sampled]),
+        metrics,
+        sampled,
     )
 
 
 def sample_round(
     config: Config, policy: Policy, rewards: RewardSet, problems: list[Problem], step: int, epoch: float
-) -> list[Part]:
+) -> list[ScoredGroups]:
     """G completions of each problem, scored, and which of the groups to keep; each process samples a slice of them."""
     mine = problems[rank_slice(len(problems))]
-    return [part for part in gather_results(lambda: sample_part(config, policy, rewards, mine, step, epoch)) if part]
+    gathered = gather_results(lambda: sample_and_score(config, policy, rewards, mine, step, epoch))
+    return [groups for groups in gathered if groups]
 
 
-def sample_part(
+def sample_and_score(
     config: Config, policy: Policy, rewards: RewardSet, problems: list[Problem], step: int, epoch: float
-) -> Part | None:
+) -> ScoredGroups | None:
     """G completions of each of these problems, scored; None if there is no problem."""
     if not problems:
         return None
@@ -101,7 +108,7 @@ def sample_part(
     rollouts, completions = sample_texts(config, policy, problems, prompts, size, step)
     scores = rewards(completions, progress_of(config, step, epoch))  # [N, K]
     kept = groups_to_keep(config, rewards, scores).repeat_interleave(size).nonzero().squeeze(1)
-    return Part(rollouts, completions, scores, kept, rewards.killed - killed)
+    return ScoredGroups(rollouts, completions, scores, kept, rewards.killed - killed)
 
 
 def progress_of(config: Config, step: int = 0, epoch: float = 0.0) -> dict[str, float]:
@@ -111,16 +118,18 @@ def progress_of(config: Config, step: int = 0, epoch: float = 0.0) -> dict[str, 
 
 
 def groups_to_keep(config: Config, rewards: RewardSet, scores: Tensor) -> Tensor:
-    """Groups with a spread of what `grpo.drop_by` names, bool [P]. scores: [N, K].
+    """Groups with a spread of what `grpo.drop_by` names, or of the total reward, bool [P]. scores: [N, K].
 
-    With the KL in the reward all are kept: its part of the reward differs from completion to completion.
+    With the KL in the reward no total is flat: its part of the reward differs from completion to completion.
     """
-    weights, by = rewards.weights, [i for i, name in enumerate(rewards.functions) if name in config.grpo.drop_by]
-    if by:
-        scores, weights = scores[:, by], torch.ones(len(by))
+    drop_by, kl_in_reward = config.grpo.drop_by, bool(config.loss.beta) and config.loss.kl_in == "reward"
+    weights = rewards.weights
+    if drop_by:
+        columns = [i for i, name in enumerate(rewards.functions) if name in drop_by]
+        scores, weights = scores[:, columns], torch.ones(len(columns))
     flat = zero_spread(scores, weights, config.grpo.group_size, config.loss.advantage)
-    kl_in_reward = bool(config.loss.beta) and config.loss.kl_in == "reward"
-    return ~flat if config.grpo.drop_zero_spread and not kl_in_reward else torch.ones_like(flat)
+    drops = config.grpo.drop_zero_spread and (drop_by or not kl_in_reward)
+    return ~flat if drops else torch.ones_like(flat)
 
 
 def sample_texts(
@@ -147,28 +156,30 @@ def make_prompts(config: Config, policy: Policy, problems: list[Problem]) -> lis
     return prompts
 
 
-def describe(config: Config, parts: list[Part], rewards: RewardSet) -> dict[str, float]:
-    """What was sampled in a step, dropped groups included; the glossary explains each figure."""
+def describe(config: Config, sampled: list[ScoredGroups], rewards: RewardSet) -> dict[str, float]:
+    """What was sampled in a step, dropped groups included; the glossary explains each metric."""
     size, weights = config.grpo.group_size, rewards.weights
-    scores = torch.cat([part.rewards for part in parts])  # [N, K]
-    lengths = torch.cat([part.rollouts.lengths for part in parts]).float()  # [N]
-    texts = [text for part in parts for text in part.completions.texts]
-    told: dict[str, list[float]] = {}  # what the rewards logged themselves
-    for name, values in (item for part in parts for item in part.completions.metrics.items()):
-        told.setdefault(name, []).extend(values)
+    scores = torch.cat([groups.rewards for groups in sampled])  # [N, K]
+    kept = torch.cat([groups.rewards[groups.kept] for groups in sampled])
+    lengths = torch.cat([groups.rollouts.lengths for groups in sampled]).float()  # [N]
+    texts = [text for groups in sampled for text in groups.completions.texts]
+    logged: dict[str, list[float]] = {}  # what the rewards logged themselves
+    for name, values in (item for groups in sampled for item in groups.completions.metrics.items()):
+        logged.setdefault(name, []).extend(values)
     return {
-        **{name: sum(values) / len(values) for name, values in told.items()},
+        **{name: sum(values) / len(values) for name, values in logged.items()},
         "reward": total_reward(scores, weights).nanmean().item(),
         "spread": spread(scores, weights, size),
         **{f"reward_{name}": m for name, m in zip(rewards.functions, scores.nanmean(dim=0).tolist(), strict=True)},
         "reflections": sum(map(count_reflections, texts)) / len(texts),
         "zero_spread": zero_spread(scores, weights, size, config.loss.advantage).float().mean().item(),
-        **shaping_only(config, rewards, torch.cat([part.rewards[part.kept] for part in parts])),
-        "killed": sum(part.killed for part in parts),
-        "groups": sum(len(part.kept) for part in parts) / size,
+        **shaping_only(config, rewards, kept),
+        "killed": sum(groups.killed for groups in sampled),
+        "groups": len(kept) / size,
+        "dropped": (len(scores) - len(kept)) / size,
         "length": lengths.mean().item(),
         "length_max": lengths.max().item(),
-        "truncated": torch.cat([part.rollouts.truncated for part in parts]).float().mean().item(),
+        "truncated": torch.cat([groups.rollouts.truncated for groups in sampled]).float().mean().item(),
         "sampled_tokens": lengths.sum().item(),
     }
 
@@ -176,7 +187,7 @@ def describe(config: Config, parts: list[Part], rewards: RewardSet) -> dict[str,
 def shaping_only(config: Config, rewards: RewardSet, scores: Tensor) -> dict[str, float]:
     """The share of groups learned from in which all are equally right, so that the other rewards alone decide.
 
-    scores: [N, K] of the kept groups. NaN where nothing is learned; no figure without a reward of correctness.
+    scores: [N, K] of the kept groups. NaN where nothing is learned; no metric without a reward of correctness.
     """
     names, size = list(rewards.functions), config.grpo.group_size
     learned = ~zero_spread(scores, rewards.weights, size, config.loss.advantage)  # [P]
@@ -189,22 +200,24 @@ def shaping_only(config: Config, rewards: RewardSet, scores: Tensor) -> dict[str
 def log_completions(
     log: RunLog, step: int, batch: Batch, rewards: RewardSet, tokenizer: PreTrainedTokenizerBase, config: Config
 ) -> None:
-    """Write the first groups of a step: texts, rewards, and where they were learned from, figures of each token."""
+    """Write the first groups of a step: texts and rewards, and of those learned from the values of each token."""
     size, count, first = config.grpo.group_size, config.log.completions_per_step, 0
     rows = []
-    for part in batch.parts:  # a kept row of a part is a row of the batch
-        places = dict(zip(part.kept.tolist(), range(first, first + len(part.kept)), strict=True))
-        rows += [(part, row, places.get(row)) for row in range(len(part.rewards))]
-        first += len(part.kept)
-    for part, row, place in rows[: math.ceil(count / size) * size]:
-        some, given = part.completions, part.rewards[row].tolist()
-        named = {n: None if math.isnan(s) else s for n, s in zip(rewards.functions, given, strict=True)}
-        problem, extras = some.problems[row], {name: str(values[row]) for name, values in some.extras.items()}
-        facts = {"problem": problem.id, "answer": problem.answer, "completion": some.texts[row], "rewards": named}
-        if batch.figures and place is not None:
-            ids, known = some.token_ids[row], {n: x[place] for n, x in batch.figures.items() if n in PER_TOKEN}
-            each = {n: [float(f"{v:.3g}") if math.isfinite(v) else None for v in x[: len(ids)].tolist()]
-                    for n, x in known.items()}  # fmt: skip
-            facts["advantage"] = float(f"{batch.figures['advantage'][place]:.6g}")
-            facts["tokens"] = {"text": tokenizer.batch_decode([[i] for i in ids]), **each}
+    for groups in batch.sampled:  # the kept rows of all groups, one after the other, are the rows of the batch
+        places = dict(zip(groups.kept.tolist(), range(first, first + len(groups.kept)), strict=True))
+        rows += [(groups, row, places.get(row)) for row in range(len(groups.rewards))]
+        first += len(groups.kept)
+    for groups, row, place in rows[: math.ceil(count / size) * size]:
+        texts, scores = groups.completions, groups.rewards[row].tolist()
+        named = {n: None if math.isnan(s) else s for n, s in zip(rewards.functions, scores, strict=True)}
+        problem, extras = texts.problems[row], {name: str(values[row]) for name, values in texts.extras.items()}
+        facts = {"problem": problem.id, "answer": problem.answer, "completion": texts.texts[row], "rewards": named}
+        if batch.per_token and place is not None:
+            ids = texts.token_ids[row]
+            values = {name: x[place, : len(ids)].tolist() for name, x in batch.per_token.items() if name in PER_TOKEN}
+            facts["advantage"] = float(f"{batch.per_token['advantage'][place]:.6g}")
+            facts["tokens"] = {
+                "text": tokenizer.batch_decode([[i] for i in ids]),
+                **{n: [float(f"{v:.3g}") if math.isfinite(v) else None for v in x] for n, x in values.items()},
+            }
         log.sample(step + 1, **facts, **({"extras": extras} if extras else {}))

@@ -1,10 +1,10 @@
-"""Teacher-forced log-probs of sampled completions, on the same shared-prefix path as sampling.
+"""Teacher-forced log-probs of sampled completions, on the same way through the model as sampling.
 
     logp_it = log softmax(z_it / temperature)[o_it]        z: logits; the temperature that the tokens were sampled at
 
-Each prompt is forwarded once per micro-batch, with gradient, and its completions attend to it (see `attention.py`). The
-head touches completion tokens only, a chunk at a time, and each chunk's logits are computed again in the backward
-pass: no [B, T, V] tensor exists.
+A prompt is forwarded once per micro-batch, with gradient, and its completions attend to it, where the model allows that
+(`model/shared_prefix.py`; the others take `model/whole_rows.py`). The head touches completion tokens only, a chunk at a
+time, and each chunk's logits are computed again in the backward pass: no [B, T, V] tensor exists.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from grpo.model.attention import Layout
+from grpo.distributed import all_reduce
+from grpo.model.batching import my_micro_batches
 from grpo.model.policy import Policy
 from grpo.types import Rollouts
 
@@ -28,25 +29,27 @@ def completion_logps(policy: Policy, rollouts: Rollouts, temperature: float) -> 
     where the mask is false. A frozen reference's entropy is not computed: it is 0.
     """
     mask = rollouts.mask.to(policy.device)  # [B, T]
-    hidden = completion_states(policy, rollouts)  # [M, D], M = mask.sum()
+    hidden = policy.completion_states(rollouts)  # [M, D], M = mask.sum()
     targets = rollouts.completion_ids[rollouts.mask].to(policy.device)  # [M]
     logps, entropy = token_logps(policy, hidden, targets, temperature)  # [M] each
     empty = torch.zeros(mask.shape, device=policy.device)
     return empty.masked_scatter(mask, logps).cpu(), empty.masked_scatter(mask, entropy).cpu()
 
 
-def completion_states(policy: Policy, rollouts: Rollouts) -> Tensor:
-    """Hidden states of the positions that predict the sampled tokens, with gradient: [M, D], M = mask.sum().
+@torch.no_grad()
+def logps_without_grad(
+    policy: Policy, rollouts: Rollouts, temperature: float, tokens: int, cut: list[Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same without gradient, in micro-batches of `tokens`, by all processes together: [N, T] each.
 
-    The last token of a prompt belongs to the completions' inputs, so that each of these predicts one sampled token.
+    The policy is the one that is trained, or the frozen reference. cut: rows [n] of mini-batches, so that each is
+    computed as it will be with gradient; rows in none of them stay 0. None: all rows together.
     """
-    last = torch.tensor([prompt[-1] for prompt in rollouts.prompts])[rollouts.prompt_index]  # [B]
-    inputs = torch.cat([last[:, None], rollouts.completion_ids[:, :-1]], dim=1)  # [B, T]
-    prompt_ids = torch.tensor([i for prompt in rollouts.prompts for i in prompt[:-1]], dtype=torch.long)
-    lengths = torch.tensor([len(prompt) - 1 for prompt in rollouts.prompts])
-    layout = Layout(lengths, rollouts.lengths, rollouts.prompt_index, policy.device)
-    ids = torch.cat([prompt_ids, inputs[rollouts.mask]]).to(policy.device)
-    return policy(ids, layout.positions, layout)[len(prompt_ids) :]
+    both = torch.zeros(2, *rollouts.mask.shape)
+    for mini in [torch.arange(len(rollouts))] if cut is None else cut:
+        for rows, micro in my_micro_batches(rollouts.select(mini), tokens, policy.passes.prompts_shared):
+            both[:, mini[rows], : micro.mask.shape[1]] += torch.stack(completion_logps(policy, micro, temperature))
+    return tuple(all_reduce(both))
 
 
 def token_logps(policy: Policy, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -54,7 +57,10 @@ def token_logps(policy: Policy, hidden: Tensor, targets: Tensor, temperature: fl
 
     hidden: [M, D], targets: [M]. Returns two tensors [M].
     """
-    return _TokenLogps.apply(hidden, policy.head.weight, policy.head.bias, policy, targets, temperature)
+    with_entropy = bool(policy.trainable())  # a frozen policy's entropy is of no interest
+    return _TokenLogps.apply(
+        hidden, policy.head.weight, policy.head.bias, policy.current_head(), targets, temperature, with_entropy
+    )
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -69,31 +75,30 @@ class _TokenLogps(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, policy, targets, temperature):
+    def forward(ctx, hidden, weight, bias, head, targets, temperature, with_entropy):
         logps, entropy, lse = torch.zeros(3, len(hidden), device=hidden.device)  # [M] each
         chunks = _slices(len(hidden), len(weight), hidden.device)
-        moves = bool(policy.trainable())  # a frozen policy's entropy is of no interest
         # room for a chunk, used again: to get as much memory anew each time takes longer than to fill it
         room = hidden.new_empty(2, len(hidden[chunks[0]]) if chunks else 0, len(weight), dtype=torch.float32)
         for rows in chunks:
             z, p = room[:, : len(hidden[rows])]  # [C, V] each
-            z = policy.logits(hidden[rows], out=z)
+            z = head.logits(hidden[rows], out=z)
             z = z if temperature == 1 else z.div_(temperature)
             z_target = z.gather(-1, targets[rows, None]).squeeze(-1)
             torch.softmax(z, dim=-1, out=p)
             top, log_top = z.amax(dim=-1), p.amax(dim=-1).log()
             lse[rows] = top - log_top
             logps[rows] = z_target - top + log_top  # in this order: the difference is small, lse is not
-            if moves:
+            if with_entropy:
                 entropy[rows] = lse[rows] - p.mul_(z).sum(dim=-1)  # - sum p log p, with log p = z - lse
         ctx.save_for_backward(hidden, weight, bias, targets, lse, entropy)
-        ctx.policy, ctx.temperature = policy, temperature
+        ctx.head, ctx.temperature = head, temperature
         ctx.set_materialize_grads(False)  # None, where the entropy is only logged
         return logps, entropy
 
     @staticmethod
     def backward(ctx, d_logps, d_entropy):
-        (hidden, weight, bias, targets, lse, entropy), policy = ctx.saved_tensors, ctx.policy
+        (hidden, weight, bias, targets, lse, entropy), head = ctx.saved_tensors, ctx.head
         x = hidden.float()  # [M, D]
         g = (torch.zeros_like(lse) if d_logps is None else d_logps) / ctx.temperature  # [M]
         h = None if d_entropy is None else d_entropy / ctx.temperature  # [M]
@@ -102,8 +107,8 @@ class _TokenLogps(torch.autograd.Function):
         d_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
         every = torch.arange(len(x), device=x.device)
         for some in _slices(len(weight), len(x) * (1 if h is None else 2), x.device):  # p, log p: half as many, each
-            z = policy.logits(x, some)  # [M, S]
-            capped = z if policy.logit_cap is None else z.clone()
+            z = head.logits(hidden, some)  # [M, S]
+            capped = z if head.cap is None else z.clone()
             z = z if ctx.temperature == 1 else z.div_(ctx.temperature)
             log_p = z.sub_(lse[:, None])
             if h is None:
@@ -112,13 +117,14 @@ class _TokenLogps(torch.autograd.Function):
                 d_z = log_p.exp().mul_(log_p.add_(entropy[:, None]).mul_(-h[:, None]).sub_(g[:, None]))
             here = (targets - some.start).clamp(0, z.shape[1] - 1)  # [M]
             d_z[every, here] += g * (here == targets - some.start)
-            d_z = policy.through_cap(d_z, capped)
-            d_hidden.addmm_(d_z, weight[some])
-            if d_weight is not None:
-                torch.mm(d_z.t(), x, out=d_weight[some])
+            d_z = head.through_cap(d_z, capped)
+            with head.gradient_precision():
+                d_hidden.addmm_(d_z, weight[some])
+                if d_weight is not None:
+                    torch.mm(d_z.t(), x, out=d_weight[some])
             if d_bias is not None:
                 d_bias[some] = d_z.sum(dim=0)
-        return d_hidden.to(hidden.dtype), d_weight, d_bias, None, None, None
+        return d_hidden.to(hidden.dtype), d_weight, d_bias, None, None, None, None
 
 
 def _slices(length: int, width: int, device: torch.device) -> list[slice]:

@@ -25,15 +25,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from grpo.presets import PRESETS, LossConfig
-from grpo.weights import MAX_LOG_RATIO, Tokens, named, product, register, register_weight
+from grpo.registry import named, register
+from grpo.weights import MAX_LOG_RATIO, Tokens, product, register_weight
 
-__all__ = ["PRESETS", "LossConfig", "policy_loss", "register_surrogate", "register_weight"]
+__all__ = ["PRESETS", "Counts", "LossConfig", "policy_loss", "register_surrogate", "register_weight", "token_loss"]
 
 # ---- ratio: (logps, old_logps, advantages, mask [B, T] each, config) -> [B, T] -------------------------------
 
@@ -47,7 +49,7 @@ def sequence_ratio(logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: T
     """GSPO, arXiv:2507.18071 eq. 7 and 14: s_i = exp(mean_t(logp_it - old_logp_it)) for every token of i.
 
     The value is s_i; the gradient of token t is s_i * d logp_it (straight through), so that advantages may
-    differ between tokens. [B, T].
+    differ between tokens. So with weights that differ between tokens this is GSPO-token (section 4.3). [B, T].
     """
     return _mean_ratio(logps - old_logps, mask)
 
@@ -78,7 +80,11 @@ Surrogate = Callable[..., Tensor]  # (ratio [B, T], advantages [B, T], logps [B,
 
 
 def clip(ratio: Tensor, advantages: Tensor, logps: Tensor, config: LossConfig) -> Tensor:
-    """PPO, arXiv:1707.06347 eq. 7: min(rho A, clip(rho, 1 - eps_low, 1 + eps_high) A), `min` for both signs of A."""
+    """PPO, arXiv:1707.06347 eq. 7: min(rho A, clip(rho, 1 - eps_low, 1 + eps_high) A), `min` for both signs of A.
+
+    For A < 0 nothing bounds rho from above: one token whose probability has grown tenfold has ten times the gradient.
+    delta bounds it; what that costs is the gradient of the tokens beyond it (`clip_fraction_delta`).
+    """
     clipped = ratio.clamp(1 - config.eps_low, 1 + config.eps_high)
     bounded = ratio if config.delta is None else ratio.clamp(max=config.delta)
     return torch.minimum(bounded * advantages, clipped * advantages)
@@ -110,22 +116,6 @@ def get_surrogate(config: LossConfig) -> Surrogate:
     return named("surrogate", config.surrogate, SURROGATES, config.args)
 
 
-def check_surrogate(config: LossConfig) -> None:
-    """Try the surrogate on two completions of three tokens.
-
-    Raises ValueError unless it gives each token a value, in the type of the log-probs, that depends on the log-probs.
-    """
-    logps = torch.full((2, 3), -1.0, requires_grad=True)
-    ratio, advantages = (logps + 1).exp(), torch.tensor([[1.0], [-1.0]]).expand(2, 3)
-    objective = get_surrogate(config)(ratio, advantages, logps, config)
-    if not isinstance(objective, Tensor) or (objective.shape, objective.dtype) != (logps.shape, logps.dtype):
-        shown = f"{objective.dtype} {list(objective.shape)}" if isinstance(objective, Tensor) else repr(objective)
-        raise ValueError(f"it must return a float32 tensor [B, T], a value for each token: of [2, 3] it made {shown}")
-    gradient = torch.autograd.grad(objective.sum(), logps, allow_unused=True)[0] if objective.requires_grad else None
-    if gradient is None or not gradient.any():
-        raise ValueError("what it returns does not depend on the log-probs, so nothing would be learned")
-
-
 # ---- KL(policy || reference), estimated per token (http://joschu.net/blog/kl-approx.html) -------------------
 
 
@@ -147,32 +137,86 @@ def k3(logps: Tensor, ref_logps: Tensor) -> Tensor:
 
 KL_ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": k1, "k2": k2, "k3": k3}
 
-# ---- aggregation: from per-token values to one number, with the counts of the GLOBAL batch ------------------
+# ---- aggregation: from a value per token to one number ------------------------------------------------------
 
 
-def sequence_mean(x: Tensor, mask: Tensor, num_tokens: float, num_sequences: float, max_length: int) -> Tensor:
+@dataclass(frozen=True)
+class Counts:
+    """What a sum over tokens is divided by: counts of the whole mini-batch, before it is cut into micro-batches."""
+
+    tokens: float
+    """Sampled tokens that are learned from."""
+    sequences: float
+    """N: completions that are learned from."""
+    max_length: int
+    """L_max: the length limit of a completion in tokens."""
+
+
+def sequence_mean(x: Tensor, mask: Tensor, counts: Counts) -> Tensor:
     """GRPO: 1/N sum_i 1/|o_i| sum_t x_it."""
-    return ((x * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)).sum() / num_sequences
+    return ((x * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)).sum() / counts.sequences
 
 
-def token_mean(x: Tensor, mask: Tensor, num_tokens: float, num_sequences: float, max_length: int) -> Tensor:
-    """DAPO: 1 / (sum_i |o_i|) sum_i sum_t x_it, over all tokens of the global batch."""
-    return (x * mask).sum() / num_tokens
+def token_mean(x: Tensor, mask: Tensor, counts: Counts) -> Tensor:
+    """DAPO: 1 / (sum_i |o_i|) sum_i sum_t x_it, over all tokens of the mini-batch."""
+    return (x * mask).sum() / counts.tokens
 
 
-def constant(x: Tensor, mask: Tensor, num_tokens: float, num_sequences: float, max_length: int) -> Tensor:
+def constant(x: Tensor, mask: Tensor, counts: Counts) -> Tensor:
     """Dr. GRPO: 1 / (N L_max) sum_i sum_t x_it; a completion's length does not weigh its tokens."""
-    return (x * mask).sum() / (num_sequences * max_length)
+    return (x * mask).sum() / (counts.sequences * counts.max_length)
 
 
-def sequence_sum(x: Tensor, mask: Tensor, num_tokens: float, num_sequences: float, max_length: int) -> Tensor:
+def sequence_sum(x: Tensor, mask: Tensor, counts: Counts) -> Tensor:
     """LUSPO, arXiv:2602.05261: 1/N sum_i |o_i| mean_t x_it, so that a long completion is not weighed down."""
-    return (x * mask).sum() / num_sequences
+    return (x * mask).sum() / counts.sequences
 
 
 AGGREGATIONS = {f.__name__: f for f in (sequence_mean, token_mean, constant, sequence_sum)}
 
 # ---- the loss -----------------------------------------------------------------------------------------------
+
+
+def token_loss(tokens: Tokens, config: LossConfig, counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a micro-batch; the sum over all micro-batches is the loss of the mini-batch that `counts` counts.
+
+    Returns it, and what is of interest of each token (`token_values`). Raises ValueError if a term needs log-probs of
+    the reference, or entropies, that are not there.
+    """
+    detached = tokens.detach()
+    ratio = RATIOS[config.ratio](tokens.logps, tokens.old, tokens.advantages, tokens.mask, config)  # [B, T]
+    weight = product(config.weight, detached)  # [B, T]
+    objective = weight * get_surrogate(config)(ratio, tokens.advantages, tokens.logps, config)  # [B, T]
+    if config.beta and config.kl_in == "loss":
+        if tokens.reference is None:
+            raise ValueError(f"beta = {config.beta} with the KL in the loss needs ref_logps; got None")
+        kl = KL_ESTIMATORS[config.kl](tokens.logps, tokens.reference)  # [B, T]
+        objective = objective - config.beta * (kl * token_ratio(tokens.logps, tokens.old) if config.kl_ratio else kl)
+    loss = AGGREGATIONS[config.aggregation](-objective, tokens.mask, counts)
+    if config.entropy_bonus:
+        if tokens.entropy is None:
+            raise ValueError(f"entropy_bonus = {config.entropy_bonus} needs entropy; got None")
+        loss = loss - config.entropy_bonus * tokens.entropy.sum() / counts.tokens
+    return loss, token_values(ratio.detach() * tokens.mask, weight, detached, config)
+
+
+def token_values(ratio: Tensor, weight: Tensor, tokens: Tokens, config: LossConfig) -> dict[str, Tensor]:
+    """What is logged of each token, [B, T] each: ratio, KL, weight, and whether the clip takes its gradient."""
+    clipped = token_ratio(tokens.logps, tokens.old) if config.ratio == "geometric" else ratio
+    bad, good = (tokens.advantages < 0) & tokens.mask, (tokens.advantages > 0) & tokens.mask
+    values = {"clip_fraction_low": (clipped < 1 - config.eps_low) & bad}
+    values["clip_fraction_high"] = (clipped > 1 + config.eps_high) & good
+    if config.delta is not None:
+        values["clip_fraction_delta"] = (clipped > config.delta) & bad
+    values["clipped"] = sum(x.float() for x in values.values())
+    values |= {"ratio": ratio, "weighted_advantage": weight * tokens.advantages}
+    if config.weight:
+        values["weight"] = weight
+    if tokens.reference is not None:
+        values["kl"] = k3(tokens.logps, tokens.reference)
+    if tokens.entropy is not None:
+        values["entropy"] = tokens.entropy
+    return values
 
 
 def policy_loss(
@@ -187,64 +231,30 @@ def policy_loss(
     num_sequences: float | None = None,
     sampler_logps: Tensor | None = None,
     entropy: Tensor | None = None,
-    batch_entropy: Tensor | None = None,
-    per_token: dict[str, Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The policy loss of one micro-batch, so normalised that the sum over micro-batches is the whole batch's loss.
+    """`token_loss` for tensors of yours: the loss of one micro-batch, and its metrics.
 
     logps, old_logps, ref_logps: [B, T] fp32 log-probs of the sampled tokens, in nats (ref_logps may be None when
-    beta is 0 or the KL is in the reward). advantages: [B] or [B, T]. mask: [B, T] bool, true at sampled tokens,
-    the EOS included. Masked slots may hold anything, NaN and inf included.
+    beta is 0). advantages: [B] or [B, T]. mask: [B, T] bool, true at sampled tokens, the EOS included. Masked slots may
+    hold anything, NaN and inf included.
     num_tokens, num_sequences: counts of the global batch (default: of this one, rows with an empty mask included).
-    sampler_logps, entropy, batch_entropy: for weights, see `Tokens`. per_token: a dict to put figures [B, T] into.
+    sampler_logps, entropy: for weights, see `Tokens`; without the first, the sampler is the old policy.
 
     Returns (loss, metrics). Metrics are detached scalars that add up over micro-batches like the loss, except
     `ratio_max` (take the maximum). Raises ValueError if a term needs ref_logps or entropy that are not there.
     """
+    tokens = Tokens.of(
+        mask, logps=logps, old=old_logps, sampler=old_logps if sampler_logps is None else sampler_logps,
+        reference=ref_logps, entropy=entropy, advantages=advantages,
+    )  # fmt: skip
     num_tokens = mask.sum().clamp(min=1) if num_tokens is None else num_tokens
     num_sequences = mask.shape[0] if num_sequences is None else num_sequences
-    if advantages.dim() == 1:
-        advantages = advantages[:, None].expand_as(logps)  # [B, T]
-    known = (logps, old_logps, old_logps if sampler_logps is None else sampler_logps, ref_logps, entropy, advantages)
-    known = [None if x is None else torch.where(mask, x, 0.0) for x in known]  # not a product: 0 * NaN is NaN
-    logps, old_logps, _, ref_logps, entropy, advantages = known
-    tokens = Tokens(*(None if x is None else x.detach() for x in known), mask, batch_entropy)
-
-    ratio = RATIOS[config.ratio](logps, old_logps, advantages, mask, config)  # [B, T]
-    weight = product(config.weight, tokens)  # [B, T]
-    objective = weight * get_surrogate(config)(ratio, advantages, logps, config)  # [B, T]
-    if config.beta and config.kl_in == "loss":
-        if ref_logps is None:
-            raise ValueError(f"beta = {config.beta} with the KL in the loss needs ref_logps; got None")
-        kl = KL_ESTIMATORS[config.kl](logps, ref_logps)  # [B, T]
-        objective = objective - config.beta * (kl * token_ratio(logps, old_logps) if config.kl_ratio else kl)
-    aggregate = AGGREGATIONS[config.aggregation]
-    loss = aggregate(-objective, mask, num_tokens, num_sequences, config.max_length or mask.shape[1])
-    if config.entropy_bonus:
-        if entropy is None:
-            raise ValueError(f"entropy_bonus = {config.entropy_bonus} needs entropy; got None")
-        loss = loss - config.entropy_bonus * entropy.sum() / num_tokens
-
-    figures = _figures(ratio.detach() * mask, weight, tokens, config)
-    if per_token is not None:
-        clipped = sum(x.float() for name, x in figures.items() if name.startswith("clip"))
-        per_token.update(
-            figures, entropy=tokens.entropy, weighted_advantage=weight * tokens.advantages, clipped=clipped
-        )
-    metrics = {name: x.sum() / num_tokens for name, x in figures.items()}
-    return loss, metrics | {"ratio_max": figures["ratio"].max()}
+    counts = Counts(num_tokens, num_sequences, config.length_divisor(mask.shape[1]))
+    loss, values = token_loss(tokens, config, counts)
+    return loss, token_means(values, num_tokens)
 
 
-def _figures(ratio: Tensor, weight: Tensor, tokens: Tokens, config: LossConfig) -> dict[str, Tensor]:
-    """Which tokens lose their gradient to the clip, and each token's ratio, KL and weight: [B, T] each."""
-    own = token_ratio(tokens.logps, tokens.old) if config.ratio == "geometric" else ratio  # what is clipped
-    bad, good = (tokens.advantages < 0) & tokens.mask, (tokens.advantages > 0) & tokens.mask
-    figures = {"ratio": ratio, "clip_fraction_low": (own < 1 - config.eps_low) & bad}
-    figures["clip_fraction_high"] = (own > 1 + config.eps_high) & good
-    if config.delta is not None:
-        figures["clip_fraction_delta"] = (own > config.delta) & bad
-    if config.weight:
-        figures["weight"] = weight
-    if tokens.reference is not None:
-        figures["kl"] = k3(tokens.logps, tokens.reference)
-    return figures
+def token_means(values: dict[str, Tensor], num_tokens: float) -> dict[str, Tensor]:
+    """The metrics of a micro-batch, whose sum is the mean over `num_tokens`; `ratio_max` is the largest of its own."""
+    means = {name: x.sum() / num_tokens for name, x in values.items() if name not in ("clipped", "weighted_advantage")}
+    return means | {"ratio_max": values["ratio"].max()}

@@ -28,8 +28,8 @@ for completions that have ended.
 
 from __future__ import annotations
 
+import argparse
 import copy
-import sys
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ from transformers import PreTrainedModel as Model
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from data import DemoConfig, Problem, make_problems
-from data.tiny_model import BASE_FOLDER
+from data.embedded.tiny_model import BASE_FOLDER
 from grpo.sampling import uniforms
 from rewards import accuracy_reward, format_reward, reflection_reward
 
@@ -216,4 +216,6 @@ def main(seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description="GRPO on one page, on the embedded model")
+    parser.add_argument("seed", type=int, nargs="?", default=0)
+    main(parser.parse_args().seed)

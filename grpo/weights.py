@@ -2,8 +2,8 @@
 
     objective_it = w_it * surrogate_it - beta * kl_it        w_it: product of the weights that `loss.weight` names, or 1
 
-A weight gets `Tokens` and returns [B, T], float, or bool for a mask. It is a constant for the gradient, and masked
-tokens still count in the normaliser. Yours is named by its import path, `loss.weight: [{name: "my_module:rare"}]`:
+A weight gets `Tokens` and returns [B, T], float, or bool for a mask. It is a constant for the gradient. A token of
+weight 0 still counts in the normaliser. Yours is named by its import path, `loss.weight: [{name: "my_module:rare"}]`:
 
     def rare(tokens, most=0.9):
         return tokens.logps.exp() < most
@@ -12,36 +12,54 @@ tokens still count in the normaliser. Yours is named by its import path, `loss.w
 from __future__ import annotations
 
 import functools
-import importlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from grpo.registry import named, register
 
 MAX_LOG_RATIO = 20.0  # exp(20) = 5e8: far outside any clip range, far inside fp32
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of a micro-batch as a weight sees them: [B, T] each, detached, 0 where the mask is false.
+    """What a loss and a weight may look at, of the tokens of a micro-batch: [B, T] each, 0 where the mask is false.
 
-    logps, old, sampler, reference: log-probs in nats under the policy that is trained, the one that began the rollout
-    (computed as in training), as the sampler saw them (`old` where that is not known), and under the frozen reference.
-    entropy: of the distribution that the token was drawn from, in nats, under the policy that is trained.
-    batch_entropy: [M] entropies of all tokens of the batch before its first update; None: the micro-batch is the batch.
+    Log-probs are in nats.
     """
 
     logps: Tensor
+    """Under the policy that is trained; with gradient in the loss, without in a weight."""
     old: Tensor
+    """Under the policy before its first update on the batch, computed as in training."""
     sampler: Tensor
+    """As the sampler saw them."""
     reference: Tensor | None
+    """Under the frozen reference; None where `loss.beta` is 0."""
     entropy: Tensor | None
+    """Of the distribution that the token was drawn from, in nats, under the policy that is trained."""
     advantages: Tensor
     mask: Tensor
+    """bool: true at sampled tokens."""
     batch_entropy: Tensor | None = None
+    """[M]: entropies of all tokens of the batch before its first update; None: the micro-batch is the batch."""
+
+    @classmethod
+    def of(cls, mask: Tensor, batch_entropy: Tensor | None = None, **values: Tensor | None) -> Tokens:
+        """Tokens with 0 in all values where the mask is false. advantages may be [B], one for each completion."""
+        if values["advantages"].dim() == 1:
+            values["advantages"] = values["advantages"][:, None].expand(mask.shape)
+        # not a product: 0 * NaN is NaN
+        clean = {name: None if x is None else torch.where(mask, x, 0.0) for name, x in values.items()}
+        return cls(**clean, mask=mask, batch_entropy=batch_entropy)
+
+    def detach(self) -> Tokens:
+        """The same values without gradient."""
+        return replace(self, **{name: x.detach() for name, x in vars(self).items() if x is not None})
 
 
 def correction(tokens: Tokens, level: str) -> Tensor:
@@ -80,7 +98,7 @@ def top_entropy(tokens: Tokens, share: float = 0.2) -> Tensor:
         raise ValueError("top_entropy needs entropy; got None")
     every = tokens.entropy[tokens.mask] if tokens.batch_entropy is None else tokens.batch_entropy  # [M]
     rank = 1 + math.ceil((1 - share) * (len(every) - 1))
-    return tokens.entropy >= (every.kthvalue(rank).values if len(every) else 0.0)
+    return tokens.entropy >= every.kthvalue(rank).values
 
 
 def dppo(tokens: Tokens, divergence: str = "tv", delta: float = 0.15) -> Tensor:
@@ -100,32 +118,34 @@ def dppo(tokens: Tokens, divergence: str = "tv", delta: float = 0.15) -> Tensor:
     return ~((distance > delta) & (tokens.advantages * (p - q) > 0))
 
 
-WEIGHTS: dict[str, Callable[..., Tensor]] = {
-    "tis": tis,
-    "mis": mis,
-    "opsm": opsm,
-    "top_entropy": top_entropy,
-    "dppo": dppo,
-}
+def rollout_ratio(tokens: Tokens, cap: float = 5.0) -> Tensor:
+    """DPPO's importance weight, arXiv:2602.04879 eq. 12: min(pi / pi_sampler, cap), of the policy that is trained.
+
+    With the surrogate `reinforce`, min(pi / pi_sampler, cap) A log pi. (`tis` is pi_old / pi_sampler.)
+    """
+    return (tokens.logps - tokens.sampler).clamp(max=MAX_LOG_RATIO).exp().clamp(max=cap)
 
 
-def register(known: dict[str, Callable], name: str) -> Callable[[Callable], Callable]:
-    """Decorator that makes a function available under `name` to a program that imports it; the latest one counts."""
-    return lambda function: known.update({name: function}) or function
+WEIGHTS: dict[str, Callable[..., Tensor]] = {f.__name__: f for f in (tis, mis, opsm, top_entropy, dppo, rollout_ratio)}
+LOCAL = {tis, mis, opsm, dppo, rollout_ratio}
+"""Weights that look at nothing but the completion that a token is in."""
+
+
+def needs_batch_entropy(weights: tuple[Any, ...]) -> bool:
+    """Whether a weight may look at `Tokens.batch_entropy`. It costs one more forward pass; any weight of yours may."""
+    return any(WEIGHTS.get(name_of(weight)) not in LOCAL for weight in weights)
+
+
+def name_of(weight: Any) -> str:
+    """The name, or the import path, in an entry of `loss.weight`. Raises ValueError for an entry of another form."""
+    if isinstance(weight, str):
+        return weight
+    if not isinstance(weight, dict) or not {"name"} <= weight.keys() <= {"name", "args"}:
+        raise ValueError(f"a weight is a name, or {{name: ..., args: {{...}}}}, not {weight!r}")
+    return str(weight["name"])
 
 
 register_weight = functools.partial(register, WEIGHTS)
-
-
-def named(kind: str, name: str, known: dict[str, Callable], args: dict[str, Any]) -> Callable:
-    """The function of that name or import path, with further arguments bound. Raises ValueError where there is none."""
-    module, _, function = name.partition(":")
-    try:
-        found = known[name] if name in known else getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        choices = ", ".join(known)
-        raise ValueError(f"unknown {kind} {name!r} ({error}); choose {choices} or `module:function`") from None
-    return functools.partial(found, **args)
 
 
 def product(weights: tuple[Any, ...], tokens: Tokens) -> Tensor:
@@ -134,11 +154,11 @@ def product(weights: tuple[Any, ...], tokens: Tokens) -> Tensor:
     weights: names, or `{name: ..., args: {...}}`. Raises ValueError for one that does not exist or is of another shape.
     """
     total = tokens.mask.float()  # [B, T]
+    if not tokens.mask.any():  # of several processes, one that has no micro-batch left: no weight is asked
+        return total
     for weight in weights:
-        entry = {"name": weight} if isinstance(weight, str) else weight
-        if not isinstance(entry, dict) or not {"name"} <= entry.keys() <= {"name", "args"}:
-            raise ValueError(f"a weight is a name, or {{name: ..., args: {{...}}}}, not {weight!r}")
-        function = named("weight", str(entry["name"]), WEIGHTS, entry.get("args", {}))
+        name = name_of(weight)
+        function = named("weight", name, WEIGHTS, {} if name is weight else weight.get("args", {}))
         with torch.no_grad():
             value = function(tokens)
         if not isinstance(value, Tensor) or value.shape != total.shape:
@@ -146,9 +166,3 @@ def product(weights: tuple[Any, ...], tokens: Tokens) -> Tensor:
             raise ValueError(f"a weight must return a tensor [B, T], a value for each token; it made {shown}")
         total = total * torch.where(tokens.mask, value.float(), 0.0)
     return total
-
-
-def check_weights(weights: tuple[Any, ...]) -> None:
-    """Try the weights on two completions of three tokens. Raises what `product` and the functions raise."""
-    x = torch.full((2, 3), -1.0)
-    product(weights, Tokens(x, x, x, x, -x, torch.tensor([[1.0], [-1.0]]).expand(2, 3), x < 0))

@@ -24,7 +24,11 @@ NO_SYSTEM = (
 )
 DROPS_SYSTEM = "{% for m in messages if m['role'] == 'user' %}U: {{ m['content'] }}\n{% endfor %}A:"
 NOTHING_ADDED = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-NO_THINKING = CHATML.replace("assistant\n", "assistant\n<think>\n\n</think>\n\n")
+NO_THINKING = CHATML.replace("assistant\n", "assistant\n{# enable_thinking #}<think>\n\n</think>\n\n")
+THOUGHT_OVER = CHATML.replace(
+    "assistant\n", "assistant{% if not thinking is defined or not thinking %}</think>{% else %}<think>{% endif %}"
+)
+"""As DeepSeek-V3.1's: without `thinking`, the prompt ends in a bare </think>."""
 
 
 def make_tokenizer(template: str | None = None, adds: str = "$A") -> PreTrainedTokenizerFast:

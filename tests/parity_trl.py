@@ -19,10 +19,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.tiny_model import BASE_FOLDER
+from data.embedded.tiny_model import BASE_FOLDER
 from grpo.advantages import group_advantages
-from grpo.loss import LossConfig, policy_loss
+from grpo.loss import Counts, LossConfig, token_loss
 from grpo.presets import PRESETS
+from grpo.weights import Tokens
 
 G, LENGTHS = 4, (3, 19, 1, 11, 19, 2, 14, 6)  # two groups; the completions of T = 19 tokens are cut off
 WEIGHTS = torch.tensor([1.0, 0.5])
@@ -226,13 +227,12 @@ def our_loss(case: Case, t: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     if case.trl.get("mask_truncated_completions"):
         mask[[n == max(LENGTHS) for n in LENGTHS]] = False
     sequences = mask.any(dim=1).sum() if case.counts == "learned" else len(mask)
-    counts = {"num_tokens": mask.sum(), "num_sequences": sequences, "batch_entropy": t["entropy"][mask]}
+    counts = Counts(mask.sum(), sequences, case.ours.length_divisor(mask.shape[1]))
     total = torch.zeros(())
     for rows in torch.arange(len(mask)).chunk(case.micro_batches):
-        loss, _ = policy_loss(
-            logps[rows], t["old"][rows], t["reference"][rows], advantages[rows], mask[rows], case.ours,
-            sampler_logps=t["sampler"][rows], entropy=entropy[rows], **counts,
-        )  # fmt: skip
+        values = {name: t[name][rows] for name in ("old", "sampler", "reference")}
+        values |= {"logps": logps[rows], "entropy": entropy[rows], "advantages": advantages[rows]}
+        loss, _ = token_loss(Tokens.of(mask[rows], t["entropy"][mask], **values), case.ours, counts)
         total = total + loss
     total.backward()
     return total.detach(), logps.grad, torch.zeros_like(logps) if entropy.grad is None else entropy.grad

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.arithmetic import compute, spell
+from data.solutions.arithmetic import compute, spell
 
 # Expression trees as text, with their value by Python's Fraction.
 NUMBERS = st.decimals(0, 10**6, places=2).map(lambda d: (str(d), Fraction(d))) | st.integers(0, 99).map(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import ColdStartConfig, DataConfig, DataError, Problem, load_problems, response_text
-from data.coldstart import true_steps
+from data.solutions.coldstart import true_steps
 from rewards import accuracy_reward, format_reward
 from rewards.reflection import count_reflections
 

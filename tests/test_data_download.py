@@ -161,7 +161,7 @@ def test_unknown_name(capsys):
 
 
 def test_every_pin_names_a_full_commit_and_a_loader_reads_the_file():
-    from data.problems import SOURCES
+    from data.sources.named import SOURCES
 
     for name, files in DOWNLOADS.items():
         assert sorted(files) == sorted(SOURCES[name].files.values())

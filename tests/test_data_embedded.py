@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data import DataError, DemoConfig, make_problems
-from data.embedded import LEVELS
-from data.tiny_model import BASE_FOLDER, TAGS, build_model, build_tokenizer
+from data.embedded.stories import LEVELS
+from data.embedded.tiny_model import BASE_FOLDER, TAGS, build_model, build_tokenizer
 from grpo import minimal
 from rewards.format import format_reward
 from rewards.reflection import count_reflections

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import DataConfig, DataError, load_problems
-from data.jsonl import parse_row, read_lines
+from data.sources.files import read_file
+from data.sources.jsonl import parse_row, read_lines
 
 GOOD = b'{"question": "1 + 1?", "answer": "2"}'
 
@@ -115,11 +116,14 @@ def test_a_whole_surrogate_pair_is_text():
 def test_lines_are_numbered_as_an_editor_does(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_bytes(b"\xef\xbb\xbf\r\n\n{1}\r\n   \n{2}\xe2\x80\xa8{2}\n{3}")
-    everything = [(0, 3, b"{1}\r\n"), (1, 5, b"{2}\xe2\x80\xa8{2}\n"), (2, 6, b"{3}")]
-    assert list(read_lines(path)) == everything
-    assert list(read_lines(path, start=1)) == everything[1:]
-    assert list(read_lines(path, start=1, count=1)) == everything[1:2]
-    assert list(read_lines(path, start=7, count=1)) == []
+    with open(path, "rb") as file:
+        everything = list(read_lines(file))
+    assert everything == [(0, 3, b"{1}\r\n"), (1, 5, b"{2}\xe2\x80\xa8{2}\n"), (2, 6, b"{3}")]
+    places = [(row, f"{path}:{line}") for row, line, _ in everything]
+    assert [found[:2] for found in read_file(path, "train")] == places
+    assert [found[:2] for found in read_file(path, "train", start=1)] == places[1:]
+    assert [found[:2] for found in read_file(path, "train", start=1, count=1)] == places[1:2]
+    assert list(read_file(path, "train", start=7, count=1)) == []
 
 
 def test_a_byte_order_mark_before_a_row(tmp_path):
@@ -133,4 +137,4 @@ def test_a_byte_order_mark_before_a_row(tmp_path):
 
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(DataError, match="cannot be read: Is a directory"):
-        list(read_lines(tmp_path))
+        list(read_file(tmp_path, "train"))

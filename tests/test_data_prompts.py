@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from helpers_prompts import (
     NOTHING_ADDED,
     PROBLEM,
     R1_DISTILL,
+    THOUGHT_OVER,
     make_tokenizer,
 )  # fmt: skip
 from transformers import AutoTokenizer
@@ -195,6 +197,24 @@ def test_an_empty_thought_cannot_be_taught_and_says_how_to_switch_thinking_on():
     with pytest.raises(DataError, match=r"empty thought .* prompt\.template_args\.enable_thinking=true") as caught:
         without_prefill("<think>\n7 + 5 = 12\n</think>\n<answer>12</answer>", prefill)
     assert "\n" not in str(caught.value)
+
+
+def test_a_thought_that_is_over_is_noticed_and_can_be_switched_on():
+    """DeepSeek-V3.1 ends the prompt in a bare </think>: nothing of the response is there, and no thought will be."""
+    tokenizer = make_tokenizer(THOUGHT_OVER)
+    warning = (
+        r"ends the prompt with </think>, a thought that is over, so .*; prompt\.template_args\.thinking=true lets it"
+    )
+    with pytest.warns(UserWarning, match=warning):
+        prompt = build_prompt(PROBLEM, tokenizer, PromptConfig())
+    assert prompt.text.endswith("assistant</think>") and prompt.prefill == ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert build_prompt(PROBLEM, tokenizer, PromptConfig(template_args={"thinking": True})).prefill == "<think>"
+        said = Problem("x/y/0", "Is this the end: </think>", "2")
+        build_prompt(said, make_tokenizer(NOTHING_ADDED), PromptConfig())  # the user's text, not the template's
+    with pytest.warns(UserWarning, match=r"a thought that is over.*; prompt\.style=plain lets it think"):
+        build_prompt(PROBLEM, make_tokenizer(CHATML.replace("assistant\n", "assistant\n</think>\n")), PromptConfig())
 
 
 def test_without_prefill_of_another_beginning():

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from data import ColdStartConfig, DataConfig, load_problems, response_text
-from data.coldstart import true_steps
 from data.download import DOWNLOADS
-from data.text import ANNOTATION, last_boxed
+from data.solutions.coldstart import true_steps
+from data.sources.text import ANNOTATION, last_boxed
 from rewards import format_reward
 from rewards.reflection import count_reflections
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from data import DataConfig, DataError, load_problems
-from data.problems import SOURCES
-from data.split import held_out, same_story, stories, story_words
+from data.sources.named import SOURCES
+from data.sources.split import held_out, same_story, stories, story_words
 
 ROOT = Path(__file__).parents[2] / "shared" / "data"
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data import ColdStartConfig, DataConfig, DataError, load_problems, response_text
-from data.sources import SOURCES
+from data.sources.named import SOURCES
 from rewards.answer import equivalent
 
 MATH = {

@@ -108,7 +108,7 @@ def test_only_the_adapter_is_trainable_and_in_fp32(dtype):
     others = [p for n, p in policy.model.named_parameters() if ".lora_" not in n]
     assert {p.dtype for n, p in policy.model.named_parameters() if ".base." in n} == {getattr(torch, dtype)}
     layout = Layout.of_prompts(torch.tensor([2]), policy.device)
-    policy(torch.tensor([5, 9]), layout.positions, layout).float().sum().backward()
+    policy(torch.tensor([5, 9]), layout).float().sum().backward()
     assert all(p.grad is None for p in others)
     assert all(p.grad is not None for p in policy.trainable().values())
 
@@ -167,6 +167,7 @@ def test_another_rank_is_refused_and_rank_0_trains_the_merged_model(tmp_path, ca
     assert torch.allclose(logits(merged), logits(adapter.model), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_all_four_stages_on_an_adapter(tmp_path, tmp_path_factory, capsys):
     """The base is a run folder of full weights; its adapter goes from stage to stage and never becomes a model."""
     base, settings = memorised(tmp_path_factory)

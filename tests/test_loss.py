@@ -18,11 +18,11 @@ from grpo.loss import (
     RATIOS,
     SURROGATES,
     LossConfig,
-    check_surrogate,
     policy_loss,
     register_surrogate,
 )
 from grpo.runs.settings import ConfigError, load_config
+from grpo.trials import check_surrogate
 
 # ---- the equations, in plain Python: a value and its derivative by logp_it -----------------------------------
 

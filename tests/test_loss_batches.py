@@ -10,17 +10,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo.loss import AGGREGATIONS, PRESETS, LossConfig, policy_loss
+from grpo.loss import AGGREGATIONS, PRESETS, Counts, LossConfig, token_loss, token_means
+from grpo.weights import Tokens
 
 LENGTHS = (3, 6, 1, 4, 4, 2, 6, 5)
 
 
-def run(batch, config, **counts):
+def run(batch, config, num_tokens=None, num_sequences=None, batch_entropy=None):
     """Loss, gradient by logps and metrics."""
-    logps = batch[0].detach().clone().requires_grad_()
-    loss, metrics = policy_loss(logps, *batch[1:], config, entropy=-batch[1], **counts)
+    (_, old, reference, advantages, mask), logps = batch, batch[0].detach().clone().requires_grad_()
+    values = {"logps": logps, "old": old, "sampler": old, "reference": reference, "advantages": advantages}
+    num_tokens = mask.sum().clamp(min=1) if num_tokens is None else num_tokens
+    counts = Counts(num_tokens, num_sequences or len(mask), config.length_divisor(mask.shape[1]))
+    loss, values = token_loss(Tokens.of(mask, batch_entropy, entropy=-old, **values), config, counts)
     loss.backward()
-    return loss.detach(), logps.grad, metrics
+    return loss.detach(), logps.grad, token_means(values, num_tokens)
 
 
 def run_in_parts(batch, config, cuts):

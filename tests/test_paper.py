@@ -9,7 +9,7 @@ import pytest
 from helpers_runs import lines
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from data.tiny_model import build_tokenizer
+from data.embedded.tiny_model import build_tokenizer
 from grpo.cli import main
 from grpo.runs.settings import load_config
 

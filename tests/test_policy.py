@@ -20,7 +20,8 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from data.tiny_model import build_tokenizer
+from data.embedded.tiny_model import build_tokenizer
+from grpo import distributed
 from grpo.model.attention import Layout
 from grpo.model.lora import LoraConfig
 from grpo.model.policy import ModelConfig, ModelError, load_policy
@@ -154,7 +155,7 @@ def test_bf16_computes_in_bf16_with_an_fp32_head(tmp_path):
     assert half.model.model.norm.weight.dtype == torch.bfloat16
     layout = Layout.of_prompts(torch.tensor([4]), half.device)
     with torch.no_grad():
-        states = [p(torch.tensor([5, 9, 7, 7]), layout.positions, layout) for p in (half, full)]
+        states = [p(torch.tensor([5, 9, 7, 7]), layout) for p in (half, full)]
     assert [x.dtype for x in states] == [torch.bfloat16, torch.float32]
     ours, theirs = (p.logits(hidden) for p, hidden in zip((half, full), states, strict=True))
     assert ours.dtype == torch.float32
@@ -262,7 +263,15 @@ def test_an_empty_folder_and_an_unfinished_run_are_refused(tmp_path):
 
 
 def test_a_device_that_is_not_there_is_one_line():
-    assert "cannot be loaded" in refused("tiny-init", device="nonsense")
+    with pytest.raises(ValueError, match=r"^model.device=nonsense: this machine does not have it; there is cpu"):
+        load_policy(ModelConfig("tiny-init", device="nonsense"))
+
+
+def test_a_gpu_is_taken_if_there_is_one(monkeypatch):
+    for there, expected in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(distributed, "has_gpu", lambda there=there: there)
+        assert distributed.find_device("auto").type == expected
+    assert ModelConfig().device == "auto"
 
 
 def test_code_in_a_model_folder_is_not_run(tmp_path):

@@ -13,7 +13,7 @@ from helpers_runs import command, one_line, write_module
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from data.tiny_model import BASE_FOLDER
+from data.embedded.tiny_model import BASE_FOLDER
 from grpo import cli
 from grpo.model.policy import ModelConfig, ModelError, load_policy
 

@@ -141,6 +141,16 @@ def test_steps_follow_from_epochs_unless_they_are_given(tmp_path, settings, step
     assert len(metrics(tmp_path / "run")) == steps
 
 
+def test_an_epoch_trains_on_each_example_once(tmp_path, monkeypatch):
+    """5 examples in batches of 3 are 3 and 2, in every epoch."""
+    batches, real = [], sft.as_rollouts
+    monkeypatch.setattr(sft, "as_rollouts", lambda batch: batches.append(batch) or real(batch))
+    assert run_stage("sft", tmp_path / "run", sft__batch_size=3, sft__steps=0, sft__epochs=2, data__count=5) == 0
+    assert [len(batch) for batch in batches] == [3, 2, 3, 2]
+    for epoch in (batches[:2], batches[2:]):
+        assert len({str(example) for batch in epoch for example in batch}) == 5
+
+
 def test_training_lowers_the_loss(tmp_path):
     assert run_stage("sft", tmp_path / "run", sft__steps=15, sft__batch_size=6, optim__lr=3e-3) == 0
     losses = [row["loss"] for row in metrics(tmp_path / "run")]

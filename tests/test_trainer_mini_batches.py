@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers_runs import PARITY, lines, metrics, write_module
 from helpers_runs import grpo as run_stage
-from test_trainer_step import PROMPTS, SIZE, WEIGHTS, Recorder, make_config
+from test_trainer_step import PROMPTS, SIZE, WEIGHTS, Recorder, current_logps, make_config
 
 from data import PromptConfig, load_problems
 from data.stream import Stream
@@ -21,7 +21,7 @@ from grpo.runs.config import Config, GRPOConfig, RewardConfig, SandboxConfig
 from grpo.runs.settings import ConfigError, load_config
 from grpo.sampling import SamplingConfig, sample_groups
 from grpo.scoring import load_rewards
-from grpo.trainer import frozen_logps, mini_batches, update
+from grpo.trainer import mini_batches, update
 
 
 @pytest.fixture
@@ -41,85 +41,88 @@ def spy(monkeypatch, name):
     return calls
 
 
-def test_each_group_is_in_one_part_and_the_order_is_the_seed_s(sampled):
+def test_each_group_is_in_one_mini_batch_and_the_order_is_the_seed_s(sampled):
     _, batch = sampled
     config = make_config(mini_batches=4)
-    parts = mini_batches(config, batch.rollouts, step=3)
-    assert sorted(len(part) // SIZE for part in parts) == [1, 1, 2, 2]
-    assert sorted(torch.cat(parts).tolist()) == list(range(6 * SIZE))
-    for part in parts:
-        assert (part.view(-1, SIZE) // SIZE == part.view(-1, SIZE)[:, :1] // SIZE).all()  # whole groups
+    every = torch.ones(len(batch.rollouts), dtype=torch.bool)
+    cut = mini_batches(config, every, step=3)
+    assert sorted(len(rows) // SIZE for rows in cut) == [1, 1, 2, 2]
+    assert sorted(torch.cat(cut).tolist()) == list(range(6 * SIZE))
+    for rows in cut:
+        assert (rows.view(-1, SIZE) // SIZE == rows.view(-1, SIZE)[:, :1] // SIZE).all()  # whole groups
     orders = {
-        (seed, step): [p.tolist() for p in mini_batches(replace(config, seed=seed), batch.rollouts, step)]
+        (seed, step): [rows.tolist() for rows in mini_batches(replace(config, seed=seed), every, step)]
         for seed in (0, 1) for step in (3, 4)
     }  # fmt: skip
-    assert orders[0, 3] == [p.tolist() for p in parts] and len({str(order) for order in orders.values()}) == 4
-    assert [p.tolist() for p in mini_batches(make_config(), batch.rollouts, 3)] == [list(range(6 * SIZE))]
-    few = batch.rollouts.select(torch.arange(2 * SIZE))
-    assert [len(p) for p in mini_batches(config, few, 3)] == [SIZE, SIZE]  # no step on nothing
+    assert orders[0, 3] == [rows.tolist() for rows in cut] and len({str(order) for order in orders.values()}) == 4
+    assert [rows.tolist() for rows in mini_batches(make_config(), every, 3)] == [list(range(6 * SIZE))]
+    assert [len(rows) for rows in mini_batches(config, every[: 2 * SIZE], 3)] == [SIZE, SIZE]  # no step on nothing
+    some = every.clone()
+    some[: 2 * SIZE] = some[-1] = False  # two groups and one more completion that are not trained on
+    cut = mini_batches(config, some, 3)
+    assert sorted(len(rows) for rows in cut) == [SIZE - 1, SIZE, SIZE, SIZE]  # each has one of the groups that are left
+    assert sorted(torch.cat(cut).tolist()) == list(range(2 * SIZE, 6 * SIZE - 1))
 
 
-def test_advantages_are_the_batch_s_and_each_part_is_normalised_by_its_own_tokens(sampled, monkeypatch):
+def test_advantages_are_the_batch_s_and_each_mini_batch_is_normalised_by_its_own_tokens(sampled, monkeypatch):
     """`batch` divides by the spread of all completions; a part alone would have another."""
     policy, batch = sampled
     config = make_config(LossConfig(advantage="batch", beta=0.0, aggregation="token_mean"), mini_batches=3)
-    recorder, calls = Recorder(policy), spy(monkeypatch, "policy_loss")
+    recorder, calls = Recorder(policy), spy(monkeypatch, "token_loss")
     update(config, policy, recorder, batch, WEIGHTS, step=5)
     total = (batch.rewards * WEIGHTS).sum(dim=1)
     centred = total - total.view(-1, SIZE).mean(dim=1).repeat_interleave(SIZE)
-    parts = mini_batches(config, batch.rollouts, 5)
+    cut = mini_batches(config, torch.ones(len(total), dtype=torch.bool), 5)
     assert recorder.steps == [15, 16, 17] and len(calls) == 3
-    for part, (args, options) in zip(parts, calls, strict=True):
-        expected = (
-            (centred[part] / (total.std() + 1e-4)).sort().values
-        )  # the rows of a micro-batch are sorted by length
-        torch.testing.assert_close(args[3].sort().values, expected)
-        assert options["num_tokens"] == batch.rollouts.mask[part].sum() and options["num_sequences"] == len(part)
-    torch.testing.assert_close(batch.figures["advantage"], centred / (total.std() + 1e-4))
+    for rows, ((tokens, _, counts), _) in zip(cut, calls, strict=True):
+        expected = (centred[rows] / (total.std() + 1e-4)).sort().values  # a micro-batch is sorted by length
+        torch.testing.assert_close(tokens.advantages[:, 0].sort().values, expected)
+        assert counts.tokens == batch.rollouts.mask[rows].sum() and counts.sequences == len(rows)
+    torch.testing.assert_close(batch.per_token["advantage"], centred / (total.std() + 1e-4))
 
 
 @pytest.mark.parametrize("tokens", [30, 16384])
 def test_old_log_probs_are_of_the_policy_that_began_the_rollout(sampled, monkeypatch, tokens):
     policy, batch = sampled
     config = make_config(LossConfig(beta=0.0), mini_batches=3, updates_per_batch=2, tokens=tokens)
-    before, entropy = frozen_logps(config, policy, batch.rollouts)
-    calls = spy(monkeypatch, "policy_loss")
+    before, entropy = current_logps(config, policy, batch.rollouts)
+    calls = spy(monkeypatch, "token_loss")
     optimizer = Optimizer(policy.trainable(), OptimConfig(lr=1e-2), steps=100)
     figures = update(config, policy, optimizer, batch, WEIGHTS, step=0)
-    for args, options in calls:
+    for (tokens, *_), _ in calls:
         rows = [next(i for i, r in enumerate(batch.rollouts.sampler_logps) if r[: s.shape[0]].equal(s))
-                for s in options["sampler_logps"]]  # fmt: skip
-        torch.testing.assert_close(args[1], before[rows, : args[1].shape[1]])
+                for s in tokens.sampler]  # fmt: skip
+        torch.testing.assert_close(tokens.old, before[rows, : tokens.old.shape[1]])
     assert entropy[batch.rollouts.mask].min() > 0
-    now = frozen_logps(config, policy, batch.rollouts)[0]
+    now = current_logps(config, policy, batch.rollouts)[0]
     assert (now - before).abs().max() > 0.01 and figures["ratio_max"] > 1.01
     assert figures["sampler_gap"] < 1e-5  # of the first step: later the policy is another
 
 
-def test_one_part_computes_nothing_ahead(sampled, monkeypatch):
+def test_one_update_computes_nothing_ahead(sampled, monkeypatch):
     policy, batch = sampled
-    calls = spy(monkeypatch, "completion_logps")
+    calls, ahead = spy(monkeypatch, "completion_logps"), spy(monkeypatch, "logps_without_grad")
     update(make_config(LossConfig(beta=0.0)), policy, Recorder(policy), batch, WEIGHTS, step=0)
-    assert len(calls) == 1
+    assert (len(calls), len(ahead)) == (1, 0)
     update(make_config(LossConfig(beta=0.0), mini_batches=2), policy, Recorder(policy), batch, WEIGHTS, step=0)
-    assert len(calls) == 1 + 2 + 2
+    assert (len(calls), len(ahead)) == (1 + 2, 1)
 
 
-def test_figures_are_of_each_token_and_of_the_last_pass(sampled):
+def test_values_are_of_each_token_and_of_the_last_pass(sampled):
     policy, batch = sampled
     config = make_config(LossConfig(beta=0.0, eps_low=0.01, eps_high=0.01), mini_batches=3, updates_per_batch=2)
-    before = frozen_logps(config, policy, batch.rollouts)[0]
+    before = current_logps(config, policy, batch.rollouts)[0]
     figures = update(config, policy, Recorder(policy), batch, WEIGHTS, step=0)  # nothing moves
     mask = batch.rollouts.mask
-    assert set(batch.figures) == {"advantage", "ratio", "entropy", "weighted_advantage", "clipped"}
-    torch.testing.assert_close(batch.figures["ratio"], mask.float())
-    assert batch.figures["weighted_advantage"].equal(batch.figures["advantage"][:, None] * mask)
-    assert figures["ratio"] == pytest.approx(1) and not batch.figures["clipped"].any()
+    assert set(batch.per_token) == {"advantage", "ratio", "entropy", "weighted_advantage", "clipped"}
+    torch.testing.assert_close(batch.per_token["ratio"], mask.float())
+    assert batch.per_token["weighted_advantage"].equal(batch.per_token["advantage"][:, None] * mask)
+    assert figures["ratio"] == pytest.approx(1) and not batch.per_token["clipped"].any()
     optimizer = Optimizer(policy.trainable(), OptimConfig(lr=1e-2), steps=100)
     update(config, policy, optimizer, batch, WEIGHTS, step=0)
-    rho, a = batch.figures["ratio"], batch.figures["advantage"][:, None]
+    rho, a = batch.per_token["ratio"], batch.per_token["advantage"][:, None]
     clipped = (((rho > 1.01) & (a > 0)) | ((rho < 0.99) & (a < 0))) & mask
-    assert batch.figures["clipped"].bool().equal(clipped) and 0 < clipped.sum() < mask.sum()
+    assert batch.per_token["clipped"].bool().equal(clipped) and 0 < clipped.sum() < mask.sum()
     assert (rho[~mask] == 0).all() and before.shape == rho.shape
 
 
@@ -161,7 +164,7 @@ def gradients(demo, name: str, mini: int) -> tuple[list[torch.Tensor], dict[str,
     # what is compared is the surrogate: the rest of the presets as one
     loss = replace(PRESETS[name], advantage="group", aggregation="token_mean", beta=0.0)
     settings = replace(config, loss=loss, grpo=replace(config.grpo, mini_batches=mini))
-    return found, update(settings, policy, optimizer, replace(batch, figures={}), rewards.weights, 0)
+    return found, update(settings, policy, optimizer, replace(batch, per_token={}), rewards.weights, 0)
 
 
 def angle(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -193,7 +196,7 @@ def test_with_mini_batches_clips_take_effect_and_the_presets_gradients_part(demo
 def test_a_run_says_that_one_update_makes_every_ratio_1_and_logs_whole_groups(tmp_path, monkeypatch, capsys):
     reward = f"rewards.{write_module(tmp_path, monkeypatch, PARITY)}:parity.weight=1"
     assert run_stage("grpo", tmp_path / "one", reward) == 0
-    note = "NOTE: one update a batch: every ratio is 1"
+    note = "NOTE: one update a batch: every ratio pi / pi_old is 1"
     assert capsys.readouterr().err.count(note) == 1
     for more in ("grpo.mini_batches=2", "grpo.updates_per_batch=2", "loss.preset=reinforce"):
         assert run_stage("grpo", tmp_path / more, reward, more, "grpo.steps=1", "log.completions_per_step=5") == 0
@@ -212,6 +215,6 @@ def test_a_run_says_that_one_update_makes_every_ratio_1_and_logs_whole_groups(tm
     assert sum(row["advantage"] for row in rows[:4]) == pytest.approx(0, abs=1e-3)
 
 
-def test_more_parts_than_groups_are_refused():
+def test_more_mini_batches_than_groups_are_refused():
     with pytest.raises(ConfigError, match=r"grpo.mini_batches must be at most grpo.prompts_per_step=8"):
         load_config(None, ["grpo.mini_batches=9"])

@@ -8,12 +8,13 @@ import pytest
 import torch
 from helpers_models import plain
 
-from grpo.experience import Batch, Part
+from grpo.experience import Batch, ScoredGroups
+from grpo.logprobs import logps_without_grad
 from grpo.loss import PRESETS, LossConfig
 from grpo.model.optim import OptimConfig, Optimizer
 from grpo.runs.config import Config, GRPOConfig
 from grpo.sampling import SamplingConfig, sample_groups
-from grpo.trainer import batch_advantages, frozen_logps, update
+from grpo.trainer import batch_advantages, update
 
 PROMPTS = [[5, 7, 3], [9], [4, 4, 8, 2, 15, 6, 11]]
 SIZE = 4
@@ -47,6 +48,11 @@ def make_config(loss=PRESETS["grpo"], temperature=1.0, tokens=16384, **grpo):
         sampling=SamplingConfig(temperature=temperature, max_new_tokens=8),
         grpo=GRPOConfig(group_size=SIZE, **grpo),
     )
+
+
+def current_logps(config, policy, rollouts):
+    """Log-probs and entropies of the samples, [N, T] each."""
+    return logps_without_grad(policy, rollouts, config.sampling.temperature, config.tokens_per_micro_batch)
 
 
 @pytest.fixture
@@ -170,7 +176,7 @@ def test_inner_iterations_move_the_ratio_but_not_old_logps(setup, monkeypatch):
     real = Optimizer.step
     monkeypatch.setattr(Optimizer, "step", lambda self, step, loss: seen.append(step) or real(self, step, loss))
     config = make_config(updates_per_batch=3, tokens=30)
-    before = frozen_logps(config, policy, batch.rollouts)[0]
+    before = current_logps(config, policy, batch.rollouts)[0]
     optimizer = Optimizer(policy.trainable(), OptimConfig(lr=1e-2), steps=100)
     metrics = update(config, policy, optimizer, batch, WEIGHTS, step=4)
     assert seen == [12, 13, 14]  # the schedule counts optimiser steps
@@ -180,7 +186,7 @@ def test_inner_iterations_move_the_ratio_but_not_old_logps(setup, monkeypatch):
     policy, batch = setup()
     optimizer = Optimizer(policy.trainable(), OptimConfig(lr=1e-2), steps=100)
     update(replace(config, grpo=replace(config.grpo, updates_per_batch=2)), policy, optimizer, batch, WEIGHTS, step=6)
-    now = frozen_logps(config, policy, batch.rollouts)[0]
+    now = current_logps(config, policy, batch.rollouts)[0]
     ratio = (now - before).exp()[batch.rollouts.mask]
     assert metrics["ratio"] == pytest.approx(ratio.mean().item(), rel=1e-4)
     assert metrics["ratio_max"] == pytest.approx(ratio.max().item(), rel=1e-4)
@@ -191,10 +197,10 @@ def test_an_update_makes_good_completions_likelier(setup):
     rewards = torch.zeros(12, 2)
     rewards[[1, 6, 8], 0] = 1.0
     batch, config = replace(batch, rewards=rewards), make_config(PRESETS["dr_grpo"])
-    before = frozen_logps(config, policy, batch.rollouts)[0].sum(dim=1)
+    before = current_logps(config, policy, batch.rollouts)[0].sum(dim=1)
     optimizer = Optimizer(policy.trainable(), OptimConfig(lr=1e-3), steps=1)
     update(config, policy, optimizer, batch, WEIGHTS, step=0)
-    change = frozen_logps(config, policy, batch.rollouts)[0].sum(dim=1) - before
+    change = current_logps(config, policy, batch.rollouts)[0].sum(dim=1) - before
     good = rewards[:, 0].bool()
     assert (change[good] > 0).all()
     assert change[good].mean() > 0 > change[~good].mean()
@@ -264,9 +270,10 @@ def test_kl_in_the_reward_is_taken_from_the_reward(estimator, setup):
     policy, batch = setup()
     config = make_config(LossConfig(advantage="none", kl=estimator, kl_in="reward", beta=0.3))
     with policy.reference() as reference:
-        ref_logps = frozen_logps(config, reference, batch.rollouts)[0]
+        ref_logps = current_logps(config, reference, batch.rollouts)[0]
     rewards_before = batch.rewards.clone()
-    advantages = batch_advantages(config, policy, batch, WEIGHTS, ref_logps)
+    current = current_logps(config, policy, batch.rollouts)[0]
+    advantages = batch_advantages(config, batch, WEIGHTS, current, ref_logps)
     totals = []
     with torch.no_grad():
         for row in range(12):
@@ -292,8 +299,8 @@ def test_without_beta_no_reference_is_needed(setup):
 
 def test_a_batch_of_nothing_moves_nothing(setup):
     policy, batch = setup()
-    part = Part(batch.rollouts, None, batch.rewards, torch.arange(0), killed=0)
-    nothing = Batch(batch.rollouts.select(part.kept), batch.rewards[:0], {}, [part])
+    groups = ScoredGroups(batch.rollouts, None, batch.rewards, torch.arange(0), killed=0)
+    nothing = Batch(batch.rollouts.select(groups.kept), batch.rewards[:0], {}, [groups])
     recorder, config = Recorder(policy), make_config()
     config = replace(config, grpo=replace(config.grpo, updates_per_batch=2, mini_batches=2))
     figures = update(config, policy, recorder, nothing, WEIGHTS, step=3)

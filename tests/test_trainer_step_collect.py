@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from data import Problem, PromptConfig
+from data.embedded.tiny_model import build_model, build_tokenizer
 from data.stream import Stream
-from data.tiny_model import build_model, build_tokenizer
 from grpo.experience import collect, log_completions
 from grpo.loss import PRESETS, LossConfig
 from grpo.model.policy import Policy

@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 
-from grpo.loss import LossConfig, policy_loss, register_weight
+from grpo.loss import Counts, LossConfig, policy_loss, register_weight, token_loss, token_means
 from grpo.runs.config import to_yaml
 from grpo.runs.settings import ConfigError, load_config
 from grpo.weights import WEIGHTS, Tokens, product
@@ -79,12 +79,17 @@ def dppo(tokens, divergence="tv", delta=0.15):
     return [[float(keeps(*token)) for token in row] for row in rows(tokens, "advantages", "logps", "sampler")]
 
 
-EQUATIONS = {"tis": tis, "mis": mis, "opsm": opsm, "top_entropy": top_entropy, "dppo": dppo}
+def rollout_ratio(tokens, cap=5.0):
+    return [[min(math.exp(logp - q), cap) for logp, q in row] for row in rows(tokens, "logps", "sampler")]
+
+
+EQUATIONS = {f.__name__: f for f in (tis, mis, opsm, top_entropy, dppo, rollout_ratio)}
 CASES = [
     ("tis", {}), ("tis", {"cap": 1.2, "floor": 0.7}), ("tis", {"level": "sequence"}), ("mis", {}),
     ("mis", {"cap": 1.5, "floor": 0.5}), ("mis", {"cap": 3.0, "level": "sequence"}), ("opsm", {}),
     ("opsm", {"delta": 0.05}), ("top_entropy", {}), ("top_entropy", {"share": 0.5}), ("top_entropy", {"share": 1.0}),
-    ("top_entropy", {"share": 0.0}), ("dppo", {}), ("dppo", {"divergence": "kl", "delta": 0.05}),
+    ("top_entropy", {"share": 0.0}), ("rollout_ratio", {}), ("rollout_ratio", {"cap": 1.1}), ("dppo", {}),
+    ("dppo", {"divergence": "kl", "delta": 0.05}),
 ]  # fmt: skip
 
 
@@ -159,11 +164,13 @@ def test_a_weight_multiplies_the_surrogate_and_not_the_kl_and_has_no_gradient(ma
     assert metrics["weight"] == pytest.approx(weight[batch[4]].mean().item())
 
 
-def test_figures_of_each_token(make_loss_batch):
+def test_values_of_each_token(make_loss_batch):
     batch = [x.detach() for x in make_loss_batch(3)]
-    figures = {}
     config = LossConfig(eps_low=0.1, eps_high=0.3, weight=({"name": "opsm", "args": {"delta": -0.1}},))
-    _, metrics = policy_loss(*batch, config, entropy=-batch[1], per_token=figures)
+    names = ("logps", "old", "reference", "advantages")
+    tokens = Tokens.of(batch[4], sampler=batch[1], entropy=-batch[1], **dict(zip(names, batch, strict=False)))
+    _, values = token_loss(tokens, config, Counts(14, 4, 6))
+    metrics = token_means(values, 14)
     logps, old, ref, advantages = (x.tolist() for x in batch[:4])
     keep = opsm(Tokens(batch[0], batch[1], batch[1], None, None, batch[3][:, None].expand(4, 6), batch[4]), -0.1)
     for i, n in enumerate(LENGTHS):
@@ -174,9 +181,9 @@ def test_figures_of_each_token(make_loss_batch):
                 "weighted_advantage": keep[i][t] * a,
                 "clipped": float((rho < 0.9 and a < 0) or (rho > 1.3 and a > 0)),
             }
-            assert {name: figures[name][i, t].item() for name in expected} == pytest.approx(expected, rel=1e-4)
-    assert 0 < metrics["weight"] < 1 and 0 < figures["clipped"].sum() < batch[4].sum()
-    assert all((x[~batch[4]] == 0).all() and not x.requires_grad for x in figures.values())
+            assert {name: values[name][i, t].item() for name in expected} == pytest.approx(expected, rel=1e-4)
+    assert 0 < metrics["weight"] < 1 and 0 < values["clipped"].sum() < batch[4].sum()
+    assert all((x[~batch[4]] == 0).all() and not x.requires_grad for x in values.values())
 
 
 # ---- your own -----------------------------------------------------------------------------------------------
@@ -213,7 +220,7 @@ def test_a_registered_weight_has_a_name(make_tokens):
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("[tiss]", "unknown weight 'tiss' .*choose tis, mis, opsm, top_entropy, dppo or `module:function`"),
+        ("[tiss]", "unknown weight 'tiss' .*choose tis, mis, opsm, top_entropy, dppo, rollout_ratio or `module"),
         ("[{name: tis, args: {capp: 1}}]", "unexpected keyword argument 'capp'"),
         ("[{nam: tis}]", "a weight is a name, or {name: ..., args: {...}}, not {'nam': 'tis'}"),
         ("[3]", "a weight is a name, or {name: ..., args: {...}}, not 3"),

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from data.tiny_model import build_tokenizer
+from data.embedded.tiny_model import build_tokenizer
 from grpo.distributed import all_gather, process_group, rank
 from grpo.model.compute import compute_in
 from grpo.model.optim import OptimConfig, Optimizer

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from data.embedded import every_text
+from data.embedded.stories import every_text
 
 BASE_FOLDER = Path(__file__).parent / "tiny"
 """The trained base model in Hugging Face format (`make base` writes it)."""

@@ -1,6 +1,6 @@
 """What a call of the grader costs, with and without sympy in it, on the cases of the tests.
 
-    .venv/bin/python tests/grader_times.py
+    .venv/bin/python tests/tools/grader_times.py
 
 Times are of the processor, the least of three; sympy's cache is emptied before each call.
 """
@@ -16,7 +16,7 @@ from rewards.answer import equivalent
 from rewards.grader import algebra
 from rewards.grader.answer import read
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from test_rewards_kinds import cases
 
 HEAVY = ["\\sum_{k=1}^{59} \\sqrt{k}", "\\lfloor \\sqrt{2} n \\rfloor + \\sin(n!)", "(-1)^{n/2} + (-1)^{n/3} + n!"]

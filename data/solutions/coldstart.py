@@ -18,10 +18,10 @@ import random
 import re
 from dataclasses import dataclass
 
-from data.arithmetic import compute
 from data.errors import DataError
 from data.problem import Problem
-from data.text import ANNOTATION, strip_annotations
+from data.solutions.arithmetic import compute
+from data.sources.text import ANNOTATION, strip_annotations
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def response_text(problem: Problem, config: ColdStartConfig, seed: int = 0) -> s
     """The response that SFT teaches for one problem.
 
     A solution that is a whole response already (the embedded problems', with slips and reflections of their
-    own) is taken as it is.
+    own) is taken as it is, and so is a conversation's reply.
 
     Args:
         problem: a problem with a worked solution.
@@ -58,20 +58,30 @@ def response_text(problem: Problem, config: ColdStartConfig, seed: int = 0) -> s
         seed: the choices depend on (seed, problem.id) alone.
 
     Returns:
-        `<think>\\n...\\n</think>\\n<answer>...</answer>`.
+        `<think>\\n...\\n</think>\\n<answer>...</answer>`, or what is taken as it is.
 
     Raises:
-        DataError: the problem has no worked solution, or stray tags in it.
+        DataError: the problem has no worked solution, no answer, or stray tags in them.
     """
+    if problem.response:
+        return problem.response
     if not problem.solution:
-        raise DataError(f"problem {problem.id} has no worked solution to learn from; see data.solution_field")
+        raise DataError(
+            f"{problem.called} has no worked solution to learn from; see data.solution_field, and data.question_field "
+            "for conversations"
+        )
     if config.as_it_is:
         return problem.solution
     tags = TAG.findall(problem.solution)
     if len(tags) == 4 and RESPONSE.fullmatch(problem.solution):
         return problem.solution
     if tags or TAG.search(problem.answer):
-        raise DataError(f"problem {problem.id}: the solution or answer has tags, but is no whole response")
+        raise DataError(f"{problem.called}: the solution or answer has tags, but is no whole response")
+    if not problem.answer:
+        raise DataError(
+            f"{problem.called} has no answer to put between the tags; see data.answer_field, or teach the solution as "
+            "it is: coldstart.as_it_is=true"
+        )
     lines, checks = _worked_lines(problem)
     rng = random.Random(f"coldstart/{seed}/{problem.id}")
     if rng.random() < config.reflect_share and checks:

@@ -30,7 +30,7 @@ class Source:
     marked: bool = False
     """Whether every answer must end in a line `#### N`."""
     held_out: float = 0.0
-    """Share of a single file that is held out for the split `test`, by story (`data.split`); 0: it is not cut."""
+    """Share of a single file that is held out for the split `test`, by story (`split.py`); 0: it is not cut."""
     advice: str = "put it there, or name its folder with data.root=DIR"
     """What to do when a file is missing."""
 
@@ -63,11 +63,18 @@ SOURCES = {
 }
 """`demo` is made, not read; anything else is a path, or a name on the hub."""
 
-FILES = (".jsonl", ".parquet")
-"""The kinds of file that are read."""
+KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+SUFFIXES = (*KINDS, *(f"{kind}.gz" for kind in KINDS[:-1]))
+"""How the names of files end that are read."""
+
+
+def is_file_name(name: str) -> bool:
+    """Whether the name ends as that of a file that is read."""
+    return name.lower().endswith(SUFFIXES)
+
 
 PLAIN = Source(question="")
 """A file of one's own, or a data set on the hub that has no name here."""
 
-PLAIN_QUESTIONS = ("question", "problem", "prompt")
+PLAIN_QUESTIONS = ("question", "problem", "prompt", "messages")
 """Where such a one has its question: the first of these fields that is there."""

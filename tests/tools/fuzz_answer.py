@@ -1,7 +1,7 @@
 """Throw inputs at the grader: no exception, nothing slow, `equivalent` deterministic and reflexive.
 
-    python tests/fuzz_answer.py --inputs 1000000           # random answers from a grammar, cut and spliced
-    python tests/fuzz_answer.py --atheris -- -runs=1000000  # coverage-guided, where atheris is installed
+    python tests/tools/fuzz_answer.py --inputs 1000000           # random answers from a grammar, cut and spliced
+    python tests/tools/fuzz_answer.py --atheris -- -runs=1000000  # coverage-guided, where atheris is installed
 
 Prints what it finds and exits with 1; a finding belongs into `FOUND` of test_rewards_fuzz.py.
 """
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from rewards import accuracy_reward, count_reflections, format_reward
 from rewards.accuracy import gold_answer

@@ -35,11 +35,11 @@ def split_final_answer(text: str) -> tuple[str, str]:
     return solution.strip(), gold.replace(",", "") if _THOUSANDS.fullmatch(gold) else gold
 
 
-def last_boxed(solution: str) -> str:
+def last_boxed(solution: str, lenient: bool = False) -> str:
     r"""What the last `\boxed{...}` (or `\boxed 5`) of a LaTeX text holds; "" if there is none. One pass.
 
     Raises:
-        DataError: its brace is never closed.
+        DataError: its brace is never closed, unless `lenient`.
     """
     _, found, tail = solution.rpartition("\\boxed")
     tail = tail.lstrip()
@@ -53,15 +53,39 @@ def last_boxed(solution: str) -> str:
         depth += (char == "{") - (char == "}")
         if depth == 0:
             return tail[1:index].strip()
+    if lenient:
+        return ""
     raise DataError("the last \\boxed{ of the solution is never closed")
 
 
-def never_matched(answer: str) -> bool:
-    r"""Whether no completion can match a gold: `nan`, `null`, a list in a string (`['4']`), an empty `\boxed{}`."""
-    bare = answer.strip().casefold()
-    return bare in ("nan", "null", "<na>") or bool(
-        re.fullmatch(r"\[\s*(['\"].*['\"])?\s*\]|\$?\\boxed\{\s*\}\$?", bare)
-    )
+_SEE = "solution|answer|proof|explanation|above|below|figure|graph|diagram|image|picture|attach|text|working"
+_UNGRADABLE = re.compile(
+    rf"""
+    nan | null | <na> | n/a | tbd | \?+ | \.{{3,}} | …+ | [_-]{{2,}}
+    | (the\ )? proof ( \ (is\ )? (complete|omitted|required|needed|given|above|below|shown|follows) )?
+    | proven | proved | q\.?e\.?d | ( see | refer\ to | as\ in ) (\ the | \ our)? \ ({_SEE}) .*
+    | ((the|an?)\ )? (answer|solution)? \ ? not[ _]?(found|provided|available|given|applicable|specified|gradable)
+    | no[ _]?(answer|solution)[ _]?(found|provided|available|given)
+    | !\[.*\]\(.* | <image>
+    """,
+    re.VERBOSE,
+)
+
+
+def ungradable(answer: str) -> bool:
+    r"""Whether no completion can match a gold: it says that there is none, or is broken.
+
+    `proof`, `notfound`, `\text{not provided}`, "see solution", `nan`, `null`, `?`, an image, a list in a string
+    (`['4']`), an empty `\boxed{}`. `none`, `unknown`, `undefined` and `no solution` are answers.
+    """
+    bare = " ".join(answer[:200].casefold().split())
+    if re.fullmatch(r"\[\s*(['\"].*['\"])?\s*\]", bare):
+        return True
+    bare = re.sub(r"\\(?:boxed|fbox|text|textbf|mathrm|mbox)\b|\\\s|[${}]", " ", bare)
+    if not bare.strip():
+        return answer.strip() not in ("{}", "$")  # the empty set, a currency
+    bare = " ".join(bare.strip(" ()[]*\"'").split())
+    return bool(_UNGRADABLE.fullmatch(bare.rstrip(".!") or bare))
 
 
 def number_text(value: int | float) -> str:

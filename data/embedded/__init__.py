@@ -1,0 +1,1 @@
+"""A world of its own: stories of numbers, a tokenizer and a small model, with nothing to download."""

@@ -1,0 +1,1 @@
+"""Worked solutions, as responses that SFT can teach."""
