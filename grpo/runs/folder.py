@@ -42,8 +42,8 @@ from grpo.types import Problem
 from grpo.version import __version__
 
 FREE = (  # settings that do not change what is computed, so that a run may go on with others
-    "stage", "run", "threads", "parallel", "tokens_per_micro_batch", "sampling.max_rows", "model.recompute", "model.device",
-    "log.", "eval.at_end", "sandbox.", "max_skipped", "accept_code",
+    "stage", "run", "threads", "parallel", "tokens_per_micro_batch", "sampling.max_rows", "model.recompute",
+    "model.device", "log.", "eval.at_end", "sandbox.", "max_skipped", "accept_code",
 )  # fmt: skip
 LONGER = ("grpo.steps", "sft.steps")  # may grow on the way, if the learning rate does not depend on them
 
