@@ -291,7 +291,7 @@ def fingerprint(policy: Policy) -> str:
     for name, p in policy.values():
         bits = p.view(integers[p.element_size()])
         sums = [bits.sum(dim=-1), bits.sum(dim=-2)] if bits.dim() > 1 else [bits]
-        sha.update(name.encode() + b"".join(x.cpu().contiguous().numpy().tobytes() for x in sums))
+        sha.update(name.encode() + b"".join(x.cpu().clone().numpy().tobytes() for x in sums))  # NumPy holds on
     return sha.hexdigest()
 
 
