@@ -42,8 +42,8 @@ from grpo.types import Problem
 from grpo.version import __version__
 
 FREE = (  # settings that do not change what is computed, so that a run may go on with others
-    "stage", "run", "threads", "parallel", "tokens_per_micro_batch", "sampling.max_rows", "model.recompute", "log.",
-    "eval.at_end", "eval.against", "sandbox.", "max_skipped", "accept_code",
+    "stage", "run", "threads", "parallel", "tokens_per_micro_batch", "sampling.max_rows", "model.recompute",
+    "model.device", "log.", "eval.at_end", "eval.against", "sandbox.", "max_skipped", "accept_code",
 )  # fmt: skip
 EVALUATION = "eval.jsonl"
 SAMPLED = "sampled.jsonl"  # of rejection sampling, until it is done
@@ -274,7 +274,7 @@ def fingerprint(policy: Policy) -> str:
     for name, p in policy.values():
         bits = p.view(integers[p.element_size()])
         sums = [bits.sum(dim=-1), bits.sum(dim=-2)] if bits.dim() > 1 else [bits]
-        sha.update(name.encode() + b"".join(x.cpu().contiguous().numpy().tobytes() for x in sums))
+        sha.update(name.encode() + b"".join(x.cpu().clone().numpy().tobytes() for x in sums))  # NumPy holds on
     return sha.hexdigest()
 
 
