@@ -20,11 +20,13 @@ from data import fitting, load_problems
 from data.prompts import prompts_hash
 from grpo.distributed import all_gather, rank_slice
 from grpo.experience import make_prompts, progress_of, sample_texts
+from grpo.golds import gradable
 from grpo.model.policy import Policy
 from grpo.runs.config import Config, RewardConfig
 from grpo.runs.folder import EVALUATION, Run, data_hash, fingerprint
 from grpo.runs.journal import Journal, Judged
 from grpo.runs.log import progress
+from grpo.runs.start import say_start
 from grpo.scoring import Completions, RewardSet, load_rewards
 from grpo.types import Problem, Rollouts
 from rewards import count_reflections, format_reward
@@ -38,6 +40,7 @@ def held_out(config: Config, policy: Policy) -> list[Problem]:
     """The problems of the evaluation. Raises ValueError where they cannot be read or a prompt is too long."""
     problems = load_problems(config.eval.data, config.eval.seed)
     problems = fitting(problems, policy.tokenizer, config.prompt, config.eval.data)
+    problems = gradable(problems, judged_by(config), config.eval.data)
     make_prompts(config, policy, problems)
     return problems
 
@@ -64,8 +67,10 @@ def evaluate(config: Config, policy: Policy, run: Run | None = None) -> dict[str
     run: the open run folder. Each completion is kept in its eval.jsonl, and an evaluation that was stopped continues.
     """
     problems = held_out(config, policy)
+    say_start("eval", config, policy, len(problems))
     journal = Journal(run, EVALUATION, origin(config, policy, problems) if run else "")
-    return summary(config, problems, *judge_held_out(config, policy, problems, journal))
+    with policy.unsharded():
+        return summary(config, problems, *judge_held_out(config, policy, problems, journal))
 
 
 def judge_held_out(
@@ -111,6 +116,11 @@ def summary(config: Config, problems: list[Problem], sampled: list[Judged], gree
         },
         "greedy": {**describe(greedy), "ci95": interval(per_problem(greedy, len(problems)), 1)},
     }
+
+
+def judged_by(config: Config) -> dict[str, RewardConfig]:
+    """The reward that says which completion is right."""
+    return {config.eval.reward: config.rewards.get(config.eval.reward, RewardConfig())}
 
 
 def judges(config: Config) -> RewardSet:

@@ -18,7 +18,8 @@ from typing import Any
 from data import DataError, fitting, load_problems
 from data.sources.jsonl import parse_row
 from grpo.distributed import from_first
-from grpo.evaluate import check_evaluation, judge, origin
+from grpo.evaluate import check_evaluation, judge, judged_by, origin
+from grpo.golds import gradable
 from grpo.model.policy import Policy, load_policy
 from grpo.report.tables import table
 from grpo.runs.config import Config
@@ -26,6 +27,7 @@ from grpo.runs.files import RunError, write_json, write_text
 from grpo.runs.folder import SAMPLED, Run, data_hash
 from grpo.runs.journal import Journal, Judged
 from grpo.runs.log import say
+from grpo.runs.start import say_start
 from grpo.sft import fit
 from grpo.types import Problem
 
@@ -43,6 +45,8 @@ def train_rejection(config: Config, run: Run) -> Policy:
         policy = load_policy(config.model, config.seed)
         check_evaluation(config, policy, run)
         fit_in = fitting(problems, policy.tokenizer, config.prompt, config.data)
+        fit_in = gradable(fit_in, judged_by(config), config.data)
+        say_start("reject", config, policy, len(fit_in))
         rows, counts = sample_and_filter(config, policy, fit_in, run)
         if not rows:
             (run.folder / SAMPLED).unlink(missing_ok=True)  # another setting may follow
@@ -56,7 +60,8 @@ def train_rejection(config: Config, run: Run) -> Policy:
         say(table(["samples", "count", "share"], shares))
     responses = from_first(lambda: read_samples(run.folder / "samples.jsonl", problems))
     start = replace(config.model, path=config.reject.sft_from or config.model.path)
-    return fit(config, run, load_policy(start, config.seed, training=True), responses)
+    policy = load_policy(start, config.seed, training=True, parallel=config.parallel)
+    return fit(config, run, policy, responses)
 
 
 def read_samples(path: Path, problems: list[Problem]) -> list[tuple[Problem, str]]:

@@ -28,6 +28,7 @@ from grpo.runs.config import Config
 from grpo.runs.folder import Run, data_hash, fingerprint
 from grpo.runs.keeper import Keeper
 from grpo.runs.log import say
+from grpo.runs.start import say_start
 from grpo.types import Problem, Rollouts
 
 Example = tuple[list[int], list[int]]
@@ -37,7 +38,7 @@ Example = tuple[list[int], list[int]]
 def train_sft(config: Config, run: Run) -> Policy:
     """Stage 2: fine-tune on worked solutions put into the response format."""
     problems = load_problems(config.data, config.seed, teach=True)
-    policy = load_policy(config.model, config.seed, training=True)
+    policy = load_policy(config.model, config.seed, training=True, parallel=config.parallel)
     problems = fitting(problems, policy.tokenizer, config.prompt, config.data)
     check_evaluation(config, policy, run)
     responses = [(p, response_text(p, config.coldstart, config.seed)) for p in problems]
@@ -58,6 +59,7 @@ def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem,
     keeper = Keeper.resume(config, run, policy, optimizer, steps)
     position = keeper.state.get("position", 0)
     stream = Stream(examples, config.seed, position, stage=run.stage, shuffle=config.data.shuffle)
+    say_start("sft", config, policy, len(examples))
     for step in keeper.steps_left("sft", held_out_point):
         batch = as_rollouts(stream.take_within_pass(config.sft.batch_size))
         metrics = sft_step(policy, optimizer, batch, config.tokens_per_micro_batch, step)
@@ -96,7 +98,7 @@ def sft_step(policy: Policy, optimizer: Optimizer, batch: Rollouts, tokens: int,
     """One optimiser step on the mean negative log-likelihood of the batch's completion tokens."""
     num_tokens = int(batch.mask.sum())
     total = torch.zeros((), dtype=torch.float64)
-    for _, micro in my_micro_batches(batch, tokens):
+    for _, micro in my_micro_batches(batch, tokens, policy.passes.prompts_shared):
         logps, _ = completion_logps(policy, micro, temperature=1.0)  # [B, T], 0 outside the mask
         loss = -logps.sum() / num_tokens
         loss.backward()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from helpers_runs import command, lines, manifest, memorised, write_module
 from helpers_runs import grpo as run_stage
+from helpers_slow import quick
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -133,7 +134,7 @@ def test_the_interval_of_several_samples_lies_between_those_of_problems_and_of_c
     assert interval([0.0] * 50, 4)[1] > 0.05  # not a width of 0
 
 
-@pytest.mark.parametrize("problems", [5, 20, 100, 500])
+@pytest.mark.parametrize("problems", quick((5, 20, 100, 500), 5, 20))
 def test_the_interval_covers_the_accuracy_as_often_as_it_says(problems):
     """From 0.3 % to 99.7 %, whether the problems are equally hard (alike = 0) or each is mostly solved or never."""
     generator, trials, worst = np.random.default_rng(0), 1000, 1.0

@@ -15,9 +15,10 @@ from data import DataError, Problem, PromptConfig, build_prompt
 from data.embedded.tiny_model import build_tokenizer
 from grpo.report.page import page, read_run
 from grpo.runs.folder import RunError, open_run
+from grpo.runs.hints import known_keys
 from grpo.runs.journal import Judged
 from grpo.runs.journal import parse as parse_judged
-from grpo.runs.settings import ConfigError, known_keys, load_config
+from grpo.runs.settings import ConfigError, load_config
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),

@@ -14,6 +14,7 @@ import pytest
 import torch
 from helpers_runs import PARITY, manifest, metrics, one_line, saved_steps, weights, write_module
 from helpers_runs import grpo as run_stage
+from helpers_slow import quick
 
 import grpo.experience
 import grpo.sft
@@ -24,7 +25,7 @@ from grpo.runs.signals import Stopped, StopRequest
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
-@pytest.fixture(params=CODES, ids=lambda s: s.name)
+@pytest.fixture(params=quick(CODES, signal.SIGTERM), ids=lambda s: s.name)
 def number(request) -> int:
     return request.param
 
@@ -55,7 +56,7 @@ def assert_same(run: Path, whole: Path) -> None:
     assert (run / "completions.jsonl").read_bytes() == (whole / "completions.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("stage", ["sft", "grpo"])
+@pytest.mark.parametrize(("stage", "number"), [("sft", signal.SIGINT), ("grpo", signal.SIGTERM)])
 def test_the_step_is_finished_and_saved(tmp_path, capfd, rewards, stage, number):
     extra = rewards if stage == "grpo" else []
     assert run_stage(stage, tmp_path / "whole", *extra) == 0

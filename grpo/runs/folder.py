@@ -23,7 +23,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,16 +32,17 @@ import transformers
 import yaml
 from safetensors import SafetensorError
 
-from grpo import __version__
 from grpo.distributed import from_first, rank
 from grpo.model.policy import Policy
+from grpo.runs.card import model_card
 from grpo.runs.config import Config, to_yaml
 from grpo.runs.files import RunError, read_mapping, write_json, write_text
 from grpo.runs.signals import StopRequest
 from grpo.types import Problem
+from grpo.version import __version__
 
 FREE = (  # settings that do not change what is computed, so that a run may go on with others
-    "run", "threads", "parallel", "tokens_per_micro_batch", "sampling.max_rows", "model.recompute", "log.",
+    "stage", "run", "threads", "parallel", "tokens_per_micro_batch", "sampling.max_rows", "model.recompute", "log.",
     "eval.at_end", "eval.against", "sandbox.", "max_skipped", "accept_code",
 )  # fmt: skip
 EVALUATION = "eval.jsonl"
@@ -104,12 +105,14 @@ class Run:
         _tidy(self.folder)
 
     def save_model(self, policy: Policy, name: str) -> None:
-        """Write a model folder aside, then put it in the place of the one of before."""
+        """Write a model folder aside, in all processes, then put it in the place of the one of before."""
+        partial = self.folder / f"{name}.partial"
+        self.check_folder()
+        from_first(lambda: shutil.rmtree(partial, ignore_errors=True))
+        policy.save(partial)
         if rank() == 0:
-            self.check_folder()
-            partial = self.folder / f"{name}.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            policy.save(partial)
+            result = read_mapping(self.folder / "eval.json") if (self.folder / "eval.json").exists() else {}
+            write_text(partial / "README.md", model_card(self.config, self.manifest, result))
             shutil.rmtree(self.folder / name, ignore_errors=True)
             os.replace(partial, self.folder / name)
 
@@ -164,11 +167,11 @@ def _open(run: Run, stage: str) -> dict[str, Any]:
 def _new_manifest(config: Config, stage: str) -> dict[str, Any]:
     """Where a run comes from. The commit ends in `-dirty` if the code was edited, and is None outside a checkout."""
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        here = Path(__file__).parent
-        commit = subprocess.run(describe, cwd=here, capture_output=True, text=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        commit = ""
+    root, commit = Path(__file__).parents[2], ""
+    # where the package is installed, a repository around it is the user's
+    with suppress(OSError, subprocess.TimeoutExpired):
+        if (root / ".git").exists():
+            commit = subprocess.run(describe, cwd=root, capture_output=True, text=True, timeout=10).stdout.strip()
     return {
         "stage": stage,
         "parent": parent_of(config.model.path),
@@ -268,8 +271,8 @@ def code_hash(config: Config) -> dict[str, str]:
 def fingerprint(policy: Policy) -> str:
     """A digest of a policy's parameters: of each, the sums of its bits, as integers, along its last two dimensions."""
     sha, integers = hashlib.sha256(), {4: torch.int32, 2: torch.int16}
-    for name, p in policy.model.named_parameters():
-        bits = p.detach().view(integers[p.element_size()])
+    for name, p in policy.values():
+        bits = p.view(integers[p.element_size()])
         sums = [bits.sum(dim=-1), bits.sum(dim=-2)] if bits.dim() > 1 else [bits]
         sha.update(name.encode() + b"".join(x.cpu().contiguous().numpy().tobytes() for x in sums))
     return sha.hexdigest()
@@ -277,4 +280,4 @@ def fingerprint(policy: Policy) -> str:
 
 def now() -> str:
     """UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -115,19 +115,15 @@ class Keeper:
             self._saved = self.state["step"]
 
     def finish(self) -> Policy:
-        """End of training: the policy, all of it in this process, with the fp32 weights to save."""
+        """End of training: the policy with the fp32 weights to save, or this process's shards of them."""
         self.log.close()
-        policy = load_policy(self.config.model, self.config.seed) if is_sharded(self.config.parallel) else self.policy
-        policy.take(self.optimizer.full_masters())
-        return policy
+        if not is_sharded(self.config.parallel):
+            self.policy.take(self.optimizer.full_masters())
+        return self.policy
 
     def save_model(self, name: str) -> None:
         """Write the present policy as a model folder of that name into the run folder, in place of one of before."""
-        policy = self.policy  # saves the fp32 weights that it keeps itself
-        if is_sharded(self.config.parallel):
-            policy = load_policy(self.config.model, self.config.seed)
-            policy.take(self.optimizer.full_masters())
-        self.run.save_model(policy, name)
+        self.run.save_model(self.policy, name)
 
 
 def export(source: Path, folder: Path) -> str:
