@@ -44,6 +44,7 @@ from grpo.runs.signals import Stopped
 from grpo.sft import train_sft
 from grpo.trainer import train_grpo
 
+SHOWN = 4  # completions that `grpo base` prints
 STAGES: dict[str, Callable[[Config, Run], Policy]] = {"sft": train_sft, "grpo": train_grpo, "reject": train_rejection}
 
 
@@ -166,13 +167,15 @@ def _base(config: Config, _: argparse.Namespace) -> None:
             problems = held_out(config, policy)
             run.note_input("eval_hash", data_hash(problems), "held-out data")
             write_json(run.folder / "eval.json", evaluate(config, policy, run))
-            log, some = RunLog(run.folder), problems[: config.log.completions_per_step]
+            log, some = RunLog(run.folder), problems[:SHOWN]
             for j in judge(config, policy, some, 1, config.eval.temperature, "completions"):
                 problem = some[j.problem]
-                log.sample(0, problem=problem.id, answer=problem.answer, completion=j.text, rewards=j.rewards)
+                facts = {"problem": problem.id, "question": problem.question, "answer": problem.answer}
+                log.sample(0, **facts, completion=j.text, rewards=j.rewards, truncated=j.truncated)
                 _show(
                     f"--- {problem.question}\n{j.text}\n    gold {problem.answer}, {'right' if j.correct else 'wrong'}"
                 )
+            log.keep_samples(0)
             log.close()
             run.finish()
     _show(evaluation_table({run.folder.name: from_first(lambda: read_mapping(run.folder / "eval.json"))}))

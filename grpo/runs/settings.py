@@ -27,6 +27,7 @@ Settings = dict[Key, tuple[Any, str]]  # key -> value, and where it was written
 REMOVED = {
     "model.cuda_graphs": "no longer exists, and nothing takes its place: leave it out",
     "log.tensorboard": "no longer exists: leave it out; metrics.jsonl has all figures, `grpo report` draws them",
+    "log.completions_per_step": "no longer exists: leave it out; log.megabytes bounds what is written",
 }
 
 

@@ -37,7 +37,7 @@ POSITIVE = """
 NOT_NEGATIVE = """
     seed threads model.lora.rank sampling.temperature loss.eps_low loss.beta loss.entropy_bonus optim.warmup_steps
     optim.weight_decay optim.final_lr_share grpo.max_refills sft.steps sft.max_tokens eval.temperature
-    log.completions_per_step
+    log.megabytes
 """
 
 
