@@ -28,7 +28,7 @@ from grpo.runs.history import WINDOW, History, Row, trailing
 
 FALL = 0.05  # accuracy below its best window: 5 points
 SURE = 2.0  # and that many standard errors
-GAIN = 0.05  # a gain of the total below this share of what the rewards can give is no gain
+GAIN = 0.15  # a gain of the total below this share of what the rewards can give is no gain
 HALF = 0.5
 TRUNCATED = 0.2
 KL = 0.5  # nats a token
@@ -176,6 +176,8 @@ def one_reward(history: History, setup: Setup) -> list[Sign]:
     if len(history.steps) <= WINDOW or len(setup.weights) < 2:
         return []
     found, every = [], gains(history, setup)
+    error = _error_of_accuracy(history, setup)[-1]
+    learns = setup.right in every and np.nan_to_num(every[setup.right][-1]) > setup.weights[setup.right] * error * SURE
     total = sum(np.nan_to_num(gain) for gain in every.values())
     up = (total > _least_gain(setup)) & (np.arange(len(total)) >= 2 * WINDOW - 1)
     for name, gain in every.items():
@@ -185,7 +187,8 @@ def one_reward(history: History, setup: Setup) -> list[Sign]:
                 f"{share[-1]:.0%} of the gain in reward is paid by {name!r} ({gain[-1]:+.2f} of {total[-1]:+.2f}): "
                 "is that what the run is for? If not, lower its weight"
             )
-            found += _sign(history, f"one_reward {name}", up & (share > HALF), share, HALF, text)
+            # where right answers rise as well, it is worth knowing and no more
+            found += _sign(history, f"one_reward {name}", up & (share > HALF), share, HALF, text, not learns)
     return found
 
 
