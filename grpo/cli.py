@@ -32,6 +32,7 @@ from grpo.distributed import from_first, process_group, rank
 from grpo.evaluate import evaluate, held_out, judge
 from grpo.model.policy import Policy, load_policy
 from grpo.rejection import train_rejection
+from grpo.report.live import LiveReport
 from grpo.report.page import write_reports
 from grpo.report.tables import evaluation_table
 from grpo.runs.config import Config, to_yaml
@@ -144,6 +145,8 @@ def _train(config: Config, arguments: argparse.Namespace) -> None:
         return
     if (run.folder / "checkpoints").exists():
         say(f"{run.folder}: goes on from its last checkpoint")
+    page = LiveReport(run.folder)
+    run.progressed = page.refresh
     with run.working():
         policy = STAGES[arguments.name](config, run)
         if config.eval.at_end:
@@ -155,6 +158,7 @@ def _train(config: Config, arguments: argparse.Namespace) -> None:
             write_json(run.folder / "eval.json", result)
             _show(evaluation_table({run.folder.name: result}))
         run.finish(policy)
+        page.write()
     say(f"{run.folder}: complete; the model is in {run.folder / 'model'}")
 
 
@@ -178,6 +182,7 @@ def _base(config: Config, _: argparse.Namespace) -> None:
             log.keep_samples(0)
             log.close()
             run.finish()
+            LiveReport(run.folder).write()
     _show(evaluation_table({run.folder.name: from_first(lambda: read_mapping(run.folder / "eval.json"))}))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 WIDTH, HEIGHT = 360, 170
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 24  # margins of the plot in the figure, in pixels
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 10, 24  # margins of the plot in the figure, in pixels
 STRETCHES = 150  # of a series that is drawn, two values each
 COLOURS = 8  # of series, as CSS classes s0 to s7
 
@@ -88,7 +88,7 @@ def line_chart(title: str, series: list[Series], unit: str = "", x_name: str = "
     across = Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT - 18 * both, whole=True)
     up = Scale(*((min(ys), max(ys)) if ys else (0.0, 1.0)), HEIGHT - BOTTOM, TOP)
     right = Scale(0.0, 1.0, HEIGHT - BOTTOM, TOP)
-    parts = [_axes(across, up, right if both else None)]
+    parts = [_axes(across, up, right if both else None, x_name)]
     for s in series:
         axis = right if s.right else up
         if s.band:
@@ -166,8 +166,8 @@ def dot_chart(title: str, rows: list[tuple[str, list[tuple[float, float, float, 
     )
 
 
-def _axes(across: Scale, up: Scale, right: Scale | None) -> str:
-    parts = []
+def _axes(across: Scale, up: Scale, right: Scale | None, x_name: str = "step") -> str:
+    parts = [f'<text x="4" y="{HEIGHT - 7}">{escape(x_name)}</text>']
     for y in up.ticks():
         parts.append(f'<line class="rule" x1="{LEFT}" x2="{across.end}" y1="{up(y):.1f}" y2="{up(y):.1f}"/>')
         parts.append(f'<text x="{LEFT - 5}" y="{up(y) + 3.5:.1f}" text-anchor="end">{number(y)}</text>')

@@ -32,6 +32,12 @@ def arms(runs: list[RunData]) -> dict[str, list[RunData]]:
     return named
 
 
+def stage(name: str, runs: list[RunData]) -> dict[str, Any]:
+    """The charts of the runs of a stage."""
+    groups, constants = cards(runs)
+    return {"name": name, "groups": groups, "constants": constants, "legend": legend(runs)}
+
+
 def cards(runs: list[RunData]) -> tuple[dict[str, list[dict[str, str]]], list[tuple[str, str, str]]]:
     """A chart per logged metric below the titles of the glossary's groups; and (name, value, meaning) of what never
     changes."""

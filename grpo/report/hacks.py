@@ -12,7 +12,7 @@ from grpo.runs.signs import Sign, all_signs, gain_shares
 def headline(run: RunData, signs: list[Sign]) -> str:
     """What the signs say together, in one sentence."""
     serious = [sign for sign in signs if sign.serious]
-    gave = len({row.get("kind") for row in run.warnings if row.get("serious", True)})
+    gave = len(earlier_warnings(run, signs))
     if len(run.metrics) < 8:
         return f"{len(run.metrics)} steps are too few for most signs." + (
             f" {len(serious)} are seen." if serious else ""
@@ -23,8 +23,9 @@ def headline(run: RunData, signs: list[Sign]) -> str:
         return (
             f"{len(serious)} sign{'s are' if len(serious) > 1 else ' is'} seen at the last step; read below what to do."
         )
-    earlier = f" {gave} kinds of warning were given on the way (below)." if gave else ""
-    return f"No sign of it at the last step.{earlier}"
+    earlier = f" Warnings given on the way: {gave} (below)." if gave else ""
+    worth = " What is worth knowing is below." if signs else ""
+    return f"No sign of it at the last step.{worth}{earlier}"
 
 
 def signs_of(run: RunData) -> list[Sign]:
@@ -37,7 +38,7 @@ def earlier_warnings(run: RunData, signs: list[Sign]) -> list[tuple[int, str]]:
     now, found = {sign.kind for sign in signs}, {}
     for row in run.warnings:
         kind, step = str(row.get("kind")), as_number(row.get("step"))
-        if kind not in now and math.isfinite(step):
+        if kind not in now and row.get("serious", True) and math.isfinite(step):
             found.setdefault(kind, (int(step), str(row.get("text", ""))))
     return list(found.values())
 
@@ -82,4 +83,4 @@ def paid_by(run: RunData) -> list[tuple[str, list[str]]]:
 
 
 def _percent(share: float) -> str:
-    return f"{share:.0%}" if math.isfinite(share) else "-"
+    return f"{round(100 * share) + 0:d} %" if math.isfinite(share) else "-"

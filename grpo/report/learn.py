@@ -40,8 +40,8 @@ def _verdict(run: RunData, runs: list[RunData]) -> str:
     before = share_of(parent, "sampled")[0] if parent else math.nan
     if parent and math.isfinite(before):
         return (
-            f"{where}, {accuracy - before:+.3f} from {parent.name}'s {before:.3f}. Their difference in pairs is not stored, so "
-            "it has no interval here."
+            f"{where}, {accuracy - before:+.3f} from {parent.name}'s {before:.3f}. Their difference in pairs is not "
+            "stored, so it has no interval here."
         )
     return f"{where}. Nothing to compare it with is in this folder."
 

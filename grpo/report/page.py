@@ -57,7 +57,6 @@ def page(title: str, runs: list[RunData]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("grpo.report"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    groups, constants = curves.cards(runs)
     evaluated = [run for run in runs if run.evaluation]
     trained = [run for run in runs if run.metrics]
     rows = sum(len(run.completions) for run in runs)
@@ -74,13 +73,21 @@ def page(title: str, runs: list[RunData]) -> str:
             "levels": [(name, cells, "") for name, cells in learn.levels(evaluated)],
             "figures": evaluation_rows([run.evaluation for run in evaluated]),
         },
-        curves={"groups": groups, "constants": constants, "legend": curves.legend(runs)},
+        curves=[curves.stage(name, members) for name, members in by_stage(trained).items()],
         differing=[(key, cells, "") for key, cells in curves.differing(several)] if several else [],
         setting_names=[run.name for run in several if run.settings],
         held_out=samples.packed_held_out(runs, HELD_OUT_BYTES),
         markers=json.dumps(samples.MARKERS),
     )
     return html.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be written
+
+
+def by_stage(runs: list[RunData]) -> dict[str, list[RunData]]:
+    """Runs of one stage share charts: the loss of SFT is not that of GRPO."""
+    found: dict[str, list[RunData]] = {}
+    for run in runs:
+        found.setdefault(run.stage, []).append(run)
+    return found
 
 
 def section(run: RunData, most: int) -> dict[str, Any]:

@@ -175,7 +175,16 @@ def moved_tokens(run: RunData, count: int = 8) -> Row | None:
                     moved.append({**facts, "ok": completion.get("ok"), "advantage": completion["v"]})
                 at += len(text)
         if moved:
-            moved.sort(key=lambda token: token["change"])
-            up = [t for t in moved[::-1][:count] if t["change"] > 0]
-            return {"step": step, "raised": up, "lowered": [t for t in moved[:count] if t["change"] < 0]}
+            moved = distinct(sorted(moved, key=lambda token: -abs(token["change"])))
+            raised, lowered = ([t for t in moved if sign * t["change"] > 0][:count] for sign in (1, -1))
+            return {"step": step, "raised": raised, "lowered": lowered}
     return None
+
+
+def distinct(tokens: list[Row]) -> list[Row]:
+    """Siblings often share their beginning: a token in one context is one row, with how often it was seen."""
+    found: dict[tuple[str, ...], Row] = {}
+    for token in tokens:
+        row = found.setdefault((token["left"], token["text"], token["right"]), token | {"times": 0})
+        row["times"] += 1
+    return list(found.values())

@@ -85,6 +85,7 @@ class Keeper:
             )
         if step % self.config.log.save_every == 0 or step == self.steps or stopping:
             self.save()
+        self.run.progressed()
         self.run.stop.check(f"{self.run.folder}: step {self.state['step']} of {self.steps}")
 
     def warn(self, step: int, metrics: dict[str, float]) -> bool:

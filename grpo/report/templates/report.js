@@ -171,7 +171,9 @@
         groups.filter((g) => g.c.some((c) => matches(g, c))).map((group) => ({ step: s, group })));
       const same = before ? found.findIndex((f) => f.group === before.group) : -1;
       const last = found.length ? found[found.length - 1].step : 0;
-      go(where === "last" ? found.findIndex((f) => f.step === last) : same < 0 ? found.findIndex((f) => !before || f.step >= before.step) : same);
+      const best = [(f) => f.group.c.some((c) => c.k), (f) => f.group.c.some((c) => !c.d), () => true]
+        .map((good) => found.findIndex((f) => f.step === last && good(f))).find((i) => i >= 0) ?? 0;
+      go(where === "last" ? best : same < 0 ? found.findIndex((f) => !before || f.step >= before.step) : same);
     }
     function go(at) {
       state.at = Math.max(0, Math.min(found.length - 1, at));
@@ -270,7 +272,7 @@
       const box = el("div", { class: "text", tabIndex: 0, role: "group", "aria-label": "Tokens; left and right arrow keys read their values" });
       const read = el("p", { class: "read", "aria-live": "polite" });
       const spans = c.k.text.map((text, i) => {
-        const x = values[i], share = most && Number.isFinite(x) ? Math.min(1, Math.abs(x) / most) : 0;
+        const x = values[i], share = most && Number.isFinite(x) ? Math.sqrt(Math.min(1, Math.abs(x) / most)) : 0;
         const span = el("span", { class: "token" + (c.k.clipped && c.k.clipped[i] ? " clipped" : "") + (share > 0.3 ? (x > 0 ? " up" : " down") : "") }, seen(text));
         if (share > 0.02) span.style.backgroundColor = `color-mix(in srgb, var(--${x > 0 ? "up" : "down"}) ${Math.round(share * 90)}%, transparent)`;
         return span;
@@ -303,10 +305,18 @@
         if (sign * change > 0) all.push({ c, i, change });
       });
       all.sort((a, b) => sign * (b.change - a.change));
+      const rows = new Map();
+      for (const { c, i, change } of all) {
+        const left = c.k.text.slice(Math.max(0, i - 12), i).join("").slice(-28), right = c.k.text.slice(i + 1, i + 13).join("").slice(0, 28);
+        const key = [left, c.k.text[i], right].join("\u0000");
+        if (!rows.has(key)) rows.set(key, { c, i, change, left, right, times: 0 });
+        rows.get(key).times += 1;
+      }
       return table(sign > 0 ? "Most raised tokens" : "Most lowered tokens",
-        [["change of log p", "number"], ["p before", "number"], ["p after", "number"], ["in context", ""], ["of a completion", ""]],
-        all.slice(0, 10).map(({ c, i, change }) => [signed(change, 3), Math.exp(c.k.before[i]).toFixed(3), Math.exp(c.k.after[i]).toFixed(3),
-          el("span", {}, el("code", {}, c.k.text.slice(Math.max(0, i - 12), i).join("").slice(-28)), el("b", {}, `[${seen(c.k.text[i])}]`), el("code", {}, c.k.text.slice(i + 1, i + 13).join("").slice(0, 28))),
+        [["in context", ""], ["change of log p", "number"], ["p before", "number"], ["p after", "number"], ["times", "number"], ["the first of them in a completion", ""]],
+        [...rows.values()].slice(0, 10).map(({ c, i, change, left, right, times }) => [
+          el("span", {}, el("code", {}, left), el("b", {}, `[${seen(c.k.text[i])}]`), el("code", {}, right)),
+          signed(change, 3), Math.exp(c.k.before[i]).toFixed(3), Math.exp(c.k.after[i]).toFixed(3), String(times),
           `${c.ok === undefined ? "" : c.ok ? "right, " : "wrong, "}advantage ${signed(c.v)}`]));
     }
     function show() {
