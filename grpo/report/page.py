@@ -23,6 +23,7 @@ from grpo.runs.files import write_text
 from grpo.runs.folder import now
 
 PAGE_BYTES = 720_000  # of packed completions in a page, all runs together
+SAMPLE = {"id": "id", "answer": "answer", "question": "question", "text": "response"}  # of rejection's samples.jsonl
 HELD_OUT_BYTES = 120_000  # of packed held-out completions
 
 
@@ -108,6 +109,7 @@ def section(run: RunData, most: int) -> dict[str, Any]:
         "rejection": [
             (k, [v, f"{as_number(v) / sampled:.3f}"], REJECTION.get(k, "")) for k, v in run.rejection.items()
         ],
+        "samples": [{name: str(row.get(key, "")) for name, key in SAMPLE.items()} for row in run.kept_samples],
         "blob": blob,
         "blob_note": note,
     }

@@ -22,9 +22,7 @@ class History:
 
     def column(self, name: str) -> np.ndarray:
         """[n], as it was logged."""
-        values = (row.get(name) for row in self._rows)
-        good = [v if isinstance(v, int | float) and not isinstance(v, bool) else math.nan for v in values]
-        return np.array(good, dtype=float)
+        return np.array([_number(row.get(name)) for row in self._rows])
 
     def mean(self, name: str) -> np.ndarray:
         """[n]: the mean over the last WINDOW rows, fewer at the start; NaN entries stay out of it."""
@@ -33,6 +31,11 @@ class History:
             sums, counts = (trailing(y) for y in (np.nan_to_num(x), ~np.isnan(x)))
             self._means[name] = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
         return self._means[name]
+
+
+def _number(value: Any) -> float:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e100
+    return float(value) if good else math.nan
 
 
 def trailing(x: np.ndarray) -> np.ndarray:
