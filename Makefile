@@ -1,6 +1,8 @@
 # The paper's four stages, a target each. EXP picks the folder under experiments/ (demo needs no download), ARGS adds settings:
 #   make grpo EXP=gsm8k ARGS="grpo.steps=50 loss.preset=dapo"
 EXP  ?= demo
+NAME ?= reflection
+SEEDS ?= 0 1 2
 ARGS ?=
 REWARD ?= accuracy
 MODEL  ?= HuggingFaceTB/SmolLM2-135M-Instruct
@@ -25,13 +27,21 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	$(PIP) -e ".[gguf,dev]"
 	@touch $@
 
+$(VENV)/.ready-figures: $(VENV)/.ready
+	@echo "Adding matplotlib to $(VENV), for figures"
+	$(PIP) -e ".[figures]"
+	@touch $@
+
 setup: $(VENV)/.ready ## make .venv with the pinned packages
 
 demo: $(VENV)/.ready ## the four stages on the embedded problems, then the table and the report
 	@for stage in base sft grpo eval report; do $(MAKE) --no-print-directory $$stage EXP=demo || exit; done
 
-paper: $(VENV)/.ready ## the rows of the paper's table on the embedded problems, over three seeds
-	PYTHONPATH=. $(VENV)/bin/python experiments/ablate.py experiments/ablations/paper.yaml $(ARGS)
+ablate: $(VENV)/.ready-figures ## arms x seeds, paired, with a figure: make ablate NAME=reflection SEEDS="0 1 2"
+	$(VENV)/bin/python -m experiments.ablate $(NAME) --seeds $(SEEDS) $(ARGS)
+
+paper: ## the rows of the paper's table on the embedded problems, over three seeds
+	@$(MAKE) --no-print-directory ablate NAME=paper
 
 minimal: $(VENV)/.ready ## the whole algorithm on one page, on the embedded model (a minute)
 	$(VENV)/bin/python -m grpo.minimal $(ARGS)
@@ -67,18 +77,21 @@ tiny: $(VENV)/.ready ## train the embedded base model anew, into runs/tiny/2-mix
 data: $(VENV)/.ready ## download GSM8K into datasets/, checksums pinned
 	$(VENV)/bin/python -m data.download
 
-test: $(VENV)/.ready-dev ## run the tests
+test: $(VENV)/.ready-dev ## run the tests, but for further cases and long runs (a few minutes on two cores)
+	$(VENV)/bin/python -m pytest -n 2 -m "not slow"
+
+test-all: $(VENV)/.ready-dev ## run all tests
 	$(VENV)/bin/python -m pytest -n 2
 
 fuzz: $(VENV)/.ready-dev ## throw random answers at the grader, mutated settings and data at the readers
-	$(VENV)/bin/python tests/fuzz_answer.py --inputs 1000000 $(ARGS)
-	$(VENV)/bin/python tests/fuzz_config.py --inputs 100000 $(ARGS)
+	$(VENV)/bin/python tests/tools/fuzz_answer.py --inputs 1000000 $(ARGS)
+	$(VENV)/bin/python tests/tools/fuzz_config.py --inputs 100000 $(ARGS)
 
 chaos: $(VENV)/.ready-dev ## kill all stages at random moments; compare what they end with, bit for bit
-	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/chaos.py --kills 200 $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/tools/chaos.py --kills 200 $(ARGS)
 
 soak: $(VENV)/.ready-dev ## an hour of the demo's stages in one process, which must not grow
-	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/soak.py --minutes 60 $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/tools/soak.py --minutes 60 $(ARGS)
 
 bench: $(VENV)/.ready-dev ## a training step of ours, TRL's and a plain loop, side by side (35 minutes, an idle machine)
 	PYTHONPATH=. $(VENV)/bin/python experiments/bench.py --model $(MODEL) --device $(DEVICE) $(ARGS)
@@ -98,4 +111,4 @@ clean: ## remove .venv and caches; runs/ stays
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup demo paper minimal base sft grpo eval reject final audit bench parity fuzz chaos soak report tiny data test docs lint clean help
+.PHONY: setup demo ablate paper minimal base sft grpo eval reject final audit bench parity fuzz chaos soak report tiny data test test-all docs lint clean help

@@ -47,7 +47,7 @@ def logps_without_grad(
     """
     both = torch.zeros(2, *rollouts.mask.shape)
     for mini in [torch.arange(len(rollouts))] if cut is None else cut:
-        for rows, micro in my_micro_batches(rollouts.select(mini), tokens):
+        for rows, micro in my_micro_batches(rollouts.select(mini), tokens, policy.passes.prompts_shared):
             both[:, mini[rows], : micro.mask.shape[1]] += torch.stack(completion_logps(policy, micro, temperature))
     return tuple(all_reduce(both))
 
@@ -57,7 +57,10 @@ def token_logps(policy: Policy, hidden: Tensor, targets: Tensor, temperature: fl
 
     hidden: [M, D], targets: [M]. Returns two tensors [M].
     """
-    return _TokenLogps.apply(hidden, policy.head.weight, policy.head.bias, policy, targets, temperature)
+    with_entropy = bool(policy.trainable())  # a frozen policy's entropy is of no interest
+    return _TokenLogps.apply(
+        hidden, policy.head.weight, policy.head.bias, policy.current_head(), targets, temperature, with_entropy
+    )
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -72,31 +75,30 @@ class _TokenLogps(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, policy, targets, temperature):
+    def forward(ctx, hidden, weight, bias, head, targets, temperature, with_entropy):
         logps, entropy, lse = torch.zeros(3, len(hidden), device=hidden.device)  # [M] each
         chunks = _slices(len(hidden), len(weight), hidden.device)
-        moves = bool(policy.trainable())  # a frozen policy's entropy is of no interest
         # room for a chunk, used again: to get as much memory anew each time takes longer than to fill it
         room = hidden.new_empty(2, len(hidden[chunks[0]]) if chunks else 0, len(weight), dtype=torch.float32)
         for rows in chunks:
             z, p = room[:, : len(hidden[rows])]  # [C, V] each
-            z = policy.logits(hidden[rows], out=z)
+            z = head.logits(hidden[rows], out=z)
             z = z if temperature == 1 else z.div_(temperature)
             z_target = z.gather(-1, targets[rows, None]).squeeze(-1)
             torch.softmax(z, dim=-1, out=p)
             top, log_top = z.amax(dim=-1), p.amax(dim=-1).log()
             lse[rows] = top - log_top
             logps[rows] = z_target - top + log_top  # in this order: the difference is small, lse is not
-            if moves:
+            if with_entropy:
                 entropy[rows] = lse[rows] - p.mul_(z).sum(dim=-1)  # - sum p log p, with log p = z - lse
         ctx.save_for_backward(hidden, weight, bias, targets, lse, entropy)
-        ctx.policy, ctx.temperature = policy, temperature
+        ctx.head, ctx.temperature = head, temperature
         ctx.set_materialize_grads(False)  # None, where the entropy is only logged
         return logps, entropy
 
     @staticmethod
     def backward(ctx, d_logps, d_entropy):
-        (hidden, weight, bias, targets, lse, entropy), policy = ctx.saved_tensors, ctx.policy
+        (hidden, weight, bias, targets, lse, entropy), head = ctx.saved_tensors, ctx.head
         x = hidden.float()  # [M, D]
         g = (torch.zeros_like(lse) if d_logps is None else d_logps) / ctx.temperature  # [M]
         h = None if d_entropy is None else d_entropy / ctx.temperature  # [M]
@@ -105,8 +107,8 @@ class _TokenLogps(torch.autograd.Function):
         d_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
         every = torch.arange(len(x), device=x.device)
         for some in _slices(len(weight), len(x) * (1 if h is None else 2), x.device):  # p, log p: half as many, each
-            z = policy.logits(x, some)  # [M, S]
-            capped = z if policy.logit_cap is None else z.clone()
+            z = head.logits(hidden, some)  # [M, S]
+            capped = z if head.cap is None else z.clone()
             z = z if ctx.temperature == 1 else z.div_(ctx.temperature)
             log_p = z.sub_(lse[:, None])
             if h is None:
@@ -115,13 +117,14 @@ class _TokenLogps(torch.autograd.Function):
                 d_z = log_p.exp().mul_(log_p.add_(entropy[:, None]).mul_(-h[:, None]).sub_(g[:, None]))
             here = (targets - some.start).clamp(0, z.shape[1] - 1)  # [M]
             d_z[every, here] += g * (here == targets - some.start)
-            d_z = policy.through_cap(d_z, capped)
-            d_hidden.addmm_(d_z, weight[some])
-            if d_weight is not None:
-                torch.mm(d_z.t(), x, out=d_weight[some])
+            d_z = head.through_cap(d_z, capped)
+            with head.gradient_precision():
+                d_hidden.addmm_(d_z, weight[some])
+                if d_weight is not None:
+                    torch.mm(d_z.t(), x, out=d_weight[some])
             if d_bias is not None:
                 d_bias[some] = d_z.sum(dim=0)
-        return d_hidden.to(hidden.dtype), d_weight, d_bias, None, None, None
+        return d_hidden.to(hidden.dtype), d_weight, d_bias, None, None, None, None
 
 
 def _slices(length: int, width: int, device: torch.device) -> list[slice]:

@@ -28,8 +28,8 @@ for completions that have ended.
 
 from __future__ import annotations
 
+import argparse
 import copy
-import sys
 
 import numpy as np
 import torch
@@ -216,4 +216,6 @@ def main(seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description="GRPO on one page, on the embedded model")
+    parser.add_argument("seed", type=int, nargs="?", default=0)
+    main(parser.parse_args().seed)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from grpo.ranges import NotNegative, Positive, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -21,29 +23,29 @@ class LossConfig:
     """Further keyword arguments of your own surrogate."""
     weight: tuple[Any, ...] = ()
     """Weights of the tokens, multiplied: names of `weights.py` or import paths, or `{name: ..., args: {...}}`."""
-    eps_low: float = 0.2
+    eps_low: NotNegative = 0.2
     """Lower clip distance: the ratio is clipped at 1 - eps_low."""
-    eps_high: float = 0.2
+    eps_high: Positive = 0.2
     """Upper clip distance: the ratio is clipped at 1 + eps_high (DAPO's clip-higher: 0.28)."""
     delta: float | None = None
     """Upper bound of the ratio where A < 0, which `min` leaves open (two-sided clip, arXiv:2505.07291)."""
-    tau_pos: float = 1.0
+    tau_pos: Positive = 1.0
     """SAPO's gate temperature where A > 0."""
-    tau_neg: float = 1.05
+    tau_neg: Positive = 1.05
     """SAPO's gate temperature where A <= 0."""
     kl: str = "k3"
     """Estimator of KL(policy || reference): k1, k2 or k3."""
-    kl_in: str = "loss"
+    kl_in: Literal["loss", "reward"] = "loss"
     """Where the KL acts: `loss` (per token, differentiated) or `reward` (per completion, not differentiated)."""
-    beta: float = 0.04
+    beta: NotNegative = 0.04
     """Weight of the KL. 0 needs no reference model at all."""
     kl_ratio: bool = False
     """Multiply a KL in the loss by the token's ratio: with k3, the gradient is the reverse KL's (arXiv:2512.02556)."""
-    entropy_bonus: float = 0.0
+    entropy_bonus: NotNegative = 0.0
     """Weight of the policy's mean entropy per token, which is added to the objective."""
     aggregation: str = "sequence_mean"
     """sequence_mean (GRPO), token_mean (DAPO), constant (Dr. GRPO), sequence_sum (LUSPO)."""
-    max_length: int | None = None
+    max_length: PositiveInt | None = None
     """Length divisor of `constant`, in tokens; null: the sampler's max_new_tokens."""
 
     def length_divisor(self, max_new_tokens: int) -> int:

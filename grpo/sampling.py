@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from grpo.model.graphs import Replayed
 from grpo.model.policy import Policy
 from grpo.types import Rollouts, SamplingConfig, concat_rollouts
 
@@ -72,20 +73,31 @@ def _sample_chunk(
     going = torch.ones(n, dtype=torch.bool, device=device)  # [A]: those of them that have not ended yet
     cache = policy.start_decoding(prompts, group_size, limit)
     token = torch.tensor([prompt[-1] for prompt in prompts], device=device)[prompt_index]  # [A]
-    for t in range(limit):
+    slot, head = torch.zeros(1, dtype=torch.long, device=device), policy.current_head()
+
+    def step() -> None:
+        """A token of each row. It reads and writes tensors that stay where they are, so that a graph may replay it."""
         hidden = policy(token, cache)  # [A, D]
-        cache.next()
-        token, logp = draw(policy.logits(hidden), config.temperature, draws[alive, t], config.top_p)  # [A], [A]
-        completion_ids[alive, t], logps[alive, t], mask[alive, t] = token * going, logp * going, going
-        going &= ~torch.isin(token, eos)  # the end-of-sequence token itself was sampled, so it is in the mask
+        drawn, logp = draw(head.logits(hidden), config.temperature, draws[alive, slot], config.top_p)  # [A], [A]
+        here = alive, slot
+        completion_ids[here], logps[here], mask[here] = drawn * going, logp * going, going
+        going.logical_and_((drawn[:, None] != eos).all(dim=1))  # what ended a row was sampled, so it is in the mask
+        token.copy_(drawn)
+        slot.add_(1)
+
+    one_more = Replayed(step, policy, cache)
+    # a GPU waits for whoever looks at its numbers, and rows that leave cost it a new graph
+    every, most = (1, 3 / 4) if device.type == "cpu" else (8, 1 / 2)
+    for t in range(limit):
+        one_more()
         if config.stop:
             going &= ~has_stop(policy, completion_ids[alive, : t + 1], config.stop)
-        if device.type != "cpu" and (t + 1) % 8:  # to look at which rows go on is to wait for a GPU
+        if (t + 1) % every:
             continue
         left = int(going.sum())
         if not left:
             break
-        if left <= len(alive) * 3 // 4:  # to let rows leave costs a copy of the cache
+        if left <= len(alive) * most:  # to let rows leave costs a copy of the cache
             rows = going.nonzero().squeeze(1)
             cache.keep(rows)
             alive, going, token = alive[rows], going[rows], token[rows]

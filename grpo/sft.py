@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from data import Prompt, build_prompt, fitting, load_problems, response_text, without_prefill
 from data.prompts import after_response, prompts_hash
 from data.stream import Stream
+from grpo.curve import held_out_point
 from grpo.distributed import all_reduce
 from grpo.evaluate import PROMPTS, check_evaluation
 from grpo.logprobs import completion_logps
@@ -27,6 +28,7 @@ from grpo.runs.config import Config
 from grpo.runs.folder import Run, data_hash, fingerprint
 from grpo.runs.keeper import Keeper
 from grpo.runs.log import say
+from grpo.runs.start import say_start
 from grpo.types import Problem, Rollouts
 
 Example = tuple[list[int], list[int]]
@@ -36,7 +38,7 @@ Example = tuple[list[int], list[int]]
 def train_sft(config: Config, run: Run) -> Policy:
     """Stage 2: fine-tune on worked solutions put into the response format."""
     problems = load_problems(config.data, config.seed, teach=True)
-    policy = load_policy(config.model, config.seed, training=True)
+    policy = load_policy(config.model, config.seed, training=True, parallel=config.parallel)
     problems = fitting(problems, policy.tokenizer, config.prompt, config.data)
     check_evaluation(config, policy, run)
     responses = [(p, response_text(p, config.coldstart, config.seed)) for p in problems]
@@ -57,7 +59,8 @@ def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem,
     keeper = Keeper.resume(config, run, policy, optimizer, steps)
     position = keeper.state.get("position", 0)
     stream = Stream(examples, config.seed, position, stage=run.stage, shuffle=config.data.shuffle)
-    for step in keeper.steps_left("sft"):
+    say_start("sft", config, policy, len(examples))
+    for step in keeper.steps_left("sft", held_out_point):
         batch = as_rollouts(stream.take_within_pass(config.sft.batch_size))
         metrics = sft_step(policy, optimizer, batch, config.tokens_per_micro_batch, step)
         keeper.after_step(step, metrics, position=stream.position)
@@ -95,7 +98,7 @@ def sft_step(policy: Policy, optimizer: Optimizer, batch: Rollouts, tokens: int,
     """One optimiser step on the mean negative log-likelihood of the batch's completion tokens."""
     num_tokens = int(batch.mask.sum())
     total = torch.zeros((), dtype=torch.float64)
-    for _, micro in my_micro_batches(batch, tokens):
+    for _, micro in my_micro_batches(batch, tokens, policy.passes.prompts_shared):
         logps, _ = completion_logps(policy, micro, temperature=1.0)  # [B, T], 0 outside the mask
         loss = -logps.sum() / num_tokens
         loss.backward()

@@ -22,9 +22,11 @@ from data import fitting, load_problems
 from data.prompts import prompts_hash
 from data.stream import Stream
 from grpo.advantages import group_advantages, unscored
+from grpo.curve import held_out_point
 from grpo.distributed import all_reduce, reduce_metrics
 from grpo.evaluate import PROMPTS, check_evaluation
 from grpo.experience import Batch, collect, make_prompts
+from grpo.golds import gradable
 from grpo.logprobs import completion_logps, logps_without_grad
 from grpo.loss import KL_ESTIMATORS, Counts, token_loss, token_means
 from grpo.metrics import add_metrics, metrics_without_update, summary
@@ -36,6 +38,7 @@ from grpo.runs.config import Config
 from grpo.runs.folder import Run, data_hash, fingerprint
 from grpo.runs.keeper import Keeper
 from grpo.runs.log import say
+from grpo.runs.start import say_start
 from grpo.sampling import uniforms
 from grpo.scoring import load_rewards
 from grpo.weights import Tokens, needs_batch_entropy
@@ -46,8 +49,9 @@ def train_grpo(config: Config, run: Run) -> Policy:
     """Run GRPO in an open run folder, from the start or from its newest checkpoint."""
     problems = load_problems(config.data, config.seed)
     rewards = load_rewards(config.rewards, config.sandbox)
-    policy = load_policy(config.model, config.seed, training=True)
+    policy = load_policy(config.model, config.seed, training=True, parallel=config.parallel)
     problems = fitting(problems, policy.tokenizer, config.prompt, config.data)
+    problems = gradable(problems, config.rewards, config.data)
     prompts = make_prompts(config, policy, problems)  # a prompt that is too long is found before the first step
     check_evaluation(config, policy, run)
     run.note_input("data_hash", data_hash(problems), "training data")
@@ -65,7 +69,8 @@ def train_grpo(config: Config, run: Run) -> Policy:
     position = keeper.state.get("position", 0)
     stream = Stream(problems, config.seed, position, stage=run.stage, shuffle=config.data.shuffle)
 
-    for step in keeper.steps_left("grpo"):
+    say_start("grpo", config, policy, len(problems))
+    for step in keeper.steps_left("grpo", held_out_point):
         with policy.unsharded(), keeper.saved_on(RewardFailure):
             batch = collect(config, policy, rewards, stream, step)
         metrics = batch.metrics | update(config, policy, optimizer, batch, rewards.weights, step)
@@ -133,7 +138,7 @@ def add_gradient(
     rollouts = batch.rollouts.select(mini)
     num_tokens, sums = rollouts.mask.sum(), {}
     entropies = None if constants.old_entropy is None else constants.old_entropy[mini][batch.rollouts.mask[mini]]  # [M]
-    for rows, micro in my_micro_batches(rollouts, config.tokens_per_micro_batch):
+    for rows, micro in my_micro_batches(rollouts, config.tokens_per_micro_batch, policy.passes.prompts_shared):
         here = (mini[rows], slice(micro.mask.shape[1]))  # rows of the batch, and the slots that the micro-batch fills
         logps, entropy = completion_logps(policy, micro, config.sampling.temperature)  # [B, T] each
         tokens = Tokens.of(

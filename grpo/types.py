@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from data.problem import Problem
+from grpo.ranges import NotNegative, PositiveInt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Problem", "Rollouts", "SamplingConfig", "concat_rollouts"]
 
@@ -16,13 +18,13 @@ __all__ = ["Problem", "Rollouts", "SamplingConfig", "concat_rollouts"]
 class SamplingConfig:
     """How completions are drawn."""
 
-    temperature: float = 1.0
+    temperature: NotNegative = 1.0
     """Softmax temperature; log-probs are of the tempered distribution. 0 is greedy decoding."""
-    max_new_tokens: int = 512
+    max_new_tokens: PositiveInt = 512
     """Length limit of a completion in tokens; one that reaches it is marked truncated."""
     stop: tuple[str, ...] = ()
     """Texts that end a completion, such as `</answer>`; the completion holds it, and is not truncated."""
-    max_rows: int = 256
+    max_rows: PositiveInt = 256
     """Completions decoded at a time, in whole groups (at least one); bounds the memory of the key-value cache."""
     top_p: float = 1.0
     """Set by `eval.top_p` alone: training's log-probs are of the whole distribution, so it samples from that."""
@@ -82,6 +84,8 @@ class Rollouts:
 
 def concat_rollouts(parts: list[Rollouts]) -> Rollouts:
     """One batch out of several, padded to the longest completion."""
+    import torch  # here: settings are read without waiting for it
+
     width = max(part.mask.shape[1] for part in parts)
 
     def padded(name: str) -> Tensor:

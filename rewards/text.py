@@ -26,16 +26,22 @@ class Sections:
     """Exactly `<think>…</think><answer>…</answer>`, neither empty, only white space around and between."""
 
 
-def completion_text(completion: str | Sequence[dict[str, Any]] | None) -> str:
-    """The text of a completion, plain or conversational (TRL: a list of messages).
+_DEEPSEEK = "<\uff5cend\u2581of\u2581sentence\uff5c>"
+_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "<|return|>")
+_ENDS += ("<|END_OF_TURN_TOKEN|>", "</s>", "<eos>", "<end_of_turn>", _DEEPSEEK)
+"""How models end a turn or a text. Our trainer leaves these tokens off; others decode them with the completion."""
 
-    >>> completion_text([{"role": "assistant", "content": "hi"}])
+
+def completion_text(completion: str | Sequence[dict[str, Any]] | None) -> str:
+    """The text of a completion, plain or conversational (TRL: a list of messages), without an end-of-turn token.
+
+    >>> completion_text([{"role": "assistant", "content": "hi<|im_end|>"}])
     'hi'
     """
     if completion is None or isinstance(completion, str):
-        return completion or ""
+        return _without_end(completion or "")
     messages = (message for message in completion if message.get("role", "assistant") == "assistant")
-    return "\n".join(_content(message) for message in messages)
+    return _without_end("\n".join(_content(message) for message in messages))
 
 
 def prompt_text(prompt: str | Sequence[dict[str, Any]] | None) -> str:
@@ -89,6 +95,18 @@ def split_sections(text: str) -> Sections:
         and not text[tags[3][2] :].strip()
     )
     return Sections(think, answer, ok)
+
+
+def _without_end(text: str) -> str:
+    """The text before the end-of-turn tokens that it ends in, one or several; as it is if it ends in none."""
+    stop = end = len(text)
+    while True:
+        while end and text[end - 1].isspace():
+            end -= 1
+        token = next((token for token in _ENDS if text.endswith(token, 0, end)), None)
+        if token is None:
+            return text[:stop]
+        stop = end = end - len(token)
 
 
 def _content(message: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from hypothesis import settings
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from grpo import distributed
 from grpo.model.policy import Policy
 from grpo.types import Rollouts
 
@@ -48,14 +49,25 @@ SMALL = {
     },
 }  # fmt: skip
 
-settings.register_profile("grpo", deadline=None, derandomize=True, max_examples=60, database=None)
-settings.load_profile("grpo")
+settings.register_profile("all", deadline=None, derandomize=True, max_examples=60, database=None)
+settings.register_profile("quick", settings.get_profile("all"), max_examples=15)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """`make test` tries fewer examples of each property than `make test-all`."""
+    settings.load_profile("quick" if "not slow" in config.option.markexpr else "all")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     """Models this small are slower on several threads, and reductions on one are reproducible."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def auto_is_the_cpu(monkeypatch) -> None:
+    """Also where there is a GPU: `test_gpu.py` names it."""
+    monkeypatch.setattr(distributed, "has_gpu", lambda: False)
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,12 @@ def test_a_large_budget_makes_one_batch(make_rollouts):
     assert len(micro_batches(rollouts, 2 * 9 + 4 * 7 - 1)) == 2
 
 
+def test_rows_that_hold_their_prompts_cost_these_each(make_rollouts):
+    rollouts = make_rollouts([3, 9], [2, 7, 5, 1], group_size=2)
+    assert len(micro_batches(rollouts, 4 * (9 + 7), prompts_shared=False)) == 1
+    assert len(micro_batches(rollouts, 4 * (9 + 7) - 1, prompts_shared=False)) == 2
+
+
 def test_prompts_with_long_completions_share_their_padding(make_rollouts):
     rollouts = make_rollouts([1, 1, 1, 1], [20, 1, 20, 1])
     batches = [sorted(rows.tolist()) for rows in micro_batches(rollouts, 42)]

@@ -8,65 +8,48 @@ from pathlib import Path
 import pytest
 import torch
 from helpers_models import plain, random_model
+from test_architectures import WHOLE
 from transformers import AutoModelForCausalLM, Gemma3Config, PreTrainedModel
 
 from data.embedded.tiny_model import build_tokenizer
 from grpo.logprobs import completion_logps
 from grpo.model import lora
-from grpo.model.checks import ModelError, check_model
+from grpo.model.checks import ModelError, choose_passes
 from grpo.model.compute import recompute_layers
 from grpo.model.lora import LoraConfig
 from grpo.model.policy import ModelConfig, Policy, load_policy
 from grpo.sampling import sample_groups
 from grpo.types import SamplingConfig
 
-LINEAR = {
-    "layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 4, "linear_num_key_heads": 2,
-    "linear_key_head_dim": 8, "linear_value_head_dim": 8,
-}  # fmt: skip
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 LATENT = {
     "head_dim": 4, "num_key_value_heads": 4, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8,
     "kv_lora_rank": 8, "q_lora_rank": 8, "n_routed_experts": 4, "n_group": 1, "topk_group": 1,
 }  # fmt: skip
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+ALIBI = {"alibi": True}
+SECOND = {  # why prompts are not shared, by kind
+    "lfm2": "Lfm2ForCausalLM has layers of the kind conv",
+    "llama4_text": "Llama4ForCausalLM has layers of the kind chunked_attention",
+    "gpt_oss": "cannot run without padding (GptOssAttention asks for attention with sinks)",
+    "doge": "cannot run without padding (DogeAttention asks for attention with a mask of its own)",
+    "stablelm": "cannot run without padding (StableLmAttention is not handed the keyword arguments of",
+    "bloom": "BloomForCausalLM does not call attention through transformers' AttentionInterface",
+    "falcon": "FalconForCausalLM does not call attention through transformers' AttentionInterface",
+    "diffllama": "DiffLlamaForCausalLM calls attention 2 times in layer 0",
+}
+TOKEN_BY_TOKEN = "has other logits token by token than of whole rows"
+PADDED = "computes a row otherwise where longer ones are padded beside it"
 REFUSED = {
-    "mamba": ({"state_size": 8}, "MambaForCausalLM has layers of the kind linear_attention"),
-    "falcon_h1": (
-        {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_state": 8, "mamba_d_head": 8},
-        "FalconH1ForCausalLM has layers of the kind hybrid",
-    ),
-    "lfm2": ({"layer_types": ["conv", "full_attention"]}, "Lfm2ForCausalLM has layers of the kind conv"),
-    "qwen3_next": (
-        LINEAR | EXPERTS | {"shared_expert_intermediate_size": 24},
-        "Qwen3NextForCausalLM has layers of the kind linear_attention",
-    ),
-    "qwen3_5_text": (LINEAR, "Qwen3_5ForCausalLM has layers of the kind linear_attention"),
+    "mamba": ({"state_size": 8}, TOKEN_BY_TOKEN),
+    "falcon_mamba": ({"state_size": 8}, TOKEN_BY_TOKEN),
+    "rwkv": ({"attention_hidden_size": 32}, TOKEN_BY_TOKEN),
+    "deepseek_v32": (LATENT | {"index_topk": 4, "index_n_heads": 2, "index_head_dim": 8}, PADDED),
     "minimax": (
         {"num_local_experts": 4, "layer_types": ["linear_attention", "full_attention"]},
-        "MiniMaxForCausalLM has layers of the kind linear_attention",
+        "does not decode with transformers' DynamicCache (MiniMax uses cache of its own",
     ),
-    "llama4_text": (
-        {"num_local_experts": 4, "head_dim": 8, "intermediate_size_mlp": 48},
-        "Llama4ForCausalLM has layers of the kind chunked_attention",
-    ),
-    "deepseek_v32": (LATENT | {"index_topk": 4}, "DeepseekV32ForCausalLM has layers of the kind indexed_attention"),
-    "gpt_oss": (
-        {"num_local_experts": 4, "head_dim": 8, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
-        "cannot run without padding (GptOssAttention asks for attention with sinks)",
-    ),
-    "doge": ({}, "cannot run without padding (DogeAttention asks for attention with a mask of its own)"),
-    "stablelm": ({}, "cannot run without padding (StableLmAttention is not handed the keyword arguments"),
-    "bloom": ({"n_head": 4, "n_layer": 2}, "BloomForCausalLM does not call attention through transformers'"),
-    "falcon": ({"alibi": True}, "FalconForCausalLM does not call attention through transformers'"),
-    "mpt": ({"d_model": 32, "n_heads": 4, "n_layers": 2}, "MptForCausalLM does not call attention through"),
-    "rwkv": ({"attention_hidden_size": 32}, "RwkvForCausalLM does not call attention through transformers'"),
-    "gpt_neo": (
-        {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]},
-        "GPTNeoForCausalLM does not call attention through transformers'",
-    ),
-    "diffllama": ({}, "DiffLlamaForCausalLM calls attention 2 times in layer 0"),
-    "bert": ({}, "BertLMHeadModel does more than attention from token to token"),  # later tokens, too
-    "hyperclovax": ({"logits_scaling": 2.0}, "HyperCLOVAXForCausalLM does more than attention"),  # times, not by
+    "bert": ({}, PADDED),  # it sees later tokens, too
+    "roberta": ({}, PADDED),
 }
 
 
@@ -76,36 +59,58 @@ def save(model: PreTrainedModel, folder: Path) -> Path:
     return folder
 
 
+def accept(model: PreTrainedModel) -> Policy:
+    before = model.config._attn_implementation
+    implementation = "sdpa" if before == "shared_prefix" else before  # as it was when the model was made
+    policy = Policy(model, None, [1], "here")
+    choose_passes(policy, implementation)
+    assert "\n" not in policy.passes.note
+    return policy
+
+
 def refused(model: PreTrainedModel) -> str:
     """What is said of a model that is not loaded: one line."""
-    policy = Policy(model, None, [1], "here")
     with pytest.raises(ModelError) as caught:
-        check_model(model, policy, policy.logits)
+        accept(model)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-def accept(model: PreTrainedModel) -> Policy:
-    policy = Policy(model, None, [1], "here")
-    check_model(model, policy, policy.logits)
-    return policy
 
 
 # ---- layers --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", SECOND)
+def test_layers_of_another_kind_take_the_second_way(kind):
+    model = random_model(kind, **(ALIBI if kind == "falcon" else WHOLE[kind]))
+    passes = accept(model).passes
+    assert SECOND[kind] in passes.note and "; so transformers' own forward pass and cache are used: in" in passes.note
+    assert not passes.prompts_shared and model.config._attn_implementation in ("sdpa", "eager")
+
+
 @pytest.mark.parametrize("kind", REFUSED)
-def test_layers_of_another_kind_are_refused(kind):
+def test_what_neither_way_computes_is_refused(kind):
     options, reason = REFUSED[kind]
     said = refused(random_model(kind, **options))
-    assert reason in said and "what works: attention in every layer" in said
+    assert reason in said and "; what works: causal models that compute padded rows as each by itself" in said
+
+
+def test_a_model_without_a_linear_head_is_refused():
+    model = random_model("llama")
+    model.lm_head = torch.nn.Identity()
+    assert "LlamaForCausalLM has no linear layer that makes logits of hidden states" in refused(model)
+
+
+def test_a_row_must_not_see_the_rows_beside_it():
+    model = random_model("bloom", **WHOLE["bloom"])
+    model.transformer.h[0].register_forward_hook(lambda m, i, o: (o[0] + o[0].mean(dim=0), *o[1:]))
+    assert "BloomForCausalLM computes a row otherwise where longer ones are padded beside it" in refused(model)
 
 
 def test_loading_says_which_model_it_was(tmp_path):
-    folder = save(random_model("diffllama"), tmp_path / "m")
-    with pytest.raises(ModelError, match="calls attention 2 times in layer 0") as caught:
+    folder = save(random_model("rwkv", attention_hidden_size=32), tmp_path / "m")
+    with pytest.raises(ModelError, match="token by token") as caught:
         load_policy(ModelConfig(str(folder)))
-    assert str(caught.value).startswith(f"model.path={folder}: cannot be loaded: DiffLlamaForCausalLM calls")
+    assert str(caught.value).startswith(f"model.path={folder}: cannot be loaded: RwkvForCausalLM has other logits")
 
 
 @pytest.mark.parametrize(
@@ -119,11 +124,10 @@ def test_whatever_the_models_own_code_raises_is_one_line(error):
 
     model.model.layers[1].register_forward_pre_hook(fail)
     said = refused(model)
-    assert "LlamaForCausalLM cannot run without padding (" in said
-    assert model.config._attn_implementation == "shared_prefix"
+    assert "LlamaForCausalLM cannot run without a cache (" in said
 
 
-def test_a_model_that_fails_by_itself_is_left_as_it_was():
+def test_a_comparison_that_fails_leaves_nothing_behind():
     model = random_model("llama")
     head, eager = model.lm_head, []
 
@@ -133,8 +137,8 @@ def test_a_model_that_fails_by_itself_is_left_as_it_was():
             raise RuntimeError("no")
 
     model.model.layers[1].register_forward_pre_hook(fail)
-    assert "cannot run without padding (no)" in refused(model) and eager
-    assert model.config._attn_implementation == "shared_prefix" and not head._forward_pre_hooks
+    assert "cannot run without padding (no)" in accept(model).passes.note and eager
+    assert model.config._attn_implementation == "sdpa" and not head._forward_pre_hooks
 
 
 def test_damaged_weights_are_named_as_what_they_are():
@@ -152,26 +156,26 @@ def test_layers_that_cannot_be_recomputed_are_refused():
 # ---- sliding windows -----------------------------------------------------------------------------------------
 
 
-def test_a_window_that_a_layer_does_not_ask_for_is_refused():
+def test_a_window_that_a_layer_does_not_ask_for_is_left_to_transformers():
     """It would not show in the comparison, where the sequences are shorter."""
     windows = {"sliding_window": 32, "use_sliding_window": True}
     model = random_model("qwen3", layer_types=["sliding_attention"] * 2, **windows)
     accept(model)
     model.model.layers[1].self_attn.sliding_window = None
-    assert refused(model) == "layer 1 of Qwen3ForCausalLM asks for a sliding window of None, its configuration says 32"
+    said = "layer 1 of Qwen3ForCausalLM asks for a sliding window of None, its configuration says 32; so"
+    assert accept(model).passes.note.startswith(said)
     model = random_model("qwen3", layer_types=["full_attention"] * 2, **windows)
     accept(model)
     model.model.layers[0].self_attn.sliding_window = 16
-    assert "layer 0 of Qwen3ForCausalLM asks for a sliding window of 16, its configuration says None" in refused(model)
+    said = "layer 0 of Qwen3ForCausalLM asks for a sliding window of 16, its configuration says None; so"
+    assert accept(model).passes.note.startswith(said)
 
 
 def test_a_window_that_is_switched_off_is_none():
-    accept(random_model("qwen2", sliding_window=32, use_sliding_window=False))
-    accept(
-        random_model(
-            "qwen2_moe", sliding_window=32, use_sliding_window=False, shared_expert_intermediate_size=24, **EXPERTS
-        )
-    )
+    off = {"sliding_window": 32, "use_sliding_window": False}
+    assert accept(random_model("qwen2", **off)).passes.prompts_shared
+    moe = random_model("qwen2_moe", shared_expert_intermediate_size=24, **off, **EXPERTS)
+    assert accept(moe).passes.prompts_shared
 
 
 # ---- logits --------------------------------------------------------------------------------------------------
@@ -209,7 +213,7 @@ def test_a_soft_cap_of_an_unknown_name_is_refused_although_small_logits_hide_it(
 def test_scaled_logits_of_an_unknown_name_are_refused():
     model = random_model("llama")
     model.register_forward_hook(lambda m, i, o: setattr(o, "logits", 2 * o.logits))
-    assert "LlamaForCausalLM does more than attention from token to token, or changes its logits" in refused(model)
+    assert "where longer ones are padded beside it, or changes its logits" in refused(model)
 
 
 # ---- sizes and configurations --------------------------------------------------------------------------------

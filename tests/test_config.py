@@ -12,7 +12,8 @@ from helpers_runs import PARITY, command, write_module
 from grpo import cli
 from grpo.loss import PRESETS
 from grpo.runs.config import Config, RewardConfig, to_yaml
-from grpo.runs.settings import known_keys, load_config
+from grpo.runs.hints import known_keys
+from grpo.runs.settings import load_config
 
 REPO = Path(__file__).parents[1]
 CONFIGS = [f for f in sorted((REPO / "experiments").rglob("*.yaml")) if "stages" not in yaml.safe_load(f.read_text())]
@@ -63,6 +64,14 @@ def test_files_override_their_includes_and_the_command_line_overrides_both(tmp_p
     assert (config.grpo.steps, config.grpo.group_size, config.grpo.max_refills) == (6, 4, 7)
 
 
+def test_a_later_file_of_a_list_is_over_those_before_it(tmp_path):
+    (tmp_path / "a.yaml").write_text("seed: 1\nrun: a\nloss: {beta: 0.3}\n")
+    (tmp_path / "b.yaml").write_text("run: b\nloss: {preset: dapo}\n")
+    (tmp_path / "c.yaml").write_text("include: [a.yaml, b.yaml]\ngrpo: {steps: 7}\n")
+    config = load_config(str(tmp_path / "c.yaml"))
+    assert (config.seed, config.run, config.grpo.steps, config.loss) == (1, "b", 7, PRESETS["dapo"])
+
+
 def test_a_preset_is_where_the_loss_starts_and_further_keys_go_on_from_there(tmp_path):
     assert load_config(None, ["loss.preset=dapo"]).loss == PRESETS["dapo"]
     changed = load_config(None, ["loss.eps_high=0.3", "loss.preset=dapo"]).loss
@@ -75,8 +84,11 @@ def test_a_preset_is_where_the_loss_starts_and_further_keys_go_on_from_there(tmp
     )
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: str(f.relative_to(REPO)))
+@pytest.mark.parametrize(
+    ("file", "preset"),
+    [*((file, "dapo") for file in CONFIGS), *((REPO / "experiments/demo/grpo.yaml", preset) for preset in PRESETS)],
+    ids=lambda one: str(one).removeprefix(f"{REPO}/"),
+)
 def test_a_preset_replaces_the_loss_of_the_layers_below_it(file, preset, tmp_path):
     """`loss.preset=dapo` on the demo is DAPO, whatever beta its file has."""
     assert load_config(str(file), [f"loss.preset={preset}"]).loss == PRESETS[preset]

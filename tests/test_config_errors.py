@@ -54,7 +54,7 @@ def errors(tmp_path: Path, text: str, *overrides: str) -> list[str]:
         ("eval: {samples: 2, pass_at: [1, 4]}", "c.yaml:1: eval.pass_at [1, 4] must lie between 1 and eval.samples=2"),
         ("loss: {delta: 1.1}", "c.yaml:1: loss.delta must be above 1 + loss.eps_high, not 1.1"),
         ("loss: {eps_low: 1.5}", "c.yaml:1: loss.eps_low must be at most 1"),
-        ("loss: {max_length: 0}", "c.yaml:1: loss.max_length must be at least 1"),
+        ("loss: {max_length: 0}", "c.yaml:1: loss.max_length must be above 0, not 0"),
         ("optim: {betas: [0.9, 1.0]}", "c.yaml:1: optim.betas [0.9, 1.0] must lie in [0, 1)"),
         ("run: ' '", "c.yaml:1: run must name a folder"),
         ("rewards: {accuracy: {weight: .nan}}", "c.yaml:1: rewards.accuracy.weight must be a finite number, not nan"),
@@ -71,7 +71,9 @@ def errors(tmp_path: Path, text: str, *overrides: str) -> list[str]:
         ("a: &a {b: *a}", "c.yaml: not valid YAML: aliases (*name) are not read"),
         ("include: none.yaml", "none.yaml: cannot be read: No such file or directory"),
         ("include: c.yaml", "c.yaml: includes itself"),
-        ("include: [a]", "c.yaml:1: include must be a file name"),
+        ("include: [1]", "c.yaml:1: include must be a file name, or a list of them"),
+        ("include: {a: 1}", "c.yaml:1: unknown key 'include.a'"),
+        ("include: 3", "c.yaml:1: include must be a file name, or a list of them"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_place(tmp_path, text, said):

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from helpers_runs import command, lines, manifest, metrics, weights, write_module
+from helpers_slow import slow
 from safetensors.torch import load_file
 from test_resume import stop_at
 
-from grpo import cli, distributed
+from grpo import cli, commands, distributed
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
@@ -79,7 +80,7 @@ def assert_same(run: Path, alone: Path) -> None:
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", [slow("ddp"), "fsdp"])
 def test_two_processes_do_what_one_does(tmp_path, alone, parallel):
     code, text = ended(start(arguments("grpo", tmp_path / "run", parallel=parallel)))
     assert code == 0, text
@@ -88,6 +89,7 @@ def test_two_processes_do_what_one_does(tmp_path, alone, parallel):
     assert manifest(tmp_path / "run")["finished"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_fine_tuning_on_rejection_samples_with_two(tmp_path, parallel):
     own = {"reject.samples": 3, "reject.reflection": "any", "data.count": 12, "eval.at_end": "true", "seed": 0}
@@ -110,7 +112,7 @@ def kill_one(run: Path, process: subprocess.Popen, number: int) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
-@pytest.mark.parametrize("parallel, number", [("ddp", 0), ("fsdp", 1)])
+@pytest.mark.parametrize("parallel, number", [("ddp", 0), slow("fsdp", 1)])
 def test_a_killed_process_ends_the_run_which_goes_on_with_one(tmp_path, alone, parallel, number):
     run = tmp_path / "run"
     process = start(arguments("grpo", run, parallel=parallel))
@@ -125,6 +127,7 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_one(tmp_path, alone, p
     assert_same(run, alone)
 
 
+@pytest.mark.slow
 def test_a_signal_stops_both_after_the_same_step_with_all_of_it_saved(tmp_path, alone):
     run = tmp_path / "run"
     process = start(arguments("grpo", run, **{"log.save_every": 100}))
@@ -152,22 +155,24 @@ EVALUATED = """
 import sys
 from pathlib import Path
 from safetensors.torch import save_file
-from grpo import cli
+from grpo import cli, commands
 from grpo.distributed import rank
 
 def note(config, policy, *_):
-    parameters = {name: p.detach().clone() for name, p in policy.model.named_parameters()}
+    with policy.unsharded():
+        parameters = {name: p.detach().clone() for name, p in policy.model.named_parameters()}
     save_file(parameters, Path(sys.argv[1]) / f"evaluated-{rank()}.safetensors")
     return {}
 
-cli.evaluate = note
+commands.evaluate = note
 sys.exit(cli.main(sys.argv[2:]))
 """
 
 
+@pytest.mark.slow
 def test_a_bf16_run_goes_on_in_two_and_both_evaluate_the_policy_whose_fp32_weights_are_saved(tmp_path, monkeypatch):
     own = {"model.dtype": "bfloat16", "sft.steps": 4, "eval.at_end": "true", "log.save_every": 1}
-    monkeypatch.setattr(cli, "evaluate", lambda *_: {})
+    monkeypatch.setattr(commands, "evaluate", lambda *_: {})
     assert cli.main(arguments("sft", tmp_path / "alone", **own)) == 0
     patch = stop_at(1)
     assert cli.main(arguments("sft", tmp_path / "run", **own)) == 130
@@ -200,6 +205,7 @@ with process_group("cpu"):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cannot choose the core")
 def test_both_end_without_a_crash(tmp_path):
     """Of runs without a pause at the end, about half ended in "terminate called without an active exception"."""
@@ -269,7 +275,7 @@ with process_group("cpu"):
 """
 
 
-@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("recompute", ["none", slow("full")])
 def test_weights_gradients_and_optimiser_are_shards_during_the_update(tmp_path, recompute):
     (tmp_path / "sharded.py").write_text(SHARDED.replace("RECOMPUTE", repr(recompute)))
     code, text = ended(start([], program=[str(tmp_path / "sharded.py")]))

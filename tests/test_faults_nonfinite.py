@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers_runs import PARITY, metrics, one_line, saved_steps, weights, write_module
 from helpers_runs import grpo as run_stage
+from helpers_slow import slow
 from torch import nn
 
 import grpo.sft
@@ -60,7 +61,7 @@ def test_the_gradient_of_a_loss_that_is_not_finite_moves_nothing_even_if_it_is_f
         assert model.weight.grad is None
 
 
-@pytest.mark.parametrize(("where", "value"), [("loss", math.nan), ("loss", -math.inf), ("gradient", math.inf)])
+@pytest.mark.parametrize(("where", "value"), [slow("loss", math.nan), ("loss", -math.inf), ("gradient", math.inf)])
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 def test_a_bad_step_is_skipped_counted_and_said(tmp_path, capsys, rewards, stage, value, where):
     patch = poison(value, {1, 2, 5}, where)
@@ -75,7 +76,7 @@ def test_a_bad_step_is_skipped_counted_and_said(tmp_path, capsys, rewards, stage
     assert "lower optim.lr=0.001" in said and "WARNING, step 3" not in said  # of one kind, every ten steps
 
 
-@pytest.mark.parametrize("stage", ["sft", "grpo"])
+@pytest.mark.parametrize("stage", ["sft", slow("grpo")])
 def test_several_in_a_row_stop_the_run_at_its_last_good_step(tmp_path, capsys, rewards, stage):
     run, extra = tmp_path / "run", rewards if stage == "grpo" else []
     assert run_stage(stage, tmp_path / "whole", *extra, **STEPS) == 0
@@ -107,7 +108,7 @@ def test_a_run_that_never_moved_anything_saves_no_checkpoint(tmp_path, rewards, 
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("stop", [5, 6])
+@pytest.mark.parametrize("stop", [5, slow(6)])
 def test_a_stop_among_bad_steps_changes_nothing(tmp_path, rewards, stop):
     """No checkpoint is made of a skipped step, so the count of those in a row is not lost with the process."""
     patch = poison(math.nan, {4, 5, 6})

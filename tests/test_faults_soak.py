@@ -41,6 +41,7 @@ def test_what_a_process_holds_is_counted():
     assert soak.held(0.0).children == before.children and before.memory_mb > 100
 
 
+@pytest.mark.slow
 def test_a_short_soak_runs_all_stages(capsys):
     few = "sft.steps=1 grpo.steps=1 data.count=40 grpo.prompts_per_step=8 sampling.max_new_tokens=40 eval.at_end=false"
     assert soak.main(["--minutes", "0", *few.split()]) in (0, 1)  # so few rounds may well grow

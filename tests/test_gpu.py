@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers_models import random_model
+from test_architectures import ARCHITECTURES
 from torch import Tensor
 
 import grpo.trainer
@@ -20,9 +22,12 @@ from grpo import bench, cli
 from grpo.experience import Batch
 from grpo.logprobs import completion_logps
 from grpo.loss import PRESETS
+from grpo.model import cache, graphs
+from grpo.model.compute import cast, compute_in
+from grpo.model.head import Head
 from grpo.model.lora import LoraConfig
 from grpo.model.optim import OptimConfig, Optimizer
-from grpo.model.policy import ModelConfig, load_policy
+from grpo.model.policy import ModelConfig, Policy, load_policy
 from grpo.runs.config import Config, GRPOConfig
 from grpo.runs.settings import load_config
 from grpo.sampling import SamplingConfig, sample_groups
@@ -43,6 +48,92 @@ GAP = {"float32": 1e-4, "bfloat16": 0.1}
 def on_both(**model: object) -> list:
     """The embedded model, trained and so with an opinion on the next token, on the CPU and on the GPU."""
     return [load_policy(ModelConfig(path="tiny", device=device, **model)) for device in ("cpu", DEVICE)]
+
+
+def sampled_by_replay(policy, monkeypatch, prompts=PROMPTS, **config) -> tuple[list, list, int]:
+    """Rollouts without and with graphs, and how many graphs there were."""
+    made, capture = [], graphs.capture
+    monkeypatch.setattr(graphs, "capture", lambda *how: made.append(1) or capture(*how))
+    monkeypatch.setattr(cache, "BLOCK", 16)  # several blocks, so several graphs, in few tokens
+    config = replace(SAMPLING, **{"max_new_tokens": 56, **config})
+    policy.graphs = False
+    plain = sample_groups(policy, prompts, IDS, 8, config, seed=0)
+    assert not made
+    policy.graphs = True
+    return plain, sample_groups(policy, prompts, IDS, 8, config, seed=0), len(made)
+
+
+@pytest.mark.skipif(not DEVICE.startswith("cuda"), reason="CUDA graphs")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("prompts", [PROMPTS, [[5], [9], [4], [20]]], ids=["ragged", "of one token"])
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "gemma3_text", "mistral", "qwen2", "qwen3_moe", "cohere"])
+def test_a_graph_gives_the_bits_of_the_plain_step(kind, prompts, dtype, monkeypatch):
+    """With rows that leave, windows, soft caps, experts, prompts of unequal length and of one token."""
+    dtype = getattr(torch, dtype)
+    policy = Policy(random_model(kind, **ARCHITECTURES[kind]).to(DEVICE), None, [1, 2, 13], kind, dtype)
+    cast(policy.model, dtype)
+    compute_in(policy.model, dtype)
+    plain, replayed, graphs_made = sampled_by_replay(policy, monkeypatch, prompts)
+    # experts in fp32 are a loop in PyTorch, which reads their loads on the host: no graph, then, and the same samples
+    assert (graphs_made > 2 and policy.graphs) or kind == "qwen3_moe"
+    assert len({len(tokens) for tokens in plain.token_lists()}) > 3  # rows left
+    assert replayed.token_lists() == plain.token_lists()
+    assert replayed.sampler_logps.equal(plain.sampler_logps)
+
+
+@pytest.mark.skipif(not DEVICE.startswith("cuda"), reason="CUDA graphs")
+@pytest.mark.parametrize(
+    "config", [{"temperature": 0}, {"temperature": 0.7}, {"top_p": 0.8}, {"stop": (" = 1",)}, {"max_rows": 8}], ids=str
+)
+def test_so_it_does_however_tokens_are_drawn(config, monkeypatch):
+    _, policy = on_both(dtype="bfloat16")
+    plain, replayed, graphs_made = sampled_by_replay(policy, monkeypatch, **config)
+    assert graphs_made > 2 and policy.graphs
+    assert replayed.token_lists() == plain.token_lists() and replayed.sampler_logps.equal(plain.sampler_logps)
+
+
+@pytest.mark.skipif(not DEVICE.startswith("cuda"), reason="CUDA graphs")
+def test_after_an_update_samples_are_those_of_the_new_weights(monkeypatch):
+    _, policy = on_both(dtype="bfloat16")
+    rollouts = sample_groups(policy, PROMPTS, IDS, 4, SAMPLING, seed=1)
+    one_step(policy, rollouts)
+    plain, replayed, _ = sampled_by_replay(policy, monkeypatch)
+    assert replayed.token_lists() == plain.token_lists() and replayed.sampler_logps.equal(plain.sampler_logps)
+
+
+@pytest.mark.skipif(not DEVICE.startswith("cuda"), reason="CUDA graphs")
+@pytest.mark.parametrize("fault", ["a number read on the host", "a capture that fails"])
+def test_where_no_graph_can_be_captured_the_plain_step_is_done(fault, monkeypatch):
+    _, policy = on_both()
+    expected = sample_groups(policy, PROMPTS, IDS, 4, SAMPLING, seed=1)
+    if fault == "a number read on the host":
+        policy.model.model.norm.register_forward_hook(lambda module, inputs, output: output * bool(output.any()))
+    else:
+        monkeypatch.setattr(torch.cuda.graph, "__enter__", lambda self: (_ for _ in ()).throw(RuntimeError("no graph")))
+    with pytest.warns(UserWarning, match="NOTE: sampling is slow: no CUDA graph of a decoding step") as caught:
+        for _ in range(2):
+            rollouts = sample_groups(policy, PROMPTS, IDS, 4, SAMPLING, seed=1)
+            assert rollouts.token_lists() == expected.token_lists()
+            assert rollouts.sampler_logps.equal(expected.sampler_logps)
+    assert sum("NOTE" in str(w.message) for w in caught) == 1 and not policy.graphs
+    assert torch.cuda.get_sync_debug_mode() == 0 and torch.cuda.current_stream() == torch.cuda.default_stream()
+
+
+@pytest.mark.skipif(not DEVICE.startswith("cuda"), reason="the bf16 product that is added up in fp32")
+def test_the_head_of_bf16_has_the_digits_of_fp32():
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(896, 5000, bias=False, device=DEVICE)
+    hidden = torch.randn(64, 896, device=DEVICE).bfloat16()
+    fast = Head(layer, 1.0, None, torch.bfloat16)
+    assert fast.fast
+    exact = hidden.double() @ layer.weight.double().t()
+    for z, most in ((fast.logits(hidden), 2e-5), (hidden @ layer.weight.bfloat16().t(), None)):
+        error = (z.double().log_softmax(-1) - exact.log_softmax(-1)).abs().max()
+        assert error < most if most else error > 1e-3
+    before = torch.get_float32_matmul_precision()
+    with fast.gradient_precision():
+        assert torch.get_float32_matmul_precision() == "high"
+    assert torch.get_float32_matmul_precision() == before
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "mistral-window"])

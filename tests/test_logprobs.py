@@ -10,6 +10,7 @@ from helpers_models import plain
 
 from grpo import logprobs
 from grpo.logprobs import completion_logps, token_logps
+from grpo.model.head import Head
 
 KINDS = ["llama", "qwen2", "mistral", "gpt2", "gpt_neox", "gemma", "mistral-window"]
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}
@@ -134,16 +135,16 @@ def test_chunked_is_full(rows, make_policy, make_rollouts, monkeypatch):
     torch.testing.assert_close(alone, plain, rtol=1e-3, atol=1e-5)  # without one of the log-probs
 
 
-def watch_head(policy, monkeypatch) -> list[tuple[int, int]]:
+def watch_head(monkeypatch) -> list[tuple[int, int]]:
     """The calls of the head that follow, each by how many tokens it saw and how many numbers it made of them."""
-    calls, head = [], policy.logits
+    calls, logits_of = [], Head.logits
 
-    def logits(hidden, *part, **options):
-        z = head(hidden, *part, **options)
+    def logits(head, hidden, *part, **options):
+        z = logits_of(head, hidden, *part, **options)
         calls.append((len(hidden), z.numel()))
         return z
 
-    monkeypatch.setattr(policy, "logits", logits)
+    monkeypatch.setattr(Head, "logits", logits)
     return calls
 
 
@@ -154,7 +155,7 @@ def test_no_more_logits_than_a_chunk_are_made_at_a_time(rows, bonus, make_policy
     policy, tokens = make_policy(), 10
     chunk = rows * policy.model.config.vocab_size
     monkeypatch.setattr(logprobs, "CHUNK_LOGITS", chunk)
-    calls = watch_head(policy, monkeypatch)
+    calls = watch_head(monkeypatch)
     hidden = torch.randn(tokens, 16, requires_grad=True)
     logps, entropy = token_logps(policy, hidden, torch.arange(tokens), 1.0)
     forward, calls[:] = list(calls), []
@@ -167,7 +168,7 @@ def test_no_more_logits_than_a_chunk_are_made_at_a_time(rows, bonus, make_policy
 
 def test_the_head_sees_completion_tokens_only(make_policy, make_rollouts, monkeypatch):
     policy = make_policy()
-    calls = watch_head(policy, monkeypatch)
+    calls = watch_head(monkeypatch)
     with torch.no_grad():
         completion_logps(policy, make_rollouts([9, 3], [5, 2, 1, 7], group_size=2), 1.0)
     assert sum(seen for seen, _ in calls) == 5 + 2 + 1 + 7

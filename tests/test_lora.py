@@ -167,6 +167,7 @@ def test_another_rank_is_refused_and_rank_0_trains_the_merged_model(tmp_path, ca
     assert torch.allclose(logits(merged), logits(adapter.model), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_all_four_stages_on_an_adapter(tmp_path, tmp_path_factory, capsys):
     """The base is a run folder of full weights; its adapter goes from stage to stage and never becomes a model."""
     base, settings = memorised(tmp_path_factory)

@@ -188,6 +188,7 @@ def test_padding_is_not_counted():
 # ---- the page by itself -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_learns(monkeypatch):
     """A run of a few seconds: each reward rises on held-out problems."""
     for name, value in {"STEPS": 10, "P": 8, "LR": 2e-4, "HELD_OUT": 256}.items():

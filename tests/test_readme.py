@@ -21,7 +21,8 @@ from test_checks import REFUSED
 from grpo import cli
 from grpo.advantages import ADVANTAGES
 from grpo.loss import AGGREGATIONS, KL_ESTIMATORS, PRESETS, RATIOS, SURROGATES, LossConfig, policy_loss
-from grpo.runs.settings import known_keys, load_config
+from grpo.runs.hints import known_keys
+from grpo.runs.settings import load_config
 from grpo.weights import WEIGHTS
 from rewards import reward_names
 
@@ -150,7 +151,7 @@ def test_make_commands_have_a_target_and_a_valid_configuration(command: str) -> 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "-m grpo" in c])
 def test_grpo_commands_parse(command: str, tmp_path, monkeypatch) -> None:
     written(tmp_path, monkeypatch)
-    arguments = cli._parser().parse_args(shlex.split(command.partition("-m grpo")[2]))
+    arguments = cli._arguments(shlex.split(command.partition("-m grpo")[2]))
     file = getattr(arguments, "config", None)
     if file and file != "FILE":
         load_config(file, arguments.overrides)

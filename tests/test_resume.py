@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers_runs import PARITY, command, lines, manifest, metrics, saved_steps, weights, write_module
 from helpers_runs import grpo as run_stage
+from helpers_slow import quick
 
 import grpo.sft
 import grpo.trainer
@@ -64,7 +65,7 @@ def assert_same_runs(a: Path, b: Path) -> None:
     assert (a / "completions.jsonl").read_bytes() == (b / "completions.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", quick(CASES, "sft lora", "grpo mini-batches", "grpo refills"))
 def test_resumed_equals_uninterrupted(tmp_path, monkeypatch, capsys, rewards, case):
     stage, settings = CASES[case]
     extra = rewards if stage == "grpo" else []
@@ -153,7 +154,7 @@ def test_a_stop_during_the_final_evaluation_costs_no_training(tmp_path, monkeypa
     extra = rewards if stage == "grpo" else []
     assert run_stage(stage, tmp_path / "whole", *extra) == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("grpo.cli.evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("grpo.commands.evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert run_stage(stage, tmp_path / "run", *extra, log__save_every=100, eval__at_end="true") == 130
     with pytest.MonkeyPatch.context() as patch:  # no further step is taken
         patch.setattr(grpo.sft, "sft_step", None)

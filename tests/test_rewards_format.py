@@ -78,3 +78,23 @@ def test_time_is_linear(unit):
     start = time.process_time()
     format_reward(["<think>" + unit * (400_000 // len(unit)) + "</think><answer>42</answer>"])
     assert time.process_time() - start < 2.0
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>", "<end_of_turn>\n", "<\uff5cend\u2581of\u2581sentence\uff5c>",
+     " <|im_end|>\n", "<|im_end|>" + "<|endoftext|>" * 3],
+)  # fmt: skip
+def test_an_end_of_turn_token_that_was_decoded_costs_nothing(end):
+    """Other trainers leave it in the text."""
+    good, bad = "<think>6 x 7</think><answer>42</answer>", "<think>6 x 7</think><answer>42</answer> I mean 43"
+    assert format_reward([good + end, [{"role": "assistant", "content": good + end}], bad + end]) == [1.0, 1.0, 0.0]
+    assert format_reward([good + end + "x", good + end + "42" + end, good.replace("</answer>", end)]) == [0.0] * 3
+    assert accuracy_reward(["The answer is 42" + end], answer=["42"], require_tags=False) == [1.0]
+
+
+def test_many_end_of_turn_tokens_take_linear_time():
+    started = time.process_time()
+    assert format_reward([("</s>" + " " * 50) * 20_000 + "x"]) == [0.0]
+    assert format_reward(["<think>6 x 7</think><answer>42</answer>" + "</s> " * 100_000]) == [1.0]
+    assert time.process_time() - started < 2

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers_runs import PARITY, lines, manifest, metrics, one_line, weights, write_module
 from helpers_runs import grpo as run_stage
+from helpers_slow import slow
 
 from data import DataConfig, Problem, Prompt, load_problems
 from grpo.model.policy import ModelConfig, load_policy
@@ -198,9 +199,9 @@ def parity(completions, completion_ids, trainer_state, **columns):
 @pytest.mark.parametrize(
     ("failure", "said"),
     [
-        ("raise RuntimeError('no more credit')", "raised RuntimeError: no more credit on problem demo/train/"),
+        slow("raise RuntimeError('no more credit')", "raised RuntimeError: no more credit on problem demo/train/"),
         ("scores[1] = float('nan')", "returned nan, not a finite number, on problem demo/train/"),
-        ("scores.pop()", "returned 7 scores for 8 completions"),
+        slow("scores.pop()", "returned 7 scores for 8 completions"),
     ],
 )
 def test_a_reward_that_fails_stops_the_run_and_the_run_goes_on_when_it_is_mended(

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from data.embedded.tiny_model import build_tokenizer
-from grpo import cli
+from grpo import commands
 from grpo.model.lora import LoraConfig
 from grpo.model.optim import OptimConfig, Optimizer
 from grpo.model.policy import ModelConfig, Policy, load_policy
@@ -104,7 +104,7 @@ def test_the_digest_of_the_model_is_that_of_the_file_whatever_it_computes_in(fol
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_run_evaluates_the_policy_that_it_trained_in_its_own_type(tmp_path, monkeypatch, rank):
     seen: list[Policy] = []
-    monkeypatch.setattr(cli, "evaluate", lambda config, policy, *_: seen.append(policy) or {})
+    monkeypatch.setattr(commands, "evaluate", lambda config, policy, *_: seen.append(policy) or {})
     options = {"model__dtype": "bfloat16", "model__lora__rank": rank, "eval__at_end": "true"}
     assert run_stage("sft", tmp_path / "run", **options) == 0
     (policy,), saved = seen, weights(tmp_path / "run")

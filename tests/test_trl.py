@@ -8,6 +8,7 @@ import pytest
 from helpers_models import plain
 from helpers_runs import grpo as run_stage
 from helpers_runs import lines, memorised, metrics, write_module
+from helpers_slow import slow
 
 from data import DataConfig, load_problems
 from grpo.model.policy import ModelConfig, load_policy
@@ -96,7 +97,7 @@ def chat_model(tmp_path) -> Path:
 # ---- peers' functions in a configuration of ours ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sandbox", ["false", "true"])
+@pytest.mark.parametrize("sandbox", ["false", slow("true")])
 def test_open_r1s_functions_work_in_a_configuration(tmp_path, monkeypatch, chat_model, sandbox):
     name = write_module(tmp_path, monkeypatch, OPEN_R1)
     functions = ("format_reward", "tag_count_reward", "len_reward", "cosine_reward", "curriculum", "remote")
@@ -133,7 +134,7 @@ cosine = get_cosine_scaled_reward(max_len=6)
 """
 
 
-@pytest.mark.parametrize("sandbox", ["false", "true"])
+@pytest.mark.parametrize("sandbox", ["false", slow("true")])
 def test_trls_functions_work_in_a_configuration(tmp_path, monkeypatch, chat_model, sandbox):
     pytest.importorskip("trl")
     pytest.importorskip("math_verify")

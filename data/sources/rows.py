@@ -56,8 +56,10 @@ def _locate(config: DataConfig, name: str) -> Located:
     source, path = SOURCES.get(name), Path(name).expanduser()
     if source is None and is_file_name(name):
         if not config.split:
-            way_out = "or name other held-out data: eval.data.source=FILE"
-            raise DataError(f"{path} has no held-out problems; cut it by story with data.held_out=0.1, {way_out}")
+            raise DataError(
+                f"{path}: which problems are held out? Cut it by story with data.held_out=0.1, name another file with "
+                "eval.data.source=FILE, or train without an evaluation: eval.at_end=false"
+            )
         _check_cut(config)
         return Located(_there(path, "look at data.source"), stem(path), config.split, PLAIN, _share(config))
     if source is None and (path.is_dir() or name.count("/") == 1):

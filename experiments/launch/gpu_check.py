@@ -1,4 +1,4 @@
-"""The work of gpu_check.sh: tests, demo and bench, a row of the table each, within a budget of seconds."""
+"""The work of gpu_check.sh: a table, the most telling rows first, each kept as it is made, within a budget."""
 
 from __future__ import annotations
 
@@ -15,120 +15,109 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM, __version__
+from transformers import __version__
 from transformers.utils import logging as transformers_logging
 
-from data.embedded.tiny_model import build_tokenizer
 from experiments.bench import ours, peer, run_process
+from experiments.launch.gpu_rows import Rows, json_lines, random_model, real_run
 from grpo.bench import processor
-from grpo.cli import main as grpo
 from grpo.runs.settings import load_config
 
 CONFIG = "experiments/bench/gpu.yaml"
-SHAPES = {  # width, width of the MLP, layers, heads, key-value heads, vocabulary
-    "0.5B": (896, 4864, 24, 14, 2, 151936),
-    "1.5B": (1536, 8960, 28, 12, 2, 151936),
-    "small": (64, 96, 2, 4, 2, 512),
-}
-CASES = {  # shape, type, group, tokens: the most telling first
-    "full": [
-        ("0.5B", "bfloat16", 8, 256), ("1.5B", "bfloat16", 8, 256), ("0.5B", "float32", 8, 256),
-        ("1.5B", "bfloat16", 16, 1024), ("0.5B", "bfloat16", 16, 1024), ("1.5B", "float32", 8, 256),
-        ("0.5B", "bfloat16", 16, 256), ("0.5B", "bfloat16", 8, 1024), ("1.5B", "bfloat16", 16, 256),
-        ("1.5B", "bfloat16", 8, 1024), ("0.5B", "float32", 16, 256), ("0.5B", "float32", 8, 1024),
-        ("0.5B", "float32", 16, 1024), ("1.5B", "float32", 16, 256), ("1.5B", "float32", 8, 1024),
-        ("1.5B", "float32", 16, 1024),
-    ],
+SAMPLING = {"full": (("0.5B", "1.5B"), (32, 64, 256), 256), "small": (("small",), (4, 8), 8)}
+"""Shapes, rows, tokens."""
+CASES = {  # of a step: shape, type, group, tokens
+    "full": [("1.5B", "bfloat16", 16, 1024), ("0.5B", "bfloat16", 8, 256), ("1.5B", "bfloat16", 8, 256),
+             ("0.5B", "float32", 8, 256), ("1.5B", "float32", 8, 256)],
     "small": [("small", "float32", 2, 6)],
 }  # fmt: skip
 WARMUP = 256
 """Tokens of the step that is not counted: a kernel's first call takes a GPU seconds, and it must have been made."""
-DEMO = {  # settings on top of the demo's
-    "full": ["tokens_per_micro_batch=16384"],
-    "small": ["data.count=16", "sampling.max_new_tokens=64", "eval.data.count=4", "eval.samples=1", "eval.pass_at=[1]",
-              "sft.steps=10", "sft.batch_size=16", "grpo.steps=1", "grpo.prompts_per_step=2", "grpo.group_size=4",
-              "grpo.drop_zero_spread=false", "reject.samples=4"],
-}  # fmt: skip
-STAGES = {"2-sft": "sft", "3-grpo": "grpo", "4-reject": "reject", "5-final": "final"}
-LIMITS = {"tests": 60, "demo": 150, "bench": 80}
-"""Seconds that a row may take at most."""
+LIMITS = {"tests": 90, "sampling": 75, "step": 70, "trl": 120, "real": 400}
+"""Seconds that a piece of work may take at most. The real run takes what is left."""
 COLUMNS = ("run", "step, s", "sampling, s", "update, s", "tokens/s", "peak GB", "TFLOP/s", "of the peak", "note")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
+    parser.add_argument("only", nargs="*", help="work whose name begins with one of these: tests, sampling, step, real")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--scale", choices=("full", "small"), default="full")
     parser.add_argument("--budget", type=float, default=460, help="seconds for all rows together")
+    parser.add_argument("--model", default="", help="of the real run: a folder or a .gguf file")
+    parser.add_argument("--data", default="", help="folder of its data; empty: where `make data` puts it")
     arguments = parser.parse_args()
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():
         print("gpu_check: no GPU here; DEVICE=cpu SCALE=small tries the script itself", file=sys.stderr)
         return 2
     transformers_logging.disable_progress_bar()
     deadline, results = time.monotonic() + arguments.budget, {}
+
+    def keep(name: str, result: dict) -> None:
+        results[name] = result
+        print(row(name, result), file=sys.stderr, flush=True)
+        write(arguments, results)
+
     with tempfile.TemporaryDirectory() as scratch:
-        for name, limit, run in rows(arguments, Path(scratch)):
+        for name, limit, run in work(arguments, Path(scratch)):
+            if arguments.only and not name.startswith(tuple(arguments.only)):
+                continue
             left = deadline - time.monotonic()
+            if left < 3:
+                keep(name, {"failed": "no time was left"})
+                continue
             try:
-                results[name] = run(seconds=min(limit, left)) if left > 3 else {"failed": "no time was left"}
-            except Exception as error:  # a row must not take the others with it
-                results[name] = {"failed": f"{type(error).__name__}: {error}"}
-            print(row(name, results[name]), file=sys.stderr, flush=True)
-            write(arguments, results)
+                for row_name, result in run(seconds=min(limit, left)):
+                    keep(row_name, result)
+            except Exception as error:  # it must not take the others with it
+                keep(name, {"failed": f"{type(error).__name__}: {error}"})
     print((arguments.out / "gpu_check.md").read_text(encoding="utf-8"))
     return 0
 
 
-def rows(arguments: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, float, Callable[..., dict]]]:
-    """Name, limit in seconds and work of each row, the most important first."""
+def work(arguments: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, float, Callable[..., Rows]]]:
+    """Name, limit in seconds and rows of each piece of work, the most telling first."""
     yield "tests", LIMITS["tests"], partial(run_tests, arguments.device)
-    yield "demo", LIMITS["demo"], partial(run_demo, arguments, scratch)
-    systems = ["ours", "plain"] + ["trl/4"] * (importlib.util.find_spec("trl") is not None)
-    for case in CASES[arguments.scale]:
-        for system in systems:
-            name = "{} {} {}x{}".format(*case)
-            yield f"{name} {system}", LIMITS["bench"], partial(run_bench, arguments, scratch, case, system)
+    shapes, sizes, tokens = SAMPLING[arguments.scale]
+    for shape in shapes:
+        yield f"sampling {shape}", LIMITS["sampling"], partial(run_sampling, arguments, scratch, shape, sizes, tokens)
+    for number, case in enumerate(CASES[arguments.scale]):
+        name = "step {} {} 4x{}x{}".format(*case)
+        for system in ("ours", "trl/8"):
+            limit = LIMITS["step" if system == "ours" else "trl"]
+            yield f"{name} {system}", limit, partial(run_step, arguments, scratch, case, system, f"{name} {system}")
+        if number == 0:
+            yield "real", LIMITS["real"], partial(real_run, arguments, scratch / "real")
 
 
 # ---- the work -----------------------------------------------------------------------------------------------
 
 
-def run_tests(device: str, seconds: float) -> dict:
+def run_tests(device: str, seconds: float) -> Rows:
     """tests/test_gpu.py; the note says how many passed."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_gpu.py"]
     out, failure = run_process(command, seconds, {"GPU_TEST_DEVICE": device})
     summary = re.findall(r"^(?:FAILED|ERROR) .*|.*\d+ (?:passed|failed|error|skipped).*", out, re.MULTILINE)
-    return {"note": "; ".join(summary)} if summary else {"failed": failure or out.strip()[-200:]}
+    yield "tests", {"note": "; ".join(summary)} if summary else {"failed": failure or out.strip()[-200:]}
 
 
-def run_demo(arguments: argparse.Namespace, scratch: Path, seconds: float) -> dict:
-    """The demo's stages in one process. The note: right greedy answers of each stage that was finished."""
-    settings = [f"model.device={arguments.device}", *DEMO[arguments.scale]]
-    code = f"from experiments.launch.gpu_check import demo; demo({str(scratch)!r}, {settings!r})"
+def run_sampling(
+    arguments: argparse.Namespace, scratch: Path, shape: str, sizes: tuple[int, ...], tokens: int, seconds: float
+) -> Rows:
+    """Tokens a second of sampling alone, with and without graphs."""
     started = time.monotonic()
-    _, failure = run_process([sys.executable, "-c", code], seconds)
-    files = {stage: scratch / stage / "eval.json" for stage in STAGES}
-    right = {
-        stage: json.loads(file.read_text())["greedy"]["accuracy"] for stage, file in files.items() if file.exists()
-    }
-    notes = [f"{stage} {share:.0%} right" for stage, share in right.items()] + ([failure] if failure else [])
-    return {"note": f"{', '.join(notes)}, in {time.monotonic() - started:.0f} s"}
+    model = random_model(shape, scratch, arguments.device)
+    command = [sys.executable, "experiments/launch/gpu_rows.py", str(model), "--device", arguments.device]
+    command += ["--rows", *map(str, sizes), "--tokens", str(tokens)]
+    for result in json_lines(command, max(1.0, seconds - (time.monotonic() - started))):
+        yield f"sampling {shape} bfloat16 {result['name']}", result
 
 
-def demo(folder: str, settings: list[str]) -> None:
-    """All stages, each from the model of the one before."""
-    before = None
-    for run, stage in STAGES.items():
-        chosen = [f"run={folder}/{run}", *settings, *([f"model.path={folder}/{before}"] if before else [])]
-        command = "grpo" if stage == "final" else stage
-        if grpo([command, "--config", f"experiments/demo/{stage}.yaml", *chosen]):
-            sys.exit(1)
-        before = run
-
-
-def run_bench(arguments: argparse.Namespace, scratch: Path, case: tuple, system: str, seconds: float) -> dict:
+def run_step(arguments: argparse.Namespace, scratch: Path, case: tuple, system: str, name: str, seconds: float) -> Rows:
     """A step of one system on a model of random weights."""
+    if system != "ours" and not importlib.util.find_spec("trl"):
+        raise RuntimeError("TRL is not installed")
     started = time.monotonic()
     shape, dtype, group, tokens = case
     settings = [f"model.path={random_model(shape, scratch, arguments.device)}", f"model.device={arguments.device}"]
@@ -136,31 +125,9 @@ def run_bench(arguments: argparse.Namespace, scratch: Path, case: tuple, system:
     limit = max(1.0, seconds - (time.monotonic() - started))
     warmup = min(WARMUP, tokens)
     if system == "ours":
-        return ours(Path(CONFIG), settings, 1, warmup, seconds=limit)
-    return peer(system, load_config(CONFIG, settings), 1, warmup, limit)
-
-
-def random_model(shape: str, scratch: Path, device: str) -> Path:
-    """A folder with random weights of this shape and the embedded tokenizer. Of its 76 tokens one ends a completion:
-    so few of 151,936 are drawn that nearly all completions reach the limit."""
-    folder = scratch / f"model-{shape}"
-    if not folder.exists():
-        width, mlp, layers, heads, kv_heads, vocabulary = SHAPES[shape]
-        tokenizer = build_tokenizer()
-        config = Qwen2Config(
-            hidden_size=width, intermediate_size=mlp, num_hidden_layers=layers, num_attention_heads=heads,
-            num_key_value_heads=kv_heads, vocab_size=vocabulary, max_position_embeddings=32768,
-            rope_parameters={"rope_type": "default", "rope_theta": 1e6}, rms_norm_eps=1e-6, tie_word_embeddings=True,
-            bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        )  # fmt: skip
-        with torch.device(device):
-            model = Qwen2ForCausalLM(config)
-        model.to(torch.bfloat16).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        del model
-        if device.startswith("cuda"):
-            torch.cuda.empty_cache()
-    return folder
+        yield name, ours(Path(CONFIG), settings, 1, warmup, seconds=limit)
+    else:
+        yield name, peer(system, load_config(CONFIG, settings), 1, min(WARMUP // 4, tokens), limit)
 
 
 # ---- the table ----------------------------------------------------------------------------------------------
@@ -169,12 +136,11 @@ def random_model(shape: str, scratch: Path, device: str) -> Path:
 def row(name: str, result: dict) -> str:
     """A line of the table."""
     cells = [name] + [""] * 7 + [result.get("note") or result.get("failed", "")]
-    if "seconds" in result:
-        step, tokens = median(result["seconds"]), median(result["tokens"])
-        cells[1:6] = [
-            f"{step:.2f}", f"{median(result['sampling_seconds']):.2f}", f"{median(result['update_seconds']):.2f}",
-            f"{tokens / step:.0f}", f"{result['peak_gb']:.2f}",
-        ]  # fmt: skip
+    if "sampling_seconds" in result:
+        keys = ("seconds", "sampling_seconds", "update_seconds")
+        times = [median(result[key]) if key in result else None for key in keys]
+        cells[1:4] = ["" if t is None else f"{t:.2f}" for t in times]
+        cells[4:6] = [f"{median(result['tokens']) / (times[0] or times[1]):.0f}", f"{result['peak_gb']:.2f}"]
     if "tflops" in result:
         cells[6] = f"{median(result['tflops']):.3g}"
         cells[7] = f"{result['peak_share']:.1%}" if result["peak_share"] else ""
@@ -185,9 +151,10 @@ def row(name: str, result: dict) -> str:
 def write(arguments: argparse.Namespace, results: dict[str, dict]) -> None:
     """gpu_check.md and gpu_check.json, after each row."""
     notes = (
-        f"{processor(torch.device(arguments.device))}; torch {torch.__version__}, transformers {__version__}. "
-        "Rows: shape, type, group x tokens, system; 4 prompts, random weights, one step after one of at most "
-        f"{WARMUP} tokens that is not counted. The share is that of the card's peak in the row's type."
+        f"{processor(torch.device(arguments.device))}; torch {torch.__version__}, transformers {__version__}; one "
+        "seed. Sampling and steps: random weights. A step: shape, type, prompts x group x tokens, system; after one "
+        f"that is not counted, of at most {WARMUP} tokens ({WARMUP // 4} in TRL). The share is of the card's peak in "
+        "that type. Real: a pretrained model, with intervals of 95 %."
     )
     head = "| " + " | ".join(COLUMNS) + " |"
     lines = [notes, "", head, "|---" * len(COLUMNS) + "|", *(row(name, result) for name, result in results.items())]

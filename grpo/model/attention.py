@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 NAME = "shared_prefix"
 UNSUPPORTED = {
@@ -54,7 +54,6 @@ def attention(
 
 
 AttentionInterface.register(NAME, attention)
-AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)  # the layout knows what may be seen
 
 
 class Layout:

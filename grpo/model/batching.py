@@ -3,7 +3,8 @@
 The loss is normalised by counts of the whole batch, taken before it is cut (see `loss.py`), so any cut gives the same
 gradient. The budget bounds the memory: a micro-batch of B completions of P prompts computes
 
-    P * (longest prompt) + B * (longest completion)  tokens, padding included.
+    P * (longest prompt) + B * (longest completion)  tokens, padding included, where prompts are shared
+    B * (longest prompt + longest completion)        where each row holds its prompt (`whole_rows.py`)
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from grpo.distributed import round_robin
 from grpo.types import Rollouts
 
 
-def my_micro_batches(rollouts: Rollouts, tokens: int) -> Iterator[tuple[Tensor, Rollouts]]:
+def my_micro_batches(rollouts: Rollouts, tokens: int, prompts_shared: bool = True) -> Iterator[tuple[Tensor, Rollouts]]:
     """The micro-batches of this process: rows [B], and those rows of the batch.
 
     All processes get equally many; where there are too few, some get one whose mask is empty.
     """
-    for rows, counts in round_robin(micro_batches(rollouts, tokens)):
+    for rows, counts in round_robin(micro_batches(rollouts, tokens, prompts_shared)):
         micro = rollouts.select(rows)
         if not counts:  # a token at least must pass the layers, and a prompt's last one passes with its completion
             longer = [prompt if len(prompt) > 1 else prompt * 2 for prompt in micro.prompts]
@@ -31,7 +32,7 @@ def my_micro_batches(rollouts: Rollouts, tokens: int) -> Iterator[tuple[Tensor, 
         yield rows, micro
 
 
-def micro_batches(rollouts: Rollouts, tokens: int) -> list[Tensor]:
+def micro_batches(rollouts: Rollouts, tokens: int, prompts_shared: bool = True) -> list[Tensor]:
     """Cut the rows [N] into lists of rows, each within `tokens` (or a single row, if that alone is more).
 
     Completions of a prompt stay together, so that it is forwarded once, and prompts are sorted by their longest
@@ -51,7 +52,8 @@ def micro_batches(rollouts: Rollouts, tokens: int) -> list[Tensor]:
         new_prompt_width = max(prompt_width, len(rollouts.prompts[prompt]))
         new_width = max(width, int(lengths[row]))
         size = len(batches[-1]) + 1 if batches else 1
-        if batches and len(new_prompts) * new_prompt_width + size * new_width <= tokens:
+        copies = len(new_prompts) if prompts_shared else size
+        if batches and copies * new_prompt_width + size * new_width <= tokens:
             batches[-1].append(row)
             prompts, prompt_width, width = new_prompts, new_prompt_width, new_width
         else:

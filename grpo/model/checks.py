@@ -1,32 +1,70 @@
-"""Whether a model is one that our forward pass computes; looked at once, when it is loaded.
+"""Which of the two ways through a model computes what the model computes; looked at once, when it is loaded.
 
-Our forward pass replaces attention (`attention.py`) and writes out what follows the head. All else is the model's own
-code. So a model fits if every layer is plain attention, through transformers' interface, in one call, over all that
-came before or over a sliding window. It is compared with its own forward pass on a short prompt; what shows only in
-longer ones (windows, sparse attention, rotary embeddings that change) is read from its configuration and its calls.
+`shared_prefix.py` replaces attention, and both ways write out what follows the head. All else is the model's own code.
+The first fits if every layer is plain attention, through transformers' interface, in one call, over all that came
+before or over a sliding window. It is compared with the model's own forward pass on a short prompt; what shows only in
+longer ones (windows, sparse attention) is read from the configuration and the calls. Where it does not fit,
+`whole_rows.py` is compared in the same way: in training, and token by token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from grpo.model.attention import NAME, Layout
+from grpo.model.attention import Layout
+from grpo.model.whole_rows import WholeRows
+from grpo.types import Rollouts
 
 KINDS = {"full_attention", "sliding_attention"}
-WORKS = "what works: attention in every layer, full or over a sliding window, as in Llama, Qwen3, Gemma 3 and GPT-2"
+
+
+COSTS = (
+    "in training a prompt is computed once for each of its completions, and padding is computed too; in sampling each "
+    "completion has a copy of its prompt's cache"
+)
+WORKS = "what works: causal models that compute padded rows as each by itself, and take transformers' DynamicCache"
 
 
 class ModelError(ValueError):
     """A model or tokenizer that cannot be used, in one line: what, where, what to do."""
 
 
+class Unfit(Exception):
+    """Why one of the two ways does not compute what the model computes."""
+
+
 def first_line(error: Exception) -> str:
     """The beginning of an error of others, which may be long."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__).strip()
+
+
+@torch.no_grad()
+def choose_passes(policy: nn.Module, implementation: str) -> None:
+    """Give the policy the way that computes what its model does. Raises ModelError where neither does.
+
+    policy: as in `policy.py`, with the first way. implementation: of attention, transformers' choice for the model.
+    """
+    name, model = type(policy.model).__name__, policy.model
+    if not isinstance(model.get_output_embeddings(), nn.Linear):
+        raise ModelError(f"{name} has no linear layer that makes logits of hidden states; {WORKS}")
+    try:
+        check_shared_prefix(policy, name)
+        return
+    except Unfit as reason:
+        note = f"{reason}; so transformers' own forward pass and cache are used: {COSTS}"
+    try:
+        policy.passes = WholeRows(model, implementation, note)
+        policy.passes.prepare(model)
+        check_whole_rows(policy, name)
+    except Unfit as reason:
+        raise ModelError(f"{reason}; {WORKS}") from None
+
+
+# ---- the first way -------------------------------------------------------------------------------------------
 
 
 class WatchedLayout(Layout):
@@ -41,52 +79,127 @@ class WatchedLayout(Layout):
         return super().attend(layer, q, k, v, scaling, window, *how)
 
 
-@torch.no_grad()
-def check_model(model: PreTrainedModel, hidden_states: Callable, logits: Callable) -> None:
-    """Compare our forward pass with the model's own on a prompt and two completions of it.
-
-    hidden_states(ids [M], layout) -> [M, D], logits(hidden [M, D]) -> [M, V]. Raises ModelError.
-    """
-    name, config = type(model).__name__, model.config.get_text_config()
+def check_shared_prefix(policy: nn.Module, name: str) -> None:
+    """Compare a prompt and two completions of it with the model's own forward pass. Raises Unfit, ModelError."""
+    model, config = policy.model, policy.model.config.get_text_config()
     if other := set(getattr(config, "layer_types", None) or ()) - KINDS:
-        raise ModelError(f"{name} has layers of the kind {', '.join(sorted(other))}; {WORKS}")
-    size, device = model.get_input_embeddings().weight.shape[0], model.device
-    ids = torch.tensor([3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 8, 13, 9], device=device).remainder(size)
-    layout = WatchedLayout(torch.tensor([5]), torch.tensor([4, 4]), torch.tensor([0, 0]), device)
+        raise Unfit(f"{name} has layers of the kind {', '.join(sorted(other))}")
+    ids = some_tokens(model, 13)
+    layout = WatchedLayout(torch.tensor([5]), torch.tensor([4, 4]), torch.tensor([0, 0]), model.device)
     try:
-        hidden = hidden_states(ids, layout)[5:]  # [8, D]
-        ours = logits(hidden)  # [8, V]
-        enlarge = 100 / ours.abs().max()  # a soft cap does not show in small logits
-        theirs, enlarged = own_logits(model, torch.stack([ids[:9], torch.cat([ids[:5], ids[9:]])]), enlarge.item())
+        hidden = policy(ids, layout)[5:]  # [8, D]
+        model.set_attn_implementation("eager")
+        theirs = own_logits(policy, hidden, torch.stack([ids[:9], torch.cat([ids[:5], ids[9:]])]))  # [2, 2, 9, V]
     except Exception as error:  # out of the model's own code, so of any kind
-        raise ModelError(f"{name} cannot run without padding ({first_line(error)}); {WORKS}") from error
+        raise Unfit(f"{name} cannot run without padding ({first_line(error)})") from error
+    finally:
+        policy.passes.prepare(model)
     if not layout.windows:
-        raise ModelError(f"{name} does not call attention through transformers' AttentionInterface; {WORKS}")
-    if not theirs.isfinite().all():
-        raise ModelError("its logits are NaN or infinite; its weights are damaged, or it has diverged")
-    if not _close(ours, theirs):
-        raise ModelError(f"{name} does more than attention from token to token, or changes its logits; {WORKS}")
-    if not _close(logits(hidden * enlarge), enlarged):
-        raise ModelError(f"{name} changes its logits after the head in a way that is not known here; {WORKS}")
+        raise Unfit(f"{name} does not call attention through transformers' AttentionInterface")
+    what = "does more than attention from token to token, or changes its logits"
+    compare(policy, hidden, theirs[:, :, 5:].flatten(1, 2), f"{name} {what}")
     for layer, windows in layout.windows.items():
         if len(windows) > 1:
-            raise ModelError(f"{name} calls attention {len(windows)} times in layer {layer}; {WORKS}")
+            raise Unfit(f"{name} calls attention {len(windows)} times in layer {layer}")
         if windows[0] != window_of(config, layer):
             said = f"layer {layer} of {name} asks for a sliding window of {windows[0]}, its configuration says"
-            raise ModelError(f"{said} {window_of(config, layer)}")
+            raise Unfit(f"{said} {window_of(config, layer)}")
 
 
-def own_logits(model: PreTrainedModel, rows: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-    """The model's own logits after the prompt, and those of `factor` times the hidden states: two of [8, V]."""
-    head = model.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda module, inputs: (torch.cat([inputs[0], factor * inputs[0]]),))
-    model.set_attn_implementation("eager")
+# ---- the second way ------------------------------------------------------------------------------------------
+
+
+def check_whole_rows(policy: nn.Module, name: str) -> None:
+    """Compare rows of several lengths with each by itself, in training and in decoding. Raises Unfit, ModelError."""
+    model = policy.model
+    ids = some_tokens(model, 24).cpu()
+    prompts, lengths = [ids[:6].tolist(), ids[6:9].tolist()], torch.tensor([4, 2, 3, 4])
+    mask = torch.arange(4) < lengths[:, None]  # [4, 4]
+    completions = ids[:16].flip(0).view(4, 4) * mask
+    nothing = torch.zeros(4, 4)
+    rollouts = Rollouts(prompts, torch.tensor([0, 0, 1, 1]), completions, mask, nothing, nothing[:, 0] > 0)
+    rows = [prompts[i] + tokens for i, tokens in zip((0, 0, 1, 1), rollouts.token_lists(), strict=True)]
     try:
-        both = model(rows, use_cache=False).logits[:, 5:].float()  # [4, 4, V]
+        hidden = policy.completion_states(rollouts)  # [M, D]
+        alone = [own_logits(policy, hidden, torch.tensor([row], device=model.device))[:, 0, :-1] for row in rows]
+        theirs = torch.cat([z[:, -n:] for z, n in zip(alone, lengths.tolist(), strict=True)], dim=1)  # [2, M, V]
+    except Exception as error:
+        raise Unfit(f"{name} cannot run without a cache ({first_line(error)})") from error
+    compare(
+        policy,
+        hidden,
+        theirs,
+        f"{name} computes a row otherwise where longer ones are padded beside it, or changes its logits",
+    )
+    try:
+        hidden = decoded_states(policy, rollouts)
+    except Exception as error:
+        raise Unfit(f"{name} does not decode with transformers' DynamicCache ({first_line(error)})") from error
+    compare(
+        policy,
+        hidden,
+        theirs,
+        f"{name} has other logits token by token than of whole rows: it is not causal, or it "
+        "keeps something outside of transformers' DynamicCache",
+    )
+
+
+def decoded_states(policy: nn.Module, rollouts: Rollouts) -> Tensor:
+    """Hidden states [M, D] of the tokens of given completions, decoded as in sampling; rows leave when they end."""
+    prompts, width = rollouts.prompts, rollouts.mask.shape[1]
+    memory = policy.start_decoding(prompts, len(rollouts) // len(prompts), width)
+    last = torch.tensor([prompt[-1] for prompt in prompts])[rollouts.prompt_index]
+    inputs = torch.cat([last[:, None], rollouts.completion_ids[:, :-1]], dim=1).to(policy.device)  # [B, T]
+    alive, states = torch.arange(len(rollouts)), {}
+    for t in range(width):
+        for row, state in zip(alive.tolist(), policy(inputs[alive, t], memory), strict=True):
+            states[row, t] = state
+        memory.next()
+        stays = (rollouts.lengths[alive] > t + 1).nonzero().squeeze(1)
+        memory.keep(stays.to(policy.device))
+        alive = alive[stays]
+    return torch.stack([states[row, t] for row, t in rollouts.mask.nonzero().tolist()])
+
+
+# ---- to compare ----------------------------------------------------------------------------------------------
+
+
+def some_tokens(model: PreTrainedModel, count: int) -> Tensor:
+    """[count] ids that every vocabulary has, on the model's device."""
+    size = model.get_input_embeddings().weight.shape[0]
+    return (torch.arange(count, device=model.device) * 5 % 13 + 3).remainder(size)
+
+
+def own_logits(policy: nn.Module, hidden: Tensor, rows: Tensor) -> Tensor:
+    """The model's own logits of rows [B, L], and those of larger hidden states: [2, B, L, V].
+
+    A soft cap does not show in small logits, so the hidden states are enlarged as much as `hidden`, [M, D], needs it.
+    """
+    factor, head = enlargement(policy, hidden), policy.model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda module, inputs: (torch.cat([inputs[0], factor * inputs[0]]),))
+    try:
+        return policy.model(rows, use_cache=False).logits.float().unflatten(0, (2, -1))
     finally:
         hook.remove()
-        model.set_attn_implementation(NAME)
-    return both[:2].flatten(0, 1), both[2:].flatten(0, 1)
+
+
+def enlargement(policy: nn.Module, hidden: Tensor) -> float:
+    """By what to multiply hidden states [M, D] so that the largest logit is about 100."""
+    return 100 / policy.logits(hidden).abs().max().item()
+
+
+def compare(policy: nn.Module, hidden: Tensor, theirs: Tensor, what: str) -> None:
+    """Our logits of hidden states [M, D], and of enlarged ones, with the model's own, [2, M, V].
+
+    Raises Unfit, saying `what`, where they differ, and ModelError where they are no numbers.
+    """
+    if not theirs.isfinite().all():
+        raise ModelError("its logits are NaN or infinite; its weights are damaged, or it has diverged")
+    if not _close(policy.logits(hidden), theirs[0]):
+        raise Unfit(what)
+    if not _close(policy.logits(hidden * enlargement(policy, hidden)), theirs[1]):
+        name = type(policy.model).__name__
+        raise Unfit(f"{name} changes its logits after the head in a way that is not known here")
 
 
 def _close(ours: Tensor, theirs: Tensor) -> bool:
@@ -116,8 +229,17 @@ def longest_sequence(config: PreTrainedConfig) -> int | None:
     return min((n for n in limits if n), default=None)
 
 
+TIMES = ("logit_scale", "lm_head_multiplier")  # Cohere, Falcon-H1
+BY = ("logits_scaling",)  # Granite, MiniCPM3
+
+
 def logit_changes(config: PreTrainedConfig) -> tuple[float, float | None]:
-    """What a model multiplies its logits by after the head (Cohere, Granite), and their soft cap (Gemma 2)."""
+    """What a model multiplies its logits by after the head, and their soft cap (Gemma 2, RecurrentGemma)."""
     config = config.get_text_config()
-    scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-    return scale, getattr(config, "final_logit_softcapping", None)
+    times, by = TIMES, BY
+    if config.model_type.startswith("hyperclovax"):  # its name for a factor is Granite's name for a divisor
+        times, by = (*TIMES, *BY), ()
+    scale = math.prod(getattr(config, name, None) or 1.0 for name in times)
+    scale /= math.prod(getattr(config, name, None) or 1.0 for name in by)
+    caps = (getattr(config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap"))
+    return scale, next((cap for cap in caps if cap), None)

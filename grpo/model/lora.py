@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,19 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from grpo.model.config import LoraConfig
+
 PREFIX = "base_model.model."  # PEFT wraps the model twice and its keys say so
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """Low-rank adapters in place of full-parameter training."""
-
-    rank: int = 0
-    """Rank r of the update; 0 trains all parameters instead."""
-    alpha: float = 32.0
-    """The update is scaled by alpha / r."""
-    targets: tuple[str, ...] = ()
-    """Names of the linear layers to adapt (`q_proj`, ...); empty or `all-linear`: all of them but the head."""
 
 
 class LoraLinear(nn.Module):
@@ -46,6 +35,10 @@ class LoraLinear(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, device=device))  # [out, r]
         self.frozen: tuple[Tensor, Tensor] | None = None  # the reference's A and B
         self.as_reference = False
+
+    @property
+    def weight(self) -> Tensor:
+        raise ValueError("an adapted layer's weight is read by the model's code; leave it out of model.lora.targets")
 
     @property
     def out_features(self) -> int:
@@ -67,9 +60,13 @@ def adapters(model: nn.Module) -> dict[str, LoraLinear]:
 
 
 def _linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers that can be adapted, by name: those of the text model, and not the head."""
-    text = {id(m) for m in model.get_decoder().modules()}
-    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and id(m) in text}
+    """The linear layers that can be adapted, by name: those of the text model that are called, and not the head.
+
+    Llama 4's router returns more than one tensor, and of Mamba's `dt_proj` only the weight is read.
+    """
+    text = {id(m) for m in model.get_decoder().modules()} - {id(model.get_output_embeddings())}
+    linears = ((name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and id(m) in text)
+    return {name: m for name, m in linears if not f"{name} {type(m).__name__}".endswith(("Router", "dt_proj Linear"))}
 
 
 def _wrap(model: nn.Module, names: list[str], rank: int, scaling: float) -> None:

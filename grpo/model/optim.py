@@ -9,34 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from grpo.model.config import OptimConfig
 from grpo.model.sharding import full_tensor, reduce_gradients
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """AdamW (arXiv:1711.05101) and its schedule."""
-
-    lr: float = 1e-6
-    """Peak learning rate."""
-    warmup_steps: int = 0
-    """Steps over which the learning rate rises from 0, linearly."""
-    schedule: str = "constant"
-    """After the warm-up: constant, linear or cosine, the latter two down to final_lr_share."""
-    final_lr_share: float = 0.0
-    """Share of the peak learning rate towards which linear and cosine fall; the step after the last would reach it."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of Adam's first and second moment."""
-    eps: float = 1e-8
-    """Adam's epsilon."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay, on matrices only."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this global norm."""
 
 
 def lr_share(step: int, steps: int, config: OptimConfig) -> float:

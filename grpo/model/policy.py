@@ -7,46 +7,28 @@ A model is a hub id, a folder in Hugging Face format, a LoRA adapter folder in P
 from __future__ import annotations
 
 import copy
-import json
+import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.embedded import tiny_model
 from grpo import distributed
 from grpo.model import checks, compute, lora, sharding
 from grpo.model.checks import ModelError
-from grpo.model.shared_prefix import Memory, SharedPrefix
+from grpo.model.config import ModelConfig
+from grpo.model.head import Head
+from grpo.model.shared_prefix import SharedPrefix
+from grpo.model.source import find_eos_ids, load_base, resolve_path
+from grpo.model.whole_rows import WholeRows
+from grpo.permissions import apply_umask
 from grpo.types import Rollouts
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Which policy to load and how to train it."""
-
-    path: str = "tiny"
-    """Hub id, Hugging Face folder, PEFT adapter folder, run folder, `.gguf` file, `tiny` or `tiny-init`."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub model."""
-    dtype: str = "float32"
-    """Compute dtype, float32 or bfloat16. The weights that the optimiser moves are fp32 in both cases."""
-    recompute: str = "none"
-    """What the backward pass computes again to save memory: none, or full (all but the layers' inputs)."""
-    device: str = "cpu"
-    """Where the model runs: cpu, cuda, cuda:0, ..."""
-    lora: lora.LoraConfig = field(default_factory=lora.LoraConfig)
-    """LoRA settings; rank 0 trains all parameters."""
 
 
 class Policy(nn.Module):
@@ -59,7 +41,7 @@ class Policy(nn.Module):
         eos_ids: list[int],
         source: str,
         dtype: torch.dtype = torch.float32,
-        passes: SharedPrefix | None = None,
+        passes: SharedPrefix | WholeRows | None = None,
     ):
         """eos_ids: every id that ends a completion; instruct models have several. source: where the base weights came
         from. dtype: what the layers compute in. passes: the way through the model."""
@@ -67,7 +49,9 @@ class Policy(nn.Module):
         self.model, self.tokenizer, self.eos_ids, self.source, self.dtype = model, tokenizer, eos_ids, source, dtype
         self.logit_scale, self.logit_cap = checks.logit_changes(model.config)
         self._reference: tuple[Policy, ...] = ()  # in a tuple: its parameters are none of ours
+        self.graphs = True  # sampling may try CUDA graphs: see `graphs.py`
         self.masters: dict[str, Tensor] = {}  # trained fp32 weights of which the model has rounded ones
+        self.mapped: torch.device | None = None  # where the shards will be of weights that are still in their files
         self.passes = passes or SharedPrefix()
         self.passes.prepare(model)
 
@@ -85,7 +69,7 @@ class Policy(nn.Module):
         """The linear layer from hidden states to logits."""
         return self.model.get_output_embeddings()
 
-    def forward(self, ids: Tensor, memory: Memory) -> Tensor:
+    def forward(self, ids: Tensor, memory: Any) -> Tensor:
         """Hidden states [M, D] of tokens [M]; `memory` knows their positions, and which tokens may see which."""
         return self.passes.hidden_states(self.model, ids, memory).clone()  # `fully_shard` warns of a view
 
@@ -93,7 +77,7 @@ class Policy(nn.Module):
         """Hidden states of the positions that predict the sampled tokens, with gradient: [M, D], M = mask.sum()."""
         return self.passes.completion_states(self, rollouts, self.device)
 
-    def start_decoding(self, prompts: list[list[int]], group_size: int, room: int) -> Memory:
+    def start_decoding(self, prompts: list[list[int]], group_size: int, room: int) -> Any:
         """Compute the prompts, [P] lists of tokens, without their last ones, for `room` tokens of `group_size` rows.
 
         What comes back is the memory of P * group_size rows: `policy(token, memory)` gives the hidden states of the
@@ -103,34 +87,30 @@ class Policy(nn.Module):
             raise ValueError("a prompt holds no token: it needs at least one to continue from")
         return self.passes.start_decoding(self, prompts, group_size, room, self.device)
 
-    @torch.no_grad()
-    def logits(self, hidden: Tensor, part: slice = slice(None), out: Tensor | None = None) -> Tensor:
-        """The head, without gradient, or a part of its vocabulary, written to `out` where given: [M, D] -> [M, V].
+    def current_head(self) -> Head:
+        """From hidden states to logits, while no weight moves."""
+        return Head(self.head, self.logit_scale, self.logit_cap, self.dtype)
 
-        Always in fp32: bf16 logits cost 0.02 nats a token.
-        """
-        z = torch.mm(hidden.float(), self.head.weight[part].t(), out=out)
-        if self.head.bias is not None:
-            z += self.head.bias[part]
-        if self.logit_scale != 1:
-            z *= self.logit_scale
-        return z if self.logit_cap is None else z.div_(self.logit_cap).tanh_().mul_(self.logit_cap)
-
-    def through_cap(self, gradient: Tensor, z: Tensor) -> Tensor:
-        """From the gradient of logits z to that of the head's output, in place: [M, V]."""
-        gradient = gradient if self.logit_scale == 1 else gradient.mul_(self.logit_scale)
-        return gradient if self.logit_cap is None else gradient.mul_(1 - (z / self.logit_cap).square())
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Without gradient, as one fp32 product whatever the type of the layers: [M, D] -> [M, V]."""
+        return Head(self.head, self.logit_scale, self.logit_cap, torch.float32).logits(hidden)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training moves, by name: all of them, or the adapter's."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def values(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and value of each parameter; in fp32 where it is still in its file, whatever type it has there."""
+        for name, p in self.model.named_parameters():
+            yield name, p.detach().float() if self.mapped else p.detach()
 
     def freeze_reference(self) -> None:
         """Remember the present policy as the KL's reference. LoRA keeps a copy of its adapter alone."""
         if lora.adapters(self.model):
             lora.freeze_reference(self.model)
         else:
-            frozen = copy.deepcopy(self.model).requires_grad_(False)
+            same = {id(p): nn.Parameter(p.data) for p in self.model.parameters()} if self.mapped else {}
+            frozen = copy.deepcopy(self.model, same).requires_grad_(False)
             self._reference = (Policy(frozen, self.tokenizer, self.eos_ids, self.source, self.dtype, self.passes),)
 
     @contextmanager
@@ -142,6 +122,21 @@ class Policy(nn.Module):
         else:
             with lora.reference_weights(self.model):
                 yield self
+
+    def stay_mapped(self, device: torch.device) -> None:
+        """The weights are in their files, and their shards will be on this device; what is no weight is there now."""
+        self.mapped = device
+        for module in self.model.modules():
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                module.register_buffer(name, buffer.to(device), name not in module._non_persistent_buffers_set)
+
+    def describe(self) -> str:
+        """Device, type and size, for a person: `cpu, float32, 135M parameters, 0.5M of them train`."""
+        sizes = [p.numel() for p in self.model.parameters()], [p.numel() for p in self.trainable().values()]
+        total, trained = (f"{sum(some) / 1e6:.3g}M" for some in sizes)
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
+        some = f", {trained} of them train" if trained != total else ""
+        return f"{name}, {str(self.dtype).removeprefix('torch.')}, {total} parameters{some}"
 
     def check_tokens(self, sequences: Iterable[list[int]]) -> None:
         """Raise ModelError where the tokenizer made a token that the model has no embedding of."""
@@ -165,9 +160,21 @@ class Policy(nn.Module):
             raise ModelError("parallel=fsdp trains all parameters; set parallel=ddp for model.lora.rank > 0")
         for some in (self, *self._reference):
             if sharded:
-                sharding.shard(some, some.model, self.dtype)
+                sharding.shard(some, some.model, self.dtype, self.mapped or self.device)
+                some.graphs = False  # gathering is not for a graph
             else:
                 some.masters = compute.cast(some.model, self.dtype)
+                some.check_dtype()
+
+    @torch.no_grad()
+    def check_dtype(self) -> None:
+        """Raise ModelError where the model's code mixes types that do not go together: found before the first step."""
+        try:
+            self.passes.one_token(self, self.device)
+        except RuntimeError as error:
+            name, dtype = type(self.model).__name__, str(self.dtype).removeprefix("torch.")
+            said = f"{name} cannot compute in {dtype} ({checks.first_line(error)}); set model.dtype=float32"
+            raise ModelError(said) from error
 
     @contextmanager
     def unsharded(self) -> Iterator[None]:
@@ -187,32 +194,46 @@ class Policy(nn.Module):
                 self.masters[name] = weight.cpu()
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `AutoModelForCausalLM.from_pretrained` (or PEFT, for an adapter) loads, in fp32."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write a folder that `AutoModelForCausalLM.from_pretrained` (or PEFT, for an adapter) loads, in fp32.
+
+        All processes call it, and the first one writes.
+        """
+        if distributed.rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+        gathered = sharding.gather_into(folder / "gathered", self.model)
+        if distributed.rank():
+            return
         if lora.adapters(self.model):
             lora.save_adapter(self.model, folder, self.source)
         else:
-            self.model.save_pretrained(folder, state_dict=self.model.state_dict() | self.masters)
+            self.model.save_pretrained(folder, state_dict=self.model.state_dict() | self.masters | gathered)
+        shutil.rmtree(folder / "gathered", ignore_errors=True)
         self.tokenizer.save_pretrained(folder)
+        apply_umask(*folder.glob("*.safetensors"))
 
 
-def load_policy(config: ModelConfig, seed: int = 0, training: bool = False) -> Policy:
+def load_policy(config: ModelConfig, seed: int = 0, training: bool = False, parallel: str = "ddp") -> Policy:
     """Load model and tokenizer, add or merge LoRA, and check that our forward pass is the model's.
 
-    training: the weights stay fp32 until `Policy.start_training`. Raises ModelError, in one line, for anything that
-    cannot be loaded.
+    training: the weights stay fp32 until `Policy.start_training`, or in their files where `parallel` will shard them.
+    Raises ModelError, in one line, for anything that cannot be loaded.
     """
-    path = resolve_path(config.path)
+    path, device = resolve_path(config.path), distributed.find_device(config.device)
     try:
         source, adapter = lora.read_source(path) if (path / "adapter_config.json").exists() else (config.path, None)
-        model, tokenizer = _load_base(config, source, seed)
-        model = model.to(device=config.device, dtype=torch.float32).eval()
+        mapped = training and sharding.is_sharded(parallel) and not (adapter or config.lora.rank or ".gguf" in source)
+        model, tokenizer = load_base(config, source, seed, mapped)
+        model = model.eval() if mapped else model.to(device=device, dtype=torch.float32).eval()
         base = tiny_model.BASE_FOLDER if source == "tiny" else resolve_path(source)
         source = str(base.resolve() if base.exists() else base)  # PEFT, too, must find the base that an adapter names
-        policy = Policy(model, tokenizer, _eos_ids(model, tokenizer), source, getattr(torch, config.dtype))
+        implementation = model.config._attn_implementation  # transformers' choice
+        policy = Policy(model, tokenizer, find_eos_ids(model, tokenizer), source, getattr(torch, config.dtype))
         if not policy.eos_ids:
             raise ModelError("no end-of-sequence token; set eos_token in its tokenizer_config.json")
-        checks.check_model(model, policy, policy.logits)
+        if mapped:
+            policy.stay_mapped(device)
+        with sharding.layer_by_layer(model, device) if mapped else nullcontext():
+            checks.choose_passes(policy, implementation)
         if adapter:
             lora.load_adapter(model, path, adapter)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError, ...
@@ -233,67 +254,10 @@ def load_policy(config: ModelConfig, seed: int = 0, training: bool = False) -> P
         lora.add_adapter(model, config.lora, seed)
     if not config.lora.rank:
         compute.train_text(model)
+    compute.compute_in(model, policy.dtype)
     if not training:
         compute.cast(model, policy.dtype)
-    compute.compute_in(model, policy.dtype)
+        policy.check_dtype()
     if config.recompute == "full":
         compute.recompute_layers(model)
     return policy
-
-
-def resolve_path(path: str) -> Path:
-    """The model's folder: a run folder stands for the `model/` in it."""
-    folder = Path(path)
-    return folder / "model" if (folder / "model").is_dir() and (folder / "manifest.json").exists() else folder
-
-
-def _load_base(config: ModelConfig, source: str, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The full-precision model and tokenizer behind a source name."""
-    if source in ("tiny", "tiny-init"):
-        if source == "tiny-init":
-            return tiny_model.build_model(seed), tiny_model.build_tokenizer()
-        source = str(tiny_model.BASE_FOLDER)
-    path, extra = resolve_path(source), {}
-    if source.endswith(".gguf"):
-        if not path.is_file():
-            raise ModelError(f"{source}: no such file")
-        path, extra = path.parent, {"gguf_file": path.name}
-    elif not path.is_dir() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
-        raise ModelError("no such folder; give a hub id, a model or run folder, or a .gguf file")
-    elif (path / "manifest.json").exists() and not (path / "config.json").exists():
-        raise ModelError("this run has no model yet; finish it by the command that began it")
-    name = str(path) if path.is_dir() else source
-    if path.is_dir():
-        _check_names(path)
-    extra |= {"revision": config.revision, "trust_remote_code": False}  # never code out of a model's folder
-    tokenizer = AutoTokenizer.from_pretrained(name, **extra)
-    if not source.endswith(".gguf"):
-        extra["use_safetensors"] = True  # a .bin file is a pickle
-    model, found = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **extra)
-    if found["missing_keys"]:  # transformers would make them up at random, and only warn
-        raise ModelError(f"its files lack {len(found['missing_keys'])} weights, {min(found['missing_keys'])} for one")
-    if source.endswith(".gguf"):  # the weights were dequantised on the way in: they are plain fp32 now
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.is_quantized, model.hf_quantizer = False, None
-    return model, tokenizer
-
-
-def _check_names(folder: Path) -> None:
-    """Refuse an index of weights that leads out of its folder."""
-    for index in folder.glob("*.index.json"):
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        if outside := [name for name in names if Path(name).name != name]:
-            raise ModelError(f"{index.name} names {outside[0]!r}, which is no file of the folder")
-
-
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every id that may end a completion: of the tokenizer, the model's and the generation configuration."""
-    found: set[int] = set()
-    for ids in (
-        tokenizer.eos_token_id,
-        getattr(model.config, "eos_token_id", None),
-        getattr(getattr(model, "generation_config", None), "eos_token_id", None),
-    ):
-        found.update(ids if isinstance(ids, (list, tuple)) else [] if ids is None else [ids])
-    return sorted(found)

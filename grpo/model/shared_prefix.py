@@ -10,6 +10,7 @@ way, with the same three methods, is `whole_rows.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,19 +21,21 @@ from grpo.model.attention import Layout
 from grpo.model.cache import Cache, Prompts
 from grpo.types import Rollouts
 
-Memory = Layout | Cache
-Forward = Callable[[Tensor, Memory], Tensor]
-"""The policy: token ids [M] and what knows which of them may see which -> hidden states [M, D]."""
+Forward = Callable[[Tensor, Any], Tensor]
+"""The policy: token ids, and the memory that knows which of them may see which -> hidden states [M, D]."""
 
 
 class SharedPrefix:
     """Both passes on lists of tokens without padding."""
 
+    prompts_shared = True
+    note = ""
+
     def prepare(self, model: PreTrainedModel) -> None:
         """From now on the model's layers call our attention function."""
         model.set_attn_implementation(attention.NAME)
 
-    def hidden_states(self, model: PreTrainedModel, ids: Tensor, memory: Memory) -> Tensor:
+    def hidden_states(self, model: PreTrainedModel, ids: Tensor, memory: Layout | Cache) -> Tensor:
         """ids [M] -> [M, D]"""
         positions = memory.positions[None]
         output = model.base_model(input_ids=ids[None], position_ids=positions, use_cache=False, memory=memory)

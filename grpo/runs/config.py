@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from data import ColdStartConfig, DataConfig, PromptConfig
-from grpo.loss import LossConfig
-from grpo.model.optim import OptimConfig
-from grpo.model.policy import ModelConfig
+from grpo.model.config import ModelConfig, OptimConfig
+from grpo.presets import LossConfig
+from grpo.ranges import NotNegative, NotNegativeInt, Positive, PositiveInt
 from grpo.types import SamplingConfig
 
 
@@ -37,9 +37,9 @@ class SandboxConfig:
 
     enabled: bool = True
     """Off: the reward functions run in the trainer's own process."""
-    seconds: float = 5.0
+    seconds: Positive = 5.0
     """Wall-clock limit of one completion; to a killed one no reward applies; it is counted as `killed`."""
-    megabytes: int = 1024
+    megabytes: PositiveInt = 1024
     """Memory that a worker may take beyond its imports."""
 
 
@@ -47,21 +47,21 @@ class SandboxConfig:
 class GRPOConfig:
     """The reinforcement-learning loop (stage 3, and again in R1's recipe)."""
 
-    steps: int = 100
+    steps: PositiveInt = 100
     """Batches of fresh samples; checkpoints lie between them."""
-    prompts_per_step: int = 8
+    prompts_per_step: PositiveInt = 8
     """P: groups in a batch."""
-    group_size: int = 8
+    group_size: PositiveInt = 8
     """G: completions sampled for each prompt."""
-    mini_batches: int = 1
+    mini_batches: PositiveInt = 1
     """Mini-batches that a batch is cut into, an optimiser step each; above 1, ratios and clips have an effect."""
-    updates_per_batch: int = 1
+    updates_per_batch: PositiveInt = 1
     """mu: passes over the mini-batches of a batch."""
     drop_zero_spread: bool = True
     """Drop groups whose completions all earned the same (their advantage is 0) and sample others in their place."""
     drop_by: tuple[str, ...] = ()
     """Rewards whose sum must differ in a group for it to be kept; empty: the total. The preset dapo sets [accuracy]."""
-    max_refills: int = 2
+    max_refills: NotNegativeInt = 2
     """How many times a step samples again to replace dropped groups, at most."""
     mask_truncated: bool = False
     """Keep truncated completions out of the loss (DAPO's overlong filtering); they still count in their group."""
@@ -71,13 +71,13 @@ class GRPOConfig:
 class SFTConfig:
     """Supervised fine-tuning (stage 2, and on what rejection keeps): cross-entropy on the completion's tokens only."""
 
-    steps: int = 0
+    steps: NotNegativeInt = 0
     """Optimiser steps; 0: as many as `epochs` needs."""
-    epochs: float = 1.0
+    epochs: Positive = 1.0
     """Passes over the data; the last batch of a pass may be smaller."""
-    batch_size: int = 64
+    batch_size: PositiveInt = 64
     """Sequences per optimiser step."""
-    max_tokens: int = 0
+    max_tokens: NotNegativeInt = 0
     """Leave out examples with more tokens, prompt and response together; 0: those beyond the model's context."""
 
 
@@ -85,12 +85,12 @@ class SFTConfig:
 class RejectConfig:
     """Rejection sampling (R1's recipe): sample, keep what is right, train on it."""
 
-    samples: int = 8
+    samples: PositiveInt = 8
     """k: completions sampled per problem."""
-    per_problem: int = 2
+    per_problem: PositiveInt = 2
     """Completions kept per problem, at most."""
-    reflection: str = "any"
-    """any; prefer: reflective completions are kept first; only: others are never kept."""
+    reflection: Literal["any", "prefer", "only"] = "any"
+    """prefer: reflective completions are kept first; only: others are never kept."""
     sft_from: str = ""
     """Model to fine-tune on what is kept; empty: the one that was sampled."""
 
@@ -101,11 +101,17 @@ class EvalConfig:
 
     folder: str = ""
     """`grpo eval` evaluates the models of all runs in this folder, side by side; empty: `model.path` alone."""
+    against: str = ""
+    """What `grpo eval` compares each model with, in pairs: one of the folder, or any model; empty: its parent."""
     data: DataConfig = field(default_factory=lambda: DataConfig(split="test", count=200))
-    """Held-out problems."""
-    samples: int = 4
+    """Held-out problems. Where `data.source` is set and this names none: 200 of those that belong to it, of its test
+    split, or cut off by `data.held_out`."""
+    seed: NotNegativeInt = 0
+    """Seeds them, where they are made (`demo`), and the random numbers of their completions. It is not the run's seed:
+    all seeds, stages and arms of an experiment meet the same problems with the same numbers, so they can be paired."""
+    samples: PositiveInt = 4
     """k: completions sampled per problem."""
-    temperature: float = 1.0
+    temperature: NotNegative = 1.0
     """Their temperature; the greedy completion is evaluated besides."""
     top_p: float = 1.0
     """Draw them from the most likely tokens alone, as many as have this probability together (arXiv:1904.09751)."""
@@ -117,18 +123,27 @@ class EvalConfig:
     """Take the answer from the <answer> tags alone; false: also a box or a final-answer phrase (base models)."""
     at_end: bool = True
     """Evaluate when a training stage ends."""
+    every: NotNegativeInt = 0
+    """Evaluate during training too: before the first step, after every so many and after the last (curve.jsonl)."""
+    every_count: NotNegativeInt = 0
+    """On so many of the problems, the first ones; 0: on all."""
+    keep_best: bool = False
+    """Keep the model of the curve's highest sampled accuracy in `best/`, whose accuracy on these problems is then too
+    good: choose on a validation split, and report on another."""
+    megabytes: Positive = 64.0
+    """About how large eval.jsonl may become: texts that are too long for that lose their middle there."""
 
 
 @dataclass(frozen=True)
 class LogConfig:
     """What a run writes down, and how often."""
 
-    megabytes: float = 64.0
+    megabytes: NotNegative = 64.0
     """About how large completions.jsonl may become. It has every completion of each step while that fits; of a longer
     run those of evenly chosen steps, and of the first, the last, and each at which a warning was given."""
-    save_every: int = 50
+    save_every: PositiveInt = 50
     """Steps between checkpoints."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: PositiveInt = 2
     """Checkpoints kept, the newest ones."""
 
 
@@ -136,23 +151,25 @@ class LogConfig:
 class Config:
     """Everything that a stage needs; each group is documented at its class."""
 
+    stage: Literal["", "base", "sft", "grpo", "reject", "eval"] = ""
+    """The command that a file is for: another training command refuses it. Empty: any."""
     run: str = "runs/default"
     """Run folder: metrics, completions, checkpoints, model and report go there."""
-    seed: int = 0
+    seed: NotNegativeInt = 0
     """Seeds data order, sampling and initialisation."""
-    threads: int = 0
+    threads: NotNegativeInt = 0
     """CPU threads; 0: PyTorch's choice."""
-    tokens_per_micro_batch: int = 16384
+    tokens_per_micro_batch: PositiveInt = 16384
     """Tokens computed at a time in training, padding included: trades memory for time, never changes the result."""
-    parallel: str = "ddp"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
     """How the processes that torchrun starts hold the weights: ddp (each has all) or fsdp (each has a shard)."""
-    max_skipped: int = 5
+    max_skipped: PositiveInt = 5
     """Steps in a row that a loss or gradient of NaN or infinity may skip; then the run stops at its last good step."""
     accept_code: bool = False
     """Go on with a run whose code has changed since it began; its manifest records that."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=lambda: DataConfig(count=1000))
-    """Training problems."""
+    """Training problems; all rows of a source that is named, unless `count` is set."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
     coldstart: ColdStartConfig = field(default_factory=ColdStartConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

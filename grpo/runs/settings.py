@@ -7,7 +7,7 @@ nearest valid key. All errors are reported at once.
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import os
 import reprlib
 import types
 import typing
@@ -17,18 +17,19 @@ from typing import Any
 
 import yaml
 
+from data.config import held_out_of
 from grpo.presets import DROP_BY_CORRECTNESS, PRESETS
-from grpo.runs.config import Config, RewardConfig
-from grpo.runs.validate import check, did_you_mean
+from grpo.runs import shipped
+from grpo.runs.config import Config
+from grpo.runs.hints import did_you_mean, no_preset, no_setting, unknown
+from grpo.runs.validate import check
 
 Key = tuple[str, ...]
 Settings = dict[Key, tuple[Any, str]]  # key -> value, and where it was written
 
-REMOVED = {
-    "model.cuda_graphs": "no longer exists, and nothing takes its place: leave it out",
-    "log.tensorboard": "no longer exists: leave it out; metrics.jsonl has all figures, `grpo report` draws them",
-    "log.completions_per_step": "no longer exists: leave it out; log.megabytes bounds what is written",
-}
+PATHS = ("run", "model.path", "data.source", "data.root", "eval.folder", "eval.data.source", "eval.data.root",
+         "reject.sft_from")  # fmt: skip
+"""Settings that may name a file or folder: `~` at their beginning is the home folder."""
 
 
 class ConfigError(ValueError):
@@ -45,10 +46,12 @@ def load_config(file: str | None, overrides: list[str] | None = None, checked: b
     for override in overrides or []:
         settings = over(settings, read_override(override, errors))
     if file is not None:
-        settings = on_top(read_file(Path(file), errors), settings)
+        settings = on_top(read_file(shipped.find(Path(file).expanduser()), errors), settings)
     config = Config()
     for key in sorted(settings, key=lambda key: key != ("loss", "preset")):  # the preset first, the rest as they came
         value, place = settings[key]
+        if ".".join(key) in PATHS and isinstance(value, str):
+            value = os.path.expanduser(value)
         try:
             config = assign(config, key, value, Config)
         except KeyError:
@@ -57,7 +60,7 @@ def load_config(file: str | None, overrides: list[str] | None = None, checked: b
             errors.append(f"{place}: {'.'.join(key)} {error}")
         except ValueError as error:  # from a __post_init__, which names its field
             errors.append(f"{place}: {error}")
-    config = with_preset_filter(config, settings)
+    config = with_own_data(with_preset_filter(config, settings), settings)
     places = {".".join(key): place for key, (_, place) in settings.items()}
     for name, what in check(config) if checked else ():
         at = next((f"{place}: " for key, place in places.items() if f"{key}.".startswith(f"{name}.")), "")
@@ -71,16 +74,29 @@ def with_preset_filter(config: Config, settings: Settings) -> Config:
     """Some presets drop groups by correctness, unless `drop_by` is set."""
     right, preset = config.eval.reward, settings.get(("loss", "preset"), ("", ""))[0]
     free = ("grpo", "drop_by") not in settings and config.grpo.drop_zero_spread
-    if preset not in DROP_BY_CORRECTNESS or not free or right not in config.rewards:
+    if preset not in list(DROP_BY_CORRECTNESS) or not free or right not in config.rewards:
         return config
     return dataclasses.replace(config, grpo=dataclasses.replace(config.grpo, drop_by=(right,)))
+
+
+def with_own_data(config: Config, settings: Settings) -> Config:
+    """Of a source that is named: all rows unless `data.count` is set, and the held-out problems that belong to it."""
+    data, held_out = config.data, config.eval.data
+    if ("data", "source") not in settings or data.source == "demo":
+        return config
+    if ("data", "count") not in settings:
+        data = dataclasses.replace(data, count=0)
+    given = {key[2] for key in settings if key[:2] == ("eval", "data")}
+    if "source" not in given:
+        held_out = held_out_of(data, **{name: getattr(held_out, name) for name in given})
+    return dataclasses.replace(config, data=data, eval=dataclasses.replace(config.eval, data=held_out))
 
 
 # ---- reading ------------------------------------------------------------------------------------------------
 
 
 def read_file(path: Path, errors: list[str], including: tuple[Path, ...] = ()) -> Settings:
-    """The settings of a file over those of the file that it includes."""
+    """The settings of a file over those of the files that it includes, a later one over those before it."""
     if path.resolve() in including:
         errors.append(f"{path}: includes itself")
         return {}
@@ -90,25 +106,39 @@ def read_file(path: Path, errors: list[str], including: tuple[Path, ...] = ()) -
         errors.append(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")
         return {}
     settings = read_yaml(text, str(path), errors)
-    base, place = settings.pop(("include",), (None, ""))
-    if isinstance(base, str):
-        return on_top(read_file(path.parent / base, errors, (*including, path.resolve())), settings)
-    if base is not None:
-        errors.append(f"{place}: include must be a file name, relative to this file")
-    return settings
+    bases, place = settings.pop(("include",), ((), ""))
+    below: Settings = {}
+    for base in bases if isinstance(bases, list | tuple) else [bases]:
+        if not isinstance(base, str):
+            errors.append(f"{place}: include must be a file name, or a list of them, relative to this file")
+            break
+        file = shipped.find(path.parent / Path(base).expanduser(), Path(base))
+        below = on_top(below, read_file(file, errors, (*including, path.resolve())))
+    return on_top(below, settings)
 
 
 def read_override(text: str, errors: list[str]) -> Settings:
     """`key.sub=value`; in `rewards.pkg.module:function.weight` the import path is one name."""
     key, equals, value = text.partition("=")
     if not equals or not key:
-        errors.append(f"command line: {text!r} is not of the form key.sub=value")
+        errors.append(f"command line: {no_setting(text)}")
         return {}
     first, _, rest = key.partition(".")
     module, colon, rest = rest.partition(":")
     function, *below = rest.split(".")
     path = (first, f"{module}:{function}", *below) if colon else tuple(key.split("."))
     return read_yaml(value, "command line", errors, path)
+
+
+def included(file: Path, before: tuple[Path, ...] = ()) -> tuple[Path, ...]:
+    """A file and those that it includes; what cannot be read includes nothing."""
+    if file in before or not file.is_file():
+        return before
+    before = (*before, file)
+    bases, _ = read_yaml(file.read_text(encoding="utf-8", errors="replace"), str(file), []).get(("include",), ((), ""))
+    for base in bases if isinstance(bases, list | tuple) else [bases]:
+        before = included(file.parent / str(base), before)
+    return before
 
 
 def read_yaml(text: str, source: str, errors: list[str], key: Key = ()) -> Settings:
@@ -181,7 +211,7 @@ def assign(target: Any, key: Key, value: Any, hint: Any) -> Any:
     hints = typing.get_type_hints(type(target))
     if key == ("loss", "preset"):
         if value not in list(PRESETS):
-            raise TypeError(f"has no {value!r}{did_you_mean(value, PRESETS)}; choose one of {', '.join(PRESETS)}")
+            raise TypeError(no_preset(value, PRESETS))
         return dataclasses.replace(target, loss=PRESETS[value])
     if name not in hints:
         raise KeyError(name)
@@ -191,6 +221,10 @@ def assign(target: Any, key: Key, value: Any, hint: Any) -> Any:
 def convert(value: Any, hint: Any) -> Any:
     """The value as the hinted type; TypeError where it is another. An int will do as a float, 1e-4 as text too."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        if value in args:
+            return value
+        raise TypeError(f"must be one of {', '.join(args)}, not {value!r}{did_you_mean(value, args)}")
     try:
         if hint is Any or type(value) is (origin or hint):
             return [convert(item, args[0]) for item in value] if origin is list else value
@@ -208,26 +242,6 @@ def convert(value: Any, hint: Any) -> Any:
         pass
     shown = hint.__name__ if isinstance(hint, type) and not args else str(hint).replace("typing.", "")
     raise TypeError(f"must be {shown}, not {reprlib.repr(value)}")
-
-
-def known_keys(cls: type = Config, prefix: str = "") -> list[str]:
-    """Every dotted key of the configuration."""
-    keys = ["loss.preset"] if cls is Config else []
-    for name, hint in typing.get_type_hints(cls).items():
-        keys += known_keys(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else [prefix + name]
-    return keys
-
-
-def unknown(key: Key) -> str:
-    """What to say of a key that does not exist: the nearest one, or one of the same name elsewhere."""
-    name = ".".join(key)
-    if name in REMOVED:
-        return f"{name} {REMOVED[name]}"
-    keys = known_keys() + (known_keys(RewardConfig, ".".join(key[:2]) + ".") if key[0] == "rewards" else [])
-    near = difflib.get_close_matches(name, keys, n=1, cutoff=0.75)
-    near += [known for known in keys if known.rpartition(".")[2] == key[-1]]
-    hint = f"did you mean {near[0]!r}?" if near else "see `python -m grpo config` for all keys"
-    return f"unknown key {name!r}; {hint}"
 
 
 def _readable(line: str) -> str:

@@ -1,0 +1,44 @@
+"""Which command a configuration is for, and which one makes the model that it begins with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from grpo.runs.config import Config
+from grpo.runs.settings import ConfigError, included, load_config
+
+TRAINING = ("sft", "grpo", "reject")
+
+
+def check_stage(config: Config, file: str | None, command: str) -> None:
+    """Raise ConfigError for the file of another stage, or a parent that has not been trained."""
+    if command in TRAINING and config.stage not in ("", command):
+        raise ConfigError(
+            f"{file or 'command line'}: this configuration is for `python -m grpo {config.stage}`; run that, or set "
+            f"stage={command}"
+        )
+    if (Path(config.run) / "manifest.json").exists() or (command == "eval" and config.eval.folder):
+        return  # it began when its parent was there; or it evaluates what is there
+    names = {"model.path": config.model.path}
+    if command == "reject":
+        names["reject.sft_from"] = config.reject.sft_from
+    for key, path in names.items():
+        if path and (maker := made_by(path, file)):
+            there = "has no model yet" if Path(path).exists() else "is not there yet"
+            raise ConfigError(f"{key}={path}: {there}; make it first: `{maker}`")
+
+
+def made_by(path: str, file: str | None) -> str:
+    """The command that makes the model of a run that has none, found in the folders of `file` and what it includes."""
+    run = Path(path)
+    if (run / "model").is_dir() or (run.exists() and not (run / "manifest.json").exists()):
+        return ""
+    folders = dict.fromkeys(one.parent for one in included(Path(file).expanduser())) if file else ()
+    for beside in (one for folder in folders for one in sorted(folder.glob("*.yaml"))):
+        try:
+            other = load_config(str(beside), checked=False)
+        except ConfigError:
+            continue
+        if other.stage in TRAINING and Path(other.run) == run:
+            return f"python -m grpo {other.stage} --config {beside}"
+    return ""
