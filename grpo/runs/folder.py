@@ -174,7 +174,6 @@ def _new_manifest(config: Config, stage: str) -> dict[str, Any]:
     with suppress(OSError, subprocess.TimeoutExpired):
         if (root / ".git").exists():
             commit = subprocess.run(describe, cwd=root, capture_output=True, text=True, timeout=10).stdout.strip()
-    versions = {"grpo": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     return {
         "stage": stage,
         "parent": parent_of(config.model.path),

@@ -138,11 +138,7 @@ class Keeper:
 
     def save_model(self, name: str) -> None:
         """Write the present policy as a model folder of that name into the run folder, in place of one of before."""
-        policy = self.policy  # saves the fp32 weights that it keeps itself
-        if is_sharded(self.config.parallel):
-            policy = load_policy(self.config.model, self.config.seed)
-            policy.take(self.optimizer.full_masters())
-        self.run.save_model(policy, name)
+        self.run.save_model(self.policy, name)
 
 
 def export(source: Path, folder: Path) -> str:
