@@ -20,7 +20,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -59,6 +59,8 @@ class Run:
     manifest: dict[str, Any] = field(default_factory=dict)
     lock: IO[str] | None = None  # in the first process
     stop: StopRequest = field(default_factory=StopRequest)
+    progressed: Callable[[], None] = lambda: None
+    """Called after each step of training: the page is refreshed there."""
 
     @property
     def complete(self) -> bool:
