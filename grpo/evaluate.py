@@ -120,9 +120,9 @@ def judge(
                 rollouts, completions = sample_texts(config, policy, problems[some], prompts[some], samples, EVAL_STEP)
                 own = judge_completions(config, rewards, completions, rollouts, index.start)
             fresh = [one for part in all_gather(own) for one in part]
-            bar.update(len(fresh))
             journal.add(fresh)
-            bar.set_postfix(accuracy=f"{_mean([j.correct for j in journal.judged]):.3f}")
+            bar.set_postfix({"accuracy": f"{_mean([j.correct for j in journal.judged]):.3f}"})
+            bar.update(len(fresh))
     return journal.judged
 
 

@@ -23,7 +23,7 @@ from grpo.runs.log import RunLog, progress, say
 from grpo.runs.settings import load_config
 
 WARN_EVERY = 10  # steps between two warnings of one kind
-SHOWN = ("loss", "reward", "reward_accuracy", "reflections", "length", "kl")  # beside the progress bar
+SHOWN = ("reward", "reflections", "length", "kl", "loss")  # beside the progress bar, after the accuracy
 
 
 @dataclass
@@ -64,7 +64,8 @@ class Keeper:
         step, seconds = step + 1, time.perf_counter() - self._began
         tokens = metrics.get("sampled_tokens", metrics.get("tokens", 0.0))
         metrics |= {"seconds": seconds, "tokens_per_second": tokens / seconds}
-        self.bar.set_postfix({name: f"{metrics[name]:.3g}" for name in SHOWN if name in metrics})
+        shown = {"accuracy": metrics.get(f"reward_{self.config.eval.reward}")} | {n: metrics.get(n) for n in SHOWN}
+        self.bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items() if value is not None})
         self.bar.update()
         self.log.step(step, metrics)
         if metrics.get("skipped") and metrics["skipped"] == metrics.get("updates", 1):  # SFT makes one update a step

@@ -13,6 +13,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from grpo.distributed import rank
+from grpo.runs.progress import Progress
 
 
 class RunLog:
@@ -67,9 +68,9 @@ def _write(stream: IO[str], row: dict[str, Any]) -> None:
     stream.flush()
 
 
-def progress(items: Iterable | None = None, **options: Any) -> tqdm:
-    """A progress bar on stderr, in plain ASCII where the terminal has nothing else."""
-    return tqdm(items, file=sys.stderr, dynamic_ncols=True, mininterval=0.5, disable=rank() > 0, **options)
+def progress(items: Iterable | None = None, **options: Any) -> Progress:
+    """How far a command is, on stderr; of several processes, the first shows it."""
+    return Progress(items, disable=rank() > 0, **options)
 
 
 def say(text: str) -> None:
