@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pty
 import re
@@ -25,16 +24,8 @@ def clock(monkeypatch):
     return now
 
 
-@pytest.fixture
-def stderr(monkeypatch):
-    """What a log file would get."""
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    return stream
-
-
 @pytest.mark.parametrize("width", [30, 60, 79, 119, 300])
-def test_a_line_fits_and_shows_the_accuracy_before_all_else(clock, stderr, width):
+def test_a_line_fits_and_shows_the_accuracy_before_all_else(clock, capsys, width):
     bar = Progress(total=25, desc="grpo")
     clock[0] = 36.0
     bar.set_postfix(VALUES)
@@ -49,13 +40,13 @@ def test_a_line_fits_and_shows_the_accuracy_before_all_else(clock, stderr, width
         assert shown == list(VALUES) and line.endswith(f"  {'#' * 14}{'-' * 16}")
 
 
-def test_a_log_file_gets_whole_lines_with_time_rate_and_time_left(clock, stderr):
+def test_a_log_file_gets_whole_lines_with_time_rate_and_time_left(clock, capsys):
     with Progress(total=100, desc="sft") as bar:
         for step in range(1, 101):
             clock[0] = 1.0 * step
             bar.set_postfix({"loss": f"{step}"})
             bar.update()
-    text = stderr.getvalue()
+    text = capsys.readouterr().err
     lines = text.splitlines()
     assert "\r" not in text and text.endswith("\n")
     assert lines[0] == "sft 1/100  loss 1  after 0:01, 1.0 s/step, 1:39 left"
@@ -64,21 +55,21 @@ def test_a_log_file_gets_whole_lines_with_time_rate_and_time_left(clock, stderr)
     assert steps == [1, *range(11, 101, 10), 100]
 
 
-def test_a_run_that_continues_counts_the_rate_of_what_it_did_itself(clock, stderr):
+def test_a_run_that_continues_counts_the_rate_of_what_it_did_itself(clock, capsys):
     bar = Progress(total=10, initial=8, desc="grpo")
     clock[0] = 4.0
     bar.update()
-    assert "grpo 9/10" in stderr.getvalue() and "4.0 s/step, 0:04 left" in stderr.getvalue()
+    assert capsys.readouterr().err == "grpo 9/10  after 0:04, 4.0 s/step, 0:04 left\n"
 
 
-def test_without_a_total_and_when_disabled(clock, stderr):
+def test_without_a_total_and_when_disabled(clock, capsys):
     assert list(Progress(iter("ab"), desc="x", disable=True)) == ["a", "b"]
-    assert stderr.getvalue() == ""
+    assert capsys.readouterr().err == ""
     clock[0] = 0.0
     bar = Progress(desc="x", unit="row")
     clock[0] = 0.5
     bar.update(2)
-    assert stderr.getvalue() == "x 2  after 0:00, 4.0 rows/s\n"
+    assert capsys.readouterr().err == "x 2  after 0:00, 4.0 rows/s\n"
 
 
 def test_clock():
