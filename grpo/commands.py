@@ -59,6 +59,7 @@ def _train(config: Config, arguments: argparse.Namespace) -> None:
                 way_out = "(training is done: with eval.at_end=false the same command ends it)"
                 raise ValueError(f"{error} {way_out}") from error
             write_json(run.folder / "eval.json", result)
+            run.tell("evaluation", run.steps, result)
             _show(evaluation_table({run.folder.name: result}))
         run.finish(policy)
     say(f"{run.folder}: complete; the model is in {run.folder / 'model'}")
@@ -72,7 +73,8 @@ def _base(config: Config, _: argparse.Namespace) -> None:
             policy = load_policy(config.model, config.seed)
             problems = held_out(config, policy)
             run.note_input("eval_hash", data_hash(problems), "held-out data")
-            write_json(run.folder / "eval.json", evaluate(config, policy, run))
+            write_json(run.folder / "eval.json", result := evaluate(config, policy, run))
+            run.tell("evaluation", 0, result)
             log, some = RunLog(run.folder), problems[: config.log.completions_per_step]
             for j in judge(config, policy, some, 1, config.eval.temperature, "completions"):
                 problem = some[j.problem]

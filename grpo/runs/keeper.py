@@ -45,6 +45,7 @@ class Keeper:
 
     def __post_init__(self) -> None:
         self.log = RunLog(self.run.folder, self.state)
+        self.log.listeners += self.run.listeners
         self._saved, self._skipped = self.state["step"], 0
         self._warned: dict[str, int] = {}
 
@@ -111,6 +112,7 @@ class Keeper:
     def finish(self) -> Policy:
         """End of training: the policy, all of it in this process, with the fp32 weights to save."""
         self.log.close()
+        self.run.steps = self.steps
         policy = load_policy(self.config.model, self.config.seed) if is_sharded(self.config.parallel) else self.policy
         policy.take(self.optimizer.full_masters())
         return policy

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,16 +26,22 @@ class RunLog:
         state = state or {}
         self.metrics = _open_lines(folder / "metrics.jsonl", state.get("metrics", 0))
         self.completions = _open_lines(folder / "completions.jsonl", state.get("completions", 0))
+        self.listeners: list[Callable[[str, int, Any], None]] = []
+        """Called with `scalars` or `text`, the step and what is written of it."""
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl; `step` counts finished steps, from 1. What is not finite becomes null."""
         # a mean over nothing is NaN, which is not JSON
         rounded = {k: float(f"{v:.6g}") if math.isfinite(v) else None for k, v in metrics.items()}
         _write(self.metrics, {"step": step, **rounded})
+        for tell in self.listeners:
+            tell("scalars", step, rounded)
 
     def sample(self, step: int, **facts: Any) -> None:
         """One line of completions.jsonl."""
         _write(self.completions, {"step": step, **facts})
+        for tell in self.listeners:
+            tell("text", step, facts)
 
     def position(self) -> dict[str, int]:
         """Length of both files in bytes, for a checkpoint."""
