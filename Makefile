@@ -74,14 +74,14 @@ test-all: $(VENV)/.ready-dev ## run all tests
 	$(VENV)/bin/python -m pytest -n 2
 
 fuzz: $(VENV)/.ready-dev ## throw random answers at the grader, mutated settings and data at the readers
-	$(VENV)/bin/python tests/fuzz_answer.py --inputs 1000000 $(ARGS)
-	$(VENV)/bin/python tests/fuzz_config.py --inputs 100000 $(ARGS)
+	$(VENV)/bin/python tests/tools/fuzz_answer.py --inputs 1000000 $(ARGS)
+	$(VENV)/bin/python tests/tools/fuzz_config.py --inputs 100000 $(ARGS)
 
 chaos: $(VENV)/.ready-dev ## kill all stages at random moments; compare what they end with, bit for bit
-	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/chaos.py --kills 200 $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/tools/chaos.py --kills 200 $(ARGS)
 
 soak: $(VENV)/.ready-dev ## an hour of the demo's stages in one process, which must not grow
-	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/soak.py --minutes 60 $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/tools/soak.py --minutes 60 $(ARGS)
 
 bench: $(VENV)/.ready-dev ## a training step of ours, TRL's and a plain loop, side by side (35 minutes, an idle machine)
 	PYTHONPATH=. $(VENV)/bin/python experiments/bench.py --model $(MODEL) --device $(DEVICE) $(ARGS)

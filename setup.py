@@ -51,7 +51,7 @@ setup(
     ],
     project_urls={"Paper": "https://arxiv.org/abs/2603.14041"},
     cmdclass={"build_py": BuildWithSettings},
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=[
         "grpo",
         "grpo.model",
@@ -78,7 +78,7 @@ setup(
         "transformers>=5.0",
         "tokenizers",
         "safetensors",
-        "mpmath",
+        "sympy",  # of the grader; mpmath, which it evaluates with, comes with it
         "numpy",
         "pyyaml",
         "tqdm",

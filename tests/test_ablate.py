@@ -23,7 +23,7 @@ SPEC.loader.exec_module(ablate)
 
 QUICK = [
     "sft.steps=1", "sft.batch_size=2", "data.count=4", "eval.data.count=2", "eval.samples=1", "eval.pass_at=[1]",
-    "sampling.max_new_tokens=4",
+    "sampling.max_new_tokens=4", "sandbox.enabled=false",
 ]  # fmt: skip
 
 

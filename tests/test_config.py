@@ -64,6 +64,14 @@ def test_files_override_their_includes_and_the_command_line_overrides_both(tmp_p
     assert (config.grpo.steps, config.grpo.group_size, config.grpo.max_refills) == (6, 4, 7)
 
 
+def test_a_later_file_of_a_list_is_over_those_before_it(tmp_path):
+    (tmp_path / "a.yaml").write_text("seed: 1\nrun: a\nloss: {beta: 0.3}\n")
+    (tmp_path / "b.yaml").write_text("run: b\nloss: {preset: dapo}\n")
+    (tmp_path / "c.yaml").write_text("include: [a.yaml, b.yaml]\ngrpo: {steps: 7}\n")
+    config = load_config(str(tmp_path / "c.yaml"))
+    assert (config.seed, config.run, config.grpo.steps, config.loss) == (1, "b", 7, PRESETS["dapo"])
+
+
 def test_a_preset_is_where_the_loss_starts_and_further_keys_go_on_from_there(tmp_path):
     assert load_config(None, ["loss.preset=dapo"]).loss == PRESETS["dapo"]
     changed = load_config(None, ["loss.eps_high=0.3", "loss.preset=dapo"]).loss

@@ -71,7 +71,9 @@ def errors(tmp_path: Path, text: str, *overrides: str) -> list[str]:
         ("a: &a {b: *a}", "c.yaml: not valid YAML: aliases (*name) are not read"),
         ("include: none.yaml", "none.yaml: cannot be read: No such file or directory"),
         ("include: c.yaml", "c.yaml: includes itself"),
-        ("include: [a]", "c.yaml:1: include must be a file name"),
+        ("include: [1]", "c.yaml:1: include must be a file name, or a list of them"),
+        ("include: {a: 1}", "c.yaml:1: unknown key 'include.a'"),
+        ("include: 3", "c.yaml:1: include must be a file name, or a list of them"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_place(tmp_path, text, said):

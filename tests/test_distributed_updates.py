@@ -10,6 +10,8 @@ from pathlib import Path
 import helpers_distributed
 import pytest
 import torch
+from helpers_distributed import CASES
+from helpers_slow import slow
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -47,15 +49,22 @@ def assert_same(ours: Results, theirs: Results, case: str) -> None:
         torch.testing.assert_close(ours["sample/logps"], theirs["sample/logps"], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("processes", [2, 3])  # between three no weight is split evenly
-def test_several_processes_compute_what_one_does(tmp_path, processes):
+FEW = ("many micro-batches", "mini-batches, bf16", "bf16, tied")
+
+
+@pytest.mark.parametrize(
+    ("processes", "cases"),
+    [(2, FEW), slow(2, CASES), slow(3, CASES)],  # between three no weight is split evenly
+    ids=["2, a few cases", "2", "3"],
+)
+def test_several_processes_compute_what_one_does(tmp_path, processes, cases):
     helpers_distributed.save_models(tmp_path)
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [*run, helpers_distributed.__file__, str(tmp_path)]
+    command = [*run, helpers_distributed.__file__, str(tmp_path), *cases]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    for case in helpers_distributed.CASES:
+    for case in cases:
         alone = helpers_distributed.updates(tmp_path, case)
         assert alone["metrics 1/kl"] > 0 and alone["metrics 0/grad_norm"] > 0
         for parallel in ("ddp", "fsdp"):

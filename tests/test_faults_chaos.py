@@ -9,7 +9,7 @@ from pathlib import Path
 import chaos
 import pytest
 
-CHAOS = [sys.executable, str(Path(__file__).with_name("chaos.py")), "--dtypes", "float32"]
+CHAOS = [sys.executable, str(Path(chaos.__file__)), "--dtypes", "float32"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Where a model comes from: its configuration, its files, its tokenizer, and every id that ends a completion."""
+"""Where a model comes from: its files, its tokenizer, and every id that ends a completion."""
 
 from __future__ import annotations
 

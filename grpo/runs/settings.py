@@ -96,7 +96,7 @@ def with_own_data(config: Config, settings: Settings) -> Config:
 
 
 def read_file(path: Path, errors: list[str], including: tuple[Path, ...] = ()) -> Settings:
-    """The settings of a file over those of the file that it includes."""
+    """The settings of a file over those of the files that it includes, a later one over those before it."""
     if path.resolve() in including:
         errors.append(f"{path}: includes itself")
         return {}
@@ -106,13 +106,15 @@ def read_file(path: Path, errors: list[str], including: tuple[Path, ...] = ()) -
         errors.append(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")
         return {}
     settings = read_yaml(text, str(path), errors)
-    base, place = settings.pop(("include",), (None, ""))
-    if isinstance(base, str):
-        below = shipped.find(path.parent / Path(base).expanduser(), Path(base))
-        return on_top(read_file(below, errors, (*including, path.resolve())), settings)
-    if base is not None:
-        errors.append(f"{place}: include must be a file name, relative to this file")
-    return settings
+    bases, place = settings.pop(("include",), ((), ""))
+    below: Settings = {}
+    for base in bases if isinstance(bases, list | tuple) else [bases]:
+        if not isinstance(base, str):
+            errors.append(f"{place}: include must be a file name, or a list of them, relative to this file")
+            break
+        file = shipped.find(path.parent / Path(base).expanduser(), Path(base))
+        below = on_top(below, read_file(file, errors, (*including, path.resolve())))
+    return on_top(below, settings)
 
 
 def read_override(text: str, errors: list[str]) -> Settings:
@@ -128,15 +130,15 @@ def read_override(text: str, errors: list[str]) -> Settings:
     return read_yaml(value, "command line", errors, path)
 
 
-def included(file: str) -> list[Path]:
+def included(file: Path, before: tuple[Path, ...] = ()) -> tuple[Path, ...]:
     """A file and those that it includes; what cannot be read includes nothing."""
-    files, path = [], Path(file).expanduser()
-    while path not in files and path.is_file():
-        files.append(path)
-        text = path.read_text(encoding="utf-8", errors="replace")
-        base, _ = read_yaml(text, str(path), []).get(("include",), ("", ""))
-        path = path.parent / str(base) if base else path
-    return files
+    if file in before or not file.is_file():
+        return before
+    before = (*before, file)
+    bases, _ = read_yaml(file.read_text(encoding="utf-8", errors="replace"), str(file), []).get(("include",), ((), ""))
+    for base in bases if isinstance(bases, list | tuple) else [bases]:
+        before = included(file.parent / str(base), before)
+    return before
 
 
 def read_yaml(text: str, source: str, errors: list[str], key: Key = ()) -> Settings:

@@ -33,7 +33,7 @@ def made_by(path: str, file: str | None) -> str:
     run = Path(path)
     if (run / "model").is_dir() or (run.exists() and not (run / "manifest.json").exists()):
         return ""
-    folders = dict.fromkeys(one.parent for one in included(file)) if file else ()
+    folders = dict.fromkeys(one.parent for one in included(Path(file).expanduser())) if file else ()
     for beside in (one for folder in folders for one in sorted(folder.glob("*.yaml"))):
         try:
             other = load_config(str(beside), checked=False)

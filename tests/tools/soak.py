@@ -1,6 +1,6 @@
 """An hour's soak: the four stages of the demo again and again, in one process, which must not grow.
 
-    python tests/soak.py --minutes 60
+    python tests/tools/soak.py --minutes 60
 
 Every round runs cold start, GRPO, rejection sampling and final GRPO as `make demo` does, in a new folder. After each
 it is written down what the process holds: resident memory, open files, threads, children. Memory may grow by 2 %
@@ -22,11 +22,11 @@ import time
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from grpo import cli
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STAGES = {"2-sft": "sft", "3-grpo": "grpo", "4-reject": "reject", "5-final": "final"}
 """Run folder and configuration, in this order."""
 MAX_GROWTH = 0.02

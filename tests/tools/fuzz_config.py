@@ -1,6 +1,6 @@
 """Throw mutated settings and data at the readers: each is accepted, or refused in clear lines, without a traceback.
 
-    python tests/fuzz_config.py --inputs 100000 --seed 0
+    python tests/tools/fuzz_config.py --inputs 100000 --seed 0
 
 Half of the inputs are YAML (the experiments' files), half JSON Lines. Mutations: flipped, dropped, doubled and swapped
 bytes and lines, truncation, values of other types, deep nesting, huge numbers, odd unicode, duplicate keys, aliases.
@@ -22,13 +22,13 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data import DataConfig, DataError, load_problems
 from grpo.runs.config import to_yaml
 from grpo.runs.settings import ConfigError, load_config
 
-REPO = Path(__file__).resolve().parents[1]
+REPO = Path(__file__).resolve().parents[2]
 SLOW = 2.0
 """Seconds of computing that no input may take; ten times as long is a hang."""
 LONGEST = 600

@@ -1,6 +1,6 @@
 """Kill -9 at random moments: every stage is killed again and again, restarted by the same command, and compared.
 
-    python tests/chaos.py --kills 200 --seed 0
+    python tests/tools/chaos.py --kills 200 --seed 0
 
 Each stage runs once unharmed. Then it runs in a new folder and is killed, half of the times after a random while, half
 of the times in the middle of a random file operation (open, rename, remove, ...), where a badly made save would lose
@@ -26,7 +26,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tests/
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from helpers_runs import command, metrics
