@@ -12,6 +12,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from data import load_problems
+from grpo import why
 from grpo.bench import bench
 from grpo.bench import table as bench_table
 from grpo.distributed import from_first, process_group, rank
@@ -22,9 +23,11 @@ from grpo.report.tables import evaluation_table
 from grpo.runs.config import Config
 from grpo.runs.files import read_mapping, write_json
 from grpo.runs.folder import Run, data_hash, evaluation_of, models_in, open_run
+from grpo.runs.journal import Judged
 from grpo.runs.log import RunLog, say
 from grpo.sft import train_sft
 from grpo.trainer import train_grpo
+from grpo.types import Problem
 
 STAGES: dict[str, Callable[[Config, Run], Policy]] = {"sft": train_sft, "grpo": train_grpo, "reject": train_rejection}
 
@@ -60,12 +63,13 @@ def _train(config: Config, arguments: argparse.Namespace) -> None:
                 raise ValueError(f"{error} {way_out}") from error
             write_json(run.folder / "eval.json", result)
             run.tell("evaluation", run.steps, result)
-            _show(evaluation_table({run.folder.name: result}))
+            if not getattr(arguments, "quiet", False):  # `grpo demo` shows one table of all stages
+                _show(evaluation_table({run.folder.name: result}))
         run.finish(policy)
     say(f"{run.folder}: complete; the model is in {run.folder / 'model'}")
 
 
-def _base(config: Config, _: argparse.Namespace) -> None:
+def _base(config: Config, arguments: argparse.Namespace) -> None:
     """Stage 1: evaluate config.model as it is, and show some of its completions."""
     run = open_run(config, "base")
     if not run.complete:
@@ -79,15 +83,14 @@ def _base(config: Config, _: argparse.Namespace) -> None:
             for j in judge(config, policy, some, 1, config.eval.temperature, "completions"):
                 problem = some[j.problem]
                 log.sample(0, problem=problem.id, answer=problem.answer, completion=j.text, rewards=j.rewards)
-                _show(
-                    f"--- {problem.question}\n{j.text}\n    gold {problem.answer}, {'right' if j.correct else 'wrong'}"
-                )
+                _show(f"--- {problem.question}\n{j.text}\n{verdict_of(config, problem, j)}")
             log.close()
             run.finish()
-    _show(evaluation_table({run.folder.name: from_first(lambda: read_mapping(run.folder / "eval.json"))}))
+    if not getattr(arguments, "quiet", False):
+        _show(evaluation_table({run.folder.name: from_first(lambda: read_mapping(run.folder / "eval.json"))}))
 
 
-def _evaluate(config: Config, _: argparse.Namespace) -> None:
+def _evaluate(config: Config, arguments: argparse.Namespace) -> None:
     """Stage 4: evaluate config.model, or every model of eval.folder, and show them side by side.
 
     What a run has evaluated itself, in the same way, is not evaluated again.
@@ -108,7 +111,7 @@ def _evaluate(config: Config, _: argparse.Namespace) -> None:
                     write_json(run.folder / "eval.json", evaluate(one, load_policy(one.model, one.seed), run))
                     run.finish()
             results[name] = from_first(lambda run=run: read_mapping(run.folder / "eval.json"))
-    _show(evaluation_table(results))
+    _show(json.dumps(results) if getattr(arguments, "json", False) else evaluation_table(results))
 
 
 def _show(text: str) -> None:
@@ -116,14 +119,31 @@ def _show(text: str) -> None:
         print(text)
 
 
-def _sample(config: Config, _: argparse.Namespace) -> None:
-    """Print sampled completions of the first problems of config.eval.data."""
+def _sample(config: Config, arguments: argparse.Namespace) -> None:
+    """Print sampled completions of the first problems of config.eval.data, and what each reward gave them and why."""
     problems = load_problems(config.eval.data, config.seed)
     policy = load_policy(config.model, config.seed)
     for j in judge(config, policy, problems, config.eval.samples, config.sampling.temperature, "sampling"):
         problem = problems[j.problem]
-        _show(f"--- {problem.id}: {problem.question}\n{j.text}\n")
-        _show(f"    gold {problem.answer}, {'right' if j.correct else 'wrong'}, {j.reflections} reflections")
+        if arguments.json:
+            facts = {
+                "problem": problem.id,
+                "question": problem.question,
+                "answer": problem.answer,
+                "completion": j.text,
+            }
+            facts |= {"right": j.correct, "truncated": j.truncated, "tokens": j.tokens, "reflections": j.reflections}
+            _show(json.dumps(facts | {"rewards": why.earned(config, problem, j)}, ensure_ascii=False))
+        else:
+            _show(f"--- {problem.id}: {problem.question}\n{j.text}\n\n{verdict_of(config, problem, j)}")
+
+
+def verdict_of(config: Config, problem: Problem, j: Judged) -> str:
+    """Whether a completion is right, its length, and what each reward gave it and why."""
+    facts = (
+        f"gold {problem.answer}, {'right' if j.correct else 'wrong'}, {j.reflections} reflections, {j.tokens} tokens"
+    )
+    return f"    {facts}{', cut off' if j.truncated else ''}\n{why.lines(config, problem, j)}\n"
 
 
 def _bench(config: Config, arguments: argparse.Namespace) -> None:
