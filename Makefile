@@ -28,7 +28,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 setup: $(VENV)/.ready ## make .venv with the pinned packages
 
 demo: $(VENV)/.ready ## the four stages on the embedded problems, then the table and the report
-	@for stage in base sft grpo eval report; do $(MAKE) --no-print-directory $$stage EXP=demo || exit; done
+	$(RUN) demo $(ARGS)
 
 paper: $(VENV)/.ready ## the rows of the paper's table on the embedded problems, over three seeds
 	PYTHONPATH=. $(VENV)/bin/python experiments/ablate.py experiments/ablations/paper.yaml $(ARGS)

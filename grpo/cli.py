@@ -184,12 +184,13 @@ def _configured(arguments: argparse.Namespace) -> None:
     name, file, overrides = arguments.name, arguments.config, arguments.overrides
     if name == "config":
         return _config(arguments)
+    ours = None
     if not file and not any(text.startswith("model.path=") for text in overrides):
         file, ours = demo_settings(name)
-        overrides = [*ours, *overrides]
-        print(f"grpo: no --config and no model.path: {name} of the demo, {' '.join([file, *ours])}", file=sys.stderr)
-    config = load_config(file, overrides)
+    config = load_config(file, [*(ours or []), *overrides])
     check_stage(config, file, name)
+    if ours is not None:
+        print(f"grpo: no --config and no model.path: {name} of the demo, {' '.join([file, *ours])}", file=sys.stderr)
     from grpo import commands
 
     commands.run(config, arguments)
@@ -244,9 +245,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
     table = write_reports(arguments.folder)
     if arguments.json:
-        found = {run.name: run / "eval.json" for run in find_runs(arguments.folder)}
-        evaluations = {
-            name: json.loads(file.read_text(encoding="utf-8")) for name, file in found.items() if file.exists()
-        }
+        found = [run / "eval.json" for run in find_runs(arguments.folder)]
+        evaluations = {file.parent.name: read_mapping(file) for file in found if file.exists()}
         table = json.dumps({"evaluations": evaluations, "report": str(arguments.folder / "report.html")})
     print(table)
