@@ -12,7 +12,6 @@ from typing import Any
 
 from grpo.runs.config import Config
 from grpo.runs.journal import Judged
-from grpo.types import Problem
 from rewards.accuracy import gold_answer, grading_config
 from rewards.answer import extract_answer
 from rewards.format import format_score
@@ -22,21 +21,21 @@ from rewards.habits import count_habits
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
-def earned(config: Config, problem: Problem, judged: Judged) -> list[dict[str, Any]]:
+def earned(config: Config, judged: Judged) -> list[dict[str, Any]]:
     """What each reward of the run gave a completion: its name, score (None: it does not apply), weight, and why."""
     rows = []
     for name, score in judged.rewards.items():
         reward = config.rewards.get(name)
         function = ((reward.function if reward else "") or name).removesuffix("_reward")
         args = reward.args if reward else {"require_tags": config.eval.require_tags}
-        text = "does not apply" if score is None else reason(function, args, problem, judged)
+        text = "does not apply" if score is None else reason(function, args, judged)
         rows.append({"reward": name, "score": score, "weight": reward.weight if reward else 0.0, "why": text})
     return rows
 
 
-def lines(config: Config, problem: Problem, judged: Judged) -> str:
+def lines(config: Config, judged: Judged) -> str:
     """The same as a table, with the total."""
-    rows, name_width = earned(config, problem, judged), max(map(len, [*judged.rewards, "total"]))
+    rows, name_width = earned(config, judged), max(map(len, [*judged.rewards, "total"]))
     shown = [("-" if row["score"] is None else f"{row['score']:.2f}") + f" x {row['weight']:g}" for row in rows]
     width = max(map(len, shown), default=0)
     table = [
@@ -47,10 +46,10 @@ def lines(config: Config, problem: Problem, judged: Judged) -> str:
     return "\n".join([*table, f"    {'total':<{name_width}}  {total:.4g}"])
 
 
-def reason(function: str, args: dict[str, Any], problem: Problem, judged: Judged) -> str:
+def reason(function: str, args: dict[str, Any], judged: Judged) -> str:
     """Why one of our rewards gave its score; empty for another's."""
     if function == "accuracy":
-        return _accuracy(args, problem, judged)
+        return _accuracy(args, judged)
     if function == "format":
         return "think, then answer, nothing else" if format_score(judged.text) else what_is_wrong(judged.text)
     if function == "reflection":
@@ -64,13 +63,13 @@ def reason(function: str, args: dict[str, Any], problem: Problem, judged: Judged
     return ""
 
 
-def _accuracy(args: dict[str, Any], problem: Problem, judged: Judged) -> str:
+def _accuracy(args: dict[str, Any], judged: Judged) -> str:
     require_tags = args.get("require_tags", True)
     answer = extract_answer(judged.text, require_tags)
     if answer is None:
         return "no answer in <answer> tags" if require_tags else "no answer is found"
-    found = verdict(gold_answer(problem.answer), answer, grading_config(args.get("grading")))
-    return f"{' '.join(answer.split())[:60]!r}: {found.rule}" + ("" if found.paid else f", gold {problem.answer!r}")
+    found = verdict(gold_answer(judged.gold), answer, grading_config(args.get("grading")))
+    return f"{' '.join(answer.split())[:60]!r}: {found.rule}" + ("" if found.paid else f", gold {judged.gold!r}")
 
 
 def what_is_wrong(text: str) -> str:
