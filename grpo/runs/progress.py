@@ -23,21 +23,22 @@ EVERY = 10.0
 class Progress:
     """Counts steps of a kind of work; a context manager, or an iterator over `items`.
 
-    total, initial: steps in all, and those done before. desc: the name of the work. unit: of a step.
+    total, initial: steps in all, and those done before. desc: the name of the work. unit: of a step. leave: whether the
+    last state stays on the screen.
     """
 
     def __init__(
         self, items: Iterable | None = None, total: int | None = None, initial: int = 0, desc: str = "",
-        unit: str = "step", disable: bool = False,
+        unit: str = "step", leave: bool = True, disable: bool = False,
     ):  # fmt: skip
         self.items, self.initial, self.n, self.desc, self.unit = items, initial, initial, desc, unit
         self.total = len(items) if total is None and hasattr(items, "__len__") else total
         self.values: dict[str, str] = {}
         self._began, self._said, self._shown = time.monotonic(), -EVERY, initial
-        self._disable, self._bar = disable, None
+        self._disable, self._leave, self._bar = disable, leave, None
         if not disable and sys.stderr.isatty():
             # a size, so that tqdm does not ask the terminal for one: some say 0 rows, and then nothing is drawn
-            size = {"ncols": 80, "nrows": 20}
+            size = {"ncols": 80, "nrows": 20, "leave": leave}
             self._bar = _Bar(self, file=sys.stderr, total=self.total, initial=initial, mininterval=0.2, **size)
 
     def __enter__(self) -> Progress:
@@ -65,11 +66,11 @@ class Progress:
         self.values = {**(values or {}), **named}
 
     def close(self) -> None:
-        """Leave the last state on the screen."""
+        """Show the last state, or clear it."""
         if self._bar is not None:
             self._bar.refresh()
             self._bar.close()
-        elif self.n > self._shown:
+        elif self._leave and self.n > self._shown:
             self._say()
 
     def line(self, width: int) -> str:
