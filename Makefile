@@ -35,7 +35,7 @@ $(VENV)/.ready-figures: $(VENV)/.ready
 setup: $(VENV)/.ready ## make .venv with the pinned packages
 
 demo: $(VENV)/.ready ## the four stages on the embedded problems, then the table and the report
-	@for stage in base sft grpo eval report; do $(MAKE) --no-print-directory $$stage EXP=demo || exit; done
+	@$(RUN) demo $(ARGS)
 	@$(VENV)/bin/python -m experiments.expected check runs/demo/3-grpo
 
 ablate: $(VENV)/.ready-figures ## arms x seeds, paired, with a figure: make ablate NAME=reflection SEEDS="0 1 2"
