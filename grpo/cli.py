@@ -1,4 +1,6 @@
-"""`python -m grpo {base,sft,grpo,eval,reject,sample,export,report,bench,config} --config FILE.yaml [key.sub=value ...]`
+"""`python -m grpo {base,sft,grpo,eval,reject,sample,bench,config} --config FILE.yaml [key.sub=value ...]`
+
+or `{audit,grade,export,report}` with arguments of their own.
 
 Whatever the user can fix ends with one line on stderr and exit code 2; an interrupt with 130. PyTorch is imported by
 the commands alone (`commands.py`), so that help and a typo take no seconds.
@@ -19,6 +21,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+import yaml
 from safetensors import SafetensorError
 
 from grpo import __version__
@@ -140,6 +143,12 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     audit = add("audit", "what does a reward wrongly pay? (-h for its options)", "accuracy", add_help=False)
     audit.add_argument("rest", nargs=argparse.REMAINDER)
     audit.set_defaults(command=_audit)
+    text = "why is an answer paid or not?"
+    grade = commands.add_parser("grade", help=text, description=text, prefix_chars="\0", add_help=False)
+    grade.add_argument("gold", help="the gold answer")
+    grade.add_argument("answer", help="an answer, or a completion with one in its tags")
+    grade.add_argument("settings", nargs="*", metavar="name=value", help="settings of the grader: percent=optional")
+    grade.set_defaults(command=_grade)
     export = add("export", "write a Hugging Face folder: adapters merged, or a newest checkpoint", "RUN FOLDER")
     export.add_argument("model", type=Path, help="a model, an adapter, or a run (complete or not)")
     export.add_argument("folder", type=Path, help="a new folder for the model")
@@ -148,6 +157,17 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     report.add_argument("folder", type=Path, help="a run folder, or the folder that holds several")
     report.set_defaults(command=_report)
     return parser, list(commands.choices)
+
+
+def _grade(arguments: argparse.Namespace) -> int:
+    """Explain a verdict; exit code 1 if the answer is not paid."""
+    from rewards import explain
+    from rewards.accuracy import grading_config
+
+    settings = {name: yaml.safe_load(value) for name, _, value in (s.partition("=") for s in arguments.settings)}
+    found = explain(arguments.gold, arguments.answer, grading_config(settings))
+    print(found)
+    return 0 if found.verdict.paid else 1
 
 
 def _configured(arguments: argparse.Namespace) -> None:

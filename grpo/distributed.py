@@ -47,16 +47,42 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def has_gpu() -> bool:
+    """Whether PyTorch finds a GPU that it can use."""
+    return torch.cuda.is_available()
+
+
+def find_device(name: str) -> torch.device:
+    """The device of this name (`cpu`, `cuda`, `cuda:1`); `auto` is a GPU if there is one, else the CPU.
+
+    Raises ValueError, in one line, where this machine does not have it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if has_gpu() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        cards = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        there = ", ".join(["cpu", *cards])
+        raise ValueError(f"model.device={name}: this machine does not have it; there is {there}") from error
+    return device
+
+
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
     """Join the processes that torchrun started; alone, where it started none or one."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    if device.startswith("cuda"):
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # `cuda` is this one from now on
+    on_gpus = find_device(device).type == "cuda"
+    if on_gpus:
+        number, cards = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if number >= cards:
+            raise ValueError(f"process {number} of this machine has no GPU, there are {cards}: start {cards} processes")
+        torch.cuda.set_device(number)  # `cuda` is this one from now on
     # both kinds of tensor are reduced: metrics and log-probs on the processor, gradients where the model is
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=TIMEOUT)
     try:
         yield
         dist.barrier()  # none ends while another still waits for it

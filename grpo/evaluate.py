@@ -19,11 +19,13 @@ from data import fitting, load_problems
 from data.prompts import prompts_hash
 from grpo.distributed import all_gather, rank_slice
 from grpo.experience import make_prompts, progress_of, sample_texts
+from grpo.golds import gradable
 from grpo.model.policy import Policy
 from grpo.runs.config import Config, RewardConfig
 from grpo.runs.folder import Run, data_hash, fingerprint
 from grpo.runs.journal import Journal, Judged
 from grpo.runs.log import progress
+from grpo.runs.start import say_start
 from grpo.scoring import Completions, RewardSet, load_rewards
 from grpo.types import Problem, Rollouts
 from rewards import count_reflections, format_reward
@@ -37,6 +39,7 @@ def held_out(config: Config, policy: Policy) -> list[Problem]:
     """The problems of the evaluation. Raises ValueError where they cannot be read or a prompt is too long."""
     problems = load_problems(config.eval.data, config.seed)
     problems = fitting(problems, policy.tokenizer, config.prompt, config.eval.data)
+    problems = gradable(problems, judged_by(config), config.eval.data)
     make_prompts(config, policy, problems)
     return problems
 
@@ -57,6 +60,7 @@ def evaluate(config: Config, policy: Policy, run: Run | None = None) -> dict[str
     run: the open run folder, where an evaluation that was stopped goes on.
     """
     problems = held_out(config, policy)
+    say_start("eval", config, policy, len(problems))
     config = replace(config, sampling=replace(config.sampling, top_p=config.eval.top_p))
     sampled = judge(config, policy, problems, config.eval.samples, config.eval.temperature, "eval sampled", run)
     greedy = judge(config, policy, problems, 1, 0.0, "eval greedy", run)
@@ -81,6 +85,11 @@ def evaluate(config: Config, policy: Policy, run: Run | None = None) -> dict[str
         },
         "greedy": {**describe(greedy), "ci95": interval(per_problem(greedy, len(problems)), 1)},
     }
+
+
+def judged_by(config: Config) -> dict[str, RewardConfig]:
+    """The reward that says which completion is right."""
+    return {config.eval.reward: config.rewards.get(config.eval.reward, RewardConfig())}
 
 
 def judges(config: Config) -> RewardSet:

@@ -19,7 +19,8 @@ from typing import Any
 from data import DataError, fitting, load_problems
 from data.sources.jsonl import parse_row
 from grpo.distributed import from_first
-from grpo.evaluate import check_evaluation, judge
+from grpo.evaluate import check_evaluation, judge, judged_by
+from grpo.golds import gradable
 from grpo.model.policy import Policy, load_policy
 from grpo.report.tables import table
 from grpo.runs.config import Config
@@ -27,6 +28,7 @@ from grpo.runs.files import RunError, write_json, write_text
 from grpo.runs.folder import Run, data_hash
 from grpo.runs.journal import Judged
 from grpo.runs.log import say
+from grpo.runs.start import say_start
 from grpo.sft import fit
 from grpo.types import Problem
 
@@ -44,6 +46,8 @@ def train_rejection(config: Config, run: Run) -> Policy:
         policy = load_policy(config.model, config.seed)
         check_evaluation(config, policy, run)
         fit_in = fitting(problems, policy.tokenizer, config.prompt, config.data)
+        fit_in = gradable(fit_in, judged_by(config), config.data)
+        say_start("reject", config, policy, len(fit_in))
         rows, counts = sample_and_filter(config, policy, fit_in, run)
         if not rows:
             shutil.rmtree(run.folder / "judged", ignore_errors=True)  # another setting may follow

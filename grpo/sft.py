@@ -27,6 +27,7 @@ from grpo.runs.config import Config
 from grpo.runs.folder import Run, data_hash, fingerprint
 from grpo.runs.keeper import Keeper
 from grpo.runs.log import say
+from grpo.runs.start import say_start
 from grpo.types import Problem, Rollouts
 
 Example = tuple[list[int], list[int]]
@@ -57,6 +58,7 @@ def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem,
     keeper = Keeper.resume(config, run, policy, optimizer, steps)
     position = keeper.state.get("position", 0)
     stream = Stream(examples, config.seed, position, stage=run.stage, shuffle=config.data.shuffle)
+    say_start("sft", config, policy, len(examples))
     for step in keeper.steps_left("sft"):
         batch = as_rollouts(stream.take_within_pass(config.sft.batch_size))
         metrics = sft_step(policy, optimizer, batch, config.tokens_per_micro_batch, step)

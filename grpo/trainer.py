@@ -25,6 +25,7 @@ from grpo.advantages import group_advantages, unscored
 from grpo.distributed import all_reduce, reduce_metrics
 from grpo.evaluate import PROMPTS, check_evaluation
 from grpo.experience import Batch, collect, log_completions, make_prompts
+from grpo.golds import gradable
 from grpo.logprobs import completion_logps, logps_without_grad
 from grpo.loss import KL_ESTIMATORS, Counts, token_loss, token_means
 from grpo.metrics import add_metrics, metrics_without_update, summary
@@ -35,6 +36,7 @@ from grpo.runs.config import Config
 from grpo.runs.folder import Run, data_hash, fingerprint
 from grpo.runs.keeper import Keeper
 from grpo.runs.log import say
+from grpo.runs.start import say_start
 from grpo.sampling import uniforms
 from grpo.scoring import load_rewards
 from grpo.weights import Tokens, needs_batch_entropy
@@ -47,6 +49,7 @@ def train_grpo(config: Config, run: Run) -> Policy:
     rewards = load_rewards(config.rewards, config.sandbox)
     policy = load_policy(config.model, config.seed, training=True)
     problems = fitting(problems, policy.tokenizer, config.prompt, config.data)
+    problems = gradable(problems, config.rewards, config.data)
     prompts = make_prompts(config, policy, problems)  # a prompt that is too long is found before the first step
     check_evaluation(config, policy, run)
     run.note_input("data_hash", data_hash(problems), "training data")
@@ -64,6 +67,7 @@ def train_grpo(config: Config, run: Run) -> Policy:
     position = keeper.state.get("position", 0)
     stream = Stream(problems, config.seed, position, stage=run.stage, shuffle=config.data.shuffle)
 
+    say_start("grpo", config, policy, len(problems))
     for step in keeper.steps_left("grpo"):
         with policy.unsharded(), keeper.saved_on(RewardFailure):
             batch = collect(config, policy, rewards, stream, step)

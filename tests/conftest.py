@@ -12,6 +12,7 @@ from hypothesis import settings
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from grpo import distributed
 from grpo.model.policy import Policy
 from grpo.types import Rollouts
 
@@ -61,6 +62,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def one_thread() -> None:
     """Models this small are slower on several threads, and reductions on one are reproducible."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def auto_is_the_cpu(monkeypatch) -> None:
+    """Also where there is a GPU: `test_gpu.py` names it."""
+    monkeypatch.setattr(distributed, "has_gpu", lambda: False)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from helpers_models import random_model
 from safetensors.torch import save_file
+from test_architectures import WHOLE
 from torch import Tensor
 
 from data.embedded.tiny_model import build_tokenizer
@@ -36,6 +37,7 @@ MODELS = {
     "gpt2": ("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 4}),
     "opt": ("opt", {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.3}),
     "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3_5": ("qwen3_5_text", WHOLE["qwen3_5_text"]),
 }
 CASES = {  # model, dtype, recompute and tokens of a micro-batch: 1 is a completion each, 9999 all of them in one
     "many micro-batches": ("llama", "float32", "none", 30),
@@ -44,6 +46,8 @@ CASES = {  # model, dtype, recompute and tokens of a micro-batch: 1 is a complet
     "windows": ("gemma2", "float32", "full", 30),
     "mini-batches": ("llama", "float32", "none", 9999),
     "mini-batches, bf16": ("tied", "bfloat16", "none", 40),
+    "whole rows": ("qwen3_5", "float32", "full", 50),
+    "whole rows, one for several": ("qwen3_5", "float32", "none", 9999),
     "bf16": ("llama", "bfloat16", "none", 1),
     "bf16, one for several": ("gpt2", "bfloat16", "none", 9999),
     "bf16, tied": ("tied", "bfloat16", "full", 30),

@@ -206,6 +206,19 @@ def test_greedy_decoding_is_that_of_generate(kind, load):
     assert len({tuple(tokens) for tokens in expected}) > 1
 
 
+@pytest.mark.parametrize("prompts", [[[9]], [[9], [5, 7]], [[9], [5]], [[5, 7], [4, 8]]], ids=str)
+@pytest.mark.parametrize("kind", ["qwen3_5_text", pytest.param("mamba2", marks=pytest.mark.slow)])
+def test_prompts_of_one_or_two_tokens(kind, prompts, load):
+    """Nothing, or a single token, is computed before decoding begins; layers with a state ignore a mask of that."""
+    policy = load(kind)
+    names = NAMES[: len(prompts)]
+    rollouts = sample_groups(policy, prompts, names, 2, SamplingConfig(1.0, LIMIT), seed=0)
+    with torch.no_grad():
+        expected = plain_logps(policy, rollouts, 1.0)
+        torch.testing.assert_close(completion_logps(policy, rollouts, 1.0)[0], expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(rollouts.sampler_logps, expected, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("kind", KINDS)
 def test_log_probs_are_those_of_the_plain_forward_pass(kind, temperature, load):

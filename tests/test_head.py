@@ -104,6 +104,7 @@ def test_only_gradients_of_the_halves_may_be_of_tf32_and_only_there(fast, adds_u
     layer, _ = random_head(8, 10)
     one = Head(layer, 1.0, None, torch.bfloat16 if fast else torch.float32)
     before = torch.get_float32_matmul_precision()
+    assert before == "highest"
     with pytest.raises(KeyError), one.gradient_precision():
         assert torch.get_float32_matmul_precision() == ("high" if fast else before)
         raise KeyError

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from data.embedded.tiny_model import build_tokenizer
+from grpo import distributed
 from grpo.model.attention import Layout
 from grpo.model.lora import LoraConfig
 from grpo.model.policy import ModelConfig, ModelError, load_policy
@@ -262,7 +263,15 @@ def test_an_empty_folder_and_an_unfinished_run_are_refused(tmp_path):
 
 
 def test_a_device_that_is_not_there_is_one_line():
-    assert "cannot be loaded" in refused("tiny-init", device="nonsense")
+    with pytest.raises(ValueError, match=r"^model.device=nonsense: this machine does not have it; there is cpu"):
+        load_policy(ModelConfig("tiny-init", device="nonsense"))
+
+
+def test_a_gpu_is_taken_if_there_is_one(monkeypatch):
+    for there, expected in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(distributed, "has_gpu", lambda there=there: there)
+        assert distributed.find_device("auto").type == expected
+    assert ModelConfig().device == "auto"
 
 
 def test_code_in_a_model_folder_is_not_run(tmp_path):

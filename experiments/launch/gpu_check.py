@@ -1,4 +1,4 @@
-"""The work of gpu_check.sh: a table, the most telling rows first, each kept as it is made, within a budget of seconds."""
+"""The work of gpu_check.sh: a table, the most telling rows first, each kept as it is made, within a budget."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transformers import __version__
 from transformers.utils import logging as transformers_logging
 
 from experiments.bench import ours, peer, run_process
-from experiments.launch.gpu_rows import json_lines, random_model, real_run
+from experiments.launch.gpu_rows import Rows, json_lines, random_model, real_run
 from grpo.bench import processor
 from grpo.runs.settings import load_config
 
@@ -36,7 +36,6 @@ WARMUP = 256
 LIMITS = {"tests": 90, "sampling": 60, "step": 70, "trl": 120, "real": 400}
 """Seconds that a piece of work may take at most. The real run takes what is left."""
 COLUMNS = ("run", "step, s", "sampling, s", "update, s", "tokens/s", "peak GB", "TFLOP/s", "of the peak", "note")
-Rows = Iterator[tuple[str, dict]]
 
 
 def main() -> int:
@@ -137,9 +136,8 @@ def row(name: str, result: dict) -> str:
     """A line of the table."""
     cells = [name] + [""] * 7 + [result.get("note") or result.get("failed", "")]
     if "sampling_seconds" in result:
-        times = [
-            median(result[key]) if key in result else None for key in ("seconds", "sampling_seconds", "update_seconds")
-        ]
+        keys = ("seconds", "sampling_seconds", "update_seconds")
+        times = [median(result[key]) if key in result else None for key in keys]
         cells[1:4] = ["" if t is None else f"{t:.2f}" for t in times]
         cells[4:6] = [f"{median(result['tokens']) / (times[0] or times[1]):.0f}", f"{result['peak_gb']:.2f}"]
     if "tflops" in result:
@@ -152,10 +150,10 @@ def row(name: str, result: dict) -> str:
 def write(arguments: argparse.Namespace, results: dict[str, dict]) -> None:
     """gpu_check.md and gpu_check.json, after each row."""
     notes = (
-        f"{processor(torch.device(arguments.device))}; torch {torch.__version__}, transformers {__version__}; one seed. "
-        "Sampling and steps: random weights. A step: shape, type, prompts x group x tokens, system; one step after one of "
-        f"at most {WARMUP} tokens ({WARMUP // 4} in TRL) that is not counted. The share is that of the card's peak in the "
-        "row's type. Real: a pretrained model, its intervals are of 95 %."
+        f"{processor(torch.device(arguments.device))}; torch {torch.__version__}, transformers {__version__}; one "
+        "seed. Sampling and steps: random weights. A step: shape, type, prompts x group x tokens, system; after one "
+        f"that is not counted, of at most {WARMUP} tokens ({WARMUP // 4} in TRL). The share is of the card's peak in "
+        "that type. Real: a pretrained model, with intervals of 95 %."
     )
     head = "| " + " | ".join(COLUMNS) + " |"
     lines = [notes, "", head, "|---" * len(COLUMNS) + "|", *(row(name, result) for name, result in results.items())]

@@ -24,6 +24,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from data.embedded.tiny_model import build_tokenizer
 from experiments.bench import run_process
 from grpo.bench import now, peak_memory, processor
+from grpo.model.graphs import can_replay
 from grpo.model.policy import ModelConfig, Policy, load_policy
 from grpo.runs.files import read_mapping
 from grpo.sampling import sample_groups
@@ -36,16 +37,17 @@ SHAPES = {  # width, width of the MLP, layers, heads, key-value heads, vocabular
 }
 GROUP, PROMPT = 8, 64
 """Completions of a prompt, and tokens of a prompt, where sampling is timed."""
+Rows = Iterator[tuple[str, dict]]
+"""The name of a row, and what it holds."""
 STAGES = {"1-base": "base", "2-sft": "sft", "3-grpo": "grpo"}
-EVERY = ["grpo.steps=100000", "optim.schedule=constant", "eval.samples=1", "eval.pass_at=[1]", "eval.require_tags=false",
-         "log.save_every=100000"]  # fmt: skip
+EVERY = ["grpo.steps=100000", "log.save_every=100000", "eval.samples=1", "eval.pass_at=[1]", "eval.require_tags=false"]
 REAL = {  # configurations, and settings on top of them
     "full": ("gsm8k", [*EVERY, "model.dtype=bfloat16", "sampling.max_rows=512", "tokens_per_micro_batch=16384",
                        "eval.data.count=0", "sft.steps=60", "sft.batch_size=64", "grpo.prompts_per_step=32",
                        "grpo.group_size=8", "sampling.max_new_tokens=256", "optim.warmup_steps=3"]),
     "small": ("demo", [*EVERY, "data.count=16", "sampling.max_new_tokens=64", "eval.data.count=4", "sft.steps=10",
                        "sft.batch_size=16", "grpo.prompts_per_step=2", "grpo.group_size=4", "optim.warmup_steps=0",
-                       "grpo.drop_zero_spread=false"]),
+                       "grpo.drop_zero_spread=false", "grpo.drop_by=[]"]),
 }  # fmt: skip
 """GRPO is stopped when its time is over: so many steps it never makes."""
 
@@ -85,11 +87,12 @@ def sampling_rows(model: Path, device: str, dtype: str, sizes: list[int], tokens
         same, _ = timed(policy, size, max(2, tokens // 4), graphs=True)
         _, row = timed(policy, size, tokens, graphs=True)
         said = "the same tokens" if same.token_lists() == plain.token_lists() else "OTHER TOKENS than without"
-        yield row | {"note": f"{row['note']}; {said if policy.graphs else 'no graph was captured'}"}
+        captured = policy.graphs and can_replay(policy.device)
+        yield row | {"note": f"{row['note']}; {said if captured else 'no graph was captured'}"}
 
 
 def timed(policy: Policy, size: int, tokens: int, graphs: bool) -> tuple[Rollouts, dict]:
-    """What was sampled, and its row: the faster of two times, after a few tokens in which each kernel is first called."""
+    """What was sampled, and its row: the faster of two times, after a few tokens for the first calls of kernels."""
     prompts = [[3 + (7 * i + j) % 60 for j in range(PROMPT)] for i in range(max(1, size // GROUP))]
     names = [str(i) for i in range(len(prompts))]
     policy.graphs, seconds = graphs, []
@@ -126,9 +129,7 @@ def json_lines(command: list[str], seconds: float) -> Iterator[dict]:
 # ---- a real run ----------------------------------------------------------------------------------------------
 
 
-def real_run(
-    scale: str, device: str, model: str, data: str, folder: Path, seconds: float
-) -> Iterator[tuple[str, dict]]:
+def real_run(scale: str, device: str, model: str, data: str, folder: Path, seconds: float) -> Rows:
     """Base, SFT, GRPO for as long as there is time, and all test problems after each: figures, then in pairs."""
     experiment, settings = REAL[scale]
     settings = [*settings, f"model.device={device}"] + ([f"data.root={data}", f"eval.data.root={data}"] if data else [])
@@ -136,14 +137,8 @@ def real_run(
     for run, stage in STAGES.items():
         started = time.monotonic()
         config = f"experiments/{experiment}/{stage}.yaml"
-        command = [
-            stage,
-            "--config",
-            config,
-            f"run={folder / run}",
-            *settings,
-            *([f"model.path={path}"] if path else []),
-        ]
+        command = [stage, "--config", config, f"run={folder / run}", *settings]
+        command += [f"model.path={path}"] if path else []
         if stage == "grpo":
             yield "real grpo", {"note": grpo_until(deadline - 1.2 * evaluation - 5, command, folder / run)}
             continue
@@ -168,7 +163,7 @@ def finish(command: list[str], deadline: float) -> None:
 
 
 def grpo_until(deadline: float, command: list[str], folder: Path) -> str:
-    """As many steps as there is time for: the signal lets the last one finish and be saved. What they were, in words."""
+    """As many steps as there is time for: the signal lets the last one finish and be saved. Says what they were."""
     with tempfile.TemporaryFile("w+") as errors:
         command = [sys.executable, "-m", "grpo", *command, "eval.at_end=false"]
         run = subprocess.Popen(command, stdout=errors, stderr=errors)

@@ -32,8 +32,8 @@ class ModelConfig:
     """Compute dtype. The weights that the optimiser moves are fp32 in both cases."""
     recompute: Literal["none", "full"] = "none"
     """What the backward pass computes again to save memory: none, or full (all but the layers' inputs)."""
-    device: str = "cpu"
-    """Where the model runs: cpu, cuda, cuda:0, ..."""
+    device: str = "auto"
+    """Where the model runs: cpu, cuda, cuda:0, ...; auto is a GPU if there is one, else the CPU."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """LoRA settings; rank 0 trains all parameters."""
 

@@ -28,8 +28,8 @@ class Replayed:
     def __init__(self, step: Callable[[], None], policy: nn.Module, memory: object):
         """step: what is done for each token; it moves nothing in Python, and may be done again where it failed.
 
-        policy: its `graphs` says whether a graph may be tried. memory: the rows'; steps of the same `shape` are the same
-        operations on tensors of the same shapes. A memory without one has steps of ever other shapes.
+        policy: its `graphs` says whether a graph may be tried. memory: of the rows. Steps with the same `shape` are the
+        same operations on tensors of the same shapes; a memory that has none changes its shapes at every step.
         """
         self.step, self.policy, self.memory = step, policy, memory
         self.shape: object = None  # of the steps that `graph` replays; at first there is none

@@ -26,6 +26,7 @@ from grpo.model.head import Head
 from grpo.model.shared_prefix import SharedPrefix
 from grpo.model.source import find_eos_ids, load_base, resolve_path
 from grpo.model.whole_rows import WholeRows
+from grpo.permissions import apply_umask
 from grpo.types import Rollouts
 
 
@@ -114,6 +115,14 @@ class Policy(nn.Module):
             with lora.reference_weights(self.model):
                 yield self
 
+    def describe(self) -> str:
+        """Device, type and size, for a person: `cpu, float32, 135M parameters, 0.5M of them train`."""
+        sizes = [p.numel() for p in self.model.parameters()], [p.numel() for p in self.trainable().values()]
+        total, trained = (f"{sum(some) / 1e6:.3g}M" for some in sizes)
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
+        some = f", {trained} of them train" if trained != total else ""
+        return f"{name}, {str(self.dtype).removeprefix('torch.')}, {total} parameters{some}"
+
     def check_tokens(self, sequences: Iterable[list[int]]) -> None:
         """Raise ModelError where the tokenizer made a token that the model has no embedding of."""
         worst, rows = max(map(max, sequences)), self.model.get_input_embeddings().weight.shape[0]
@@ -177,6 +186,7 @@ class Policy(nn.Module):
         else:
             self.model.save_pretrained(folder, state_dict=self.model.state_dict() | self.masters)
         self.tokenizer.save_pretrained(folder)
+        apply_umask(*folder.glob("*.safetensors"))
 
 
 def load_policy(config: ModelConfig, seed: int = 0, training: bool = False) -> Policy:
@@ -185,11 +195,11 @@ def load_policy(config: ModelConfig, seed: int = 0, training: bool = False) -> P
     training: the weights stay fp32 until `Policy.start_training`. Raises ModelError, in one line, for anything that
     cannot be loaded.
     """
-    path = resolve_path(config.path)
+    path, device = resolve_path(config.path), distributed.find_device(config.device)
     try:
         source, adapter = lora.read_source(path) if (path / "adapter_config.json").exists() else (config.path, None)
         model, tokenizer = load_base(config, source, seed)
-        model = model.to(device=config.device, dtype=torch.float32).eval()
+        model = model.to(device=device, dtype=torch.float32).eval()
         base = tiny_model.BASE_FOLDER if source == "tiny" else resolve_path(source)
         source = str(base.resolve() if base.exists() else base)  # PEFT, too, must find the base that an adapter names
         implementation = model.config._attn_implementation  # transformers' choice

@@ -25,6 +25,7 @@ from torch import Tensor
 from grpo.distributed import from_first, rank
 from grpo.model.optim import Optimizer
 from grpo.model.sharding import full_tensor, shard_like
+from grpo.permissions import apply_umask
 from grpo.runs.files import RunError, sync
 from grpo.runs.log import say
 
@@ -54,6 +55,7 @@ def save_checkpoint(folder: Path, optimizer: Optimizer, state: State, keep: int)
     folder.mkdir(exist_ok=True)  # not its parents: a run folder that vanished is not made anew
     try:
         save_file(tensors, partial, {**metadata, "sha256": digest(metadata, sorted(tensors.items()))})
+        apply_umask(partial)
         sync(partial)
         os.replace(partial, target)
         sync(folder)

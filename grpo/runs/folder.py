@@ -32,13 +32,14 @@ import transformers
 import yaml
 from safetensors import SafetensorError
 
-from grpo import __version__
 from grpo.distributed import from_first, rank
 from grpo.model.policy import Policy
+from grpo.runs.card import model_card
 from grpo.runs.config import Config, to_yaml
 from grpo.runs.files import RunError, read_mapping, write_json, write_text
 from grpo.runs.signals import StopRequest
 from grpo.types import Problem
+from grpo.version import __version__
 
 FREE = (  # settings that do not change what is computed, so that a run may go on with others
     "stage", "run", "threads", "parallel", "tokens_per_micro_batch", "sampling.max_rows", "model.recompute", "log.",
@@ -100,6 +101,8 @@ class Run:
             partial = self.folder / "model.partial"
             shutil.rmtree(partial, ignore_errors=True)
             policy.save(partial)
+            result = read_mapping(self.folder / "eval.json") if (self.folder / "eval.json").exists() else {}
+            write_text(partial / "README.md", model_card(self.config, self.manifest, result))
             shutil.rmtree(self.folder / "model", ignore_errors=True)
             os.replace(partial, self.folder / "model")
         self.manifest["finished"] = now()
@@ -157,11 +160,11 @@ def _open(run: Run, stage: str) -> dict[str, Any]:
 def _new_manifest(config: Config, stage: str) -> dict[str, Any]:
     """Where a run comes from. The commit ends in `-dirty` if the code was edited, and is None outside a checkout."""
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        here = Path(__file__).parent
-        commit = subprocess.run(describe, cwd=here, capture_output=True, text=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        commit = ""
+    root, commit = Path(__file__).parents[2], ""
+    # where the package is installed, a repository around it is the user's
+    with suppress(OSError, subprocess.TimeoutExpired):
+        if (root / ".git").exists():
+            commit = subprocess.run(describe, cwd=root, capture_output=True, text=True, timeout=10).stdout.strip()
     versions = {"grpo": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     return {
         "stage": stage,

@@ -19,6 +19,7 @@ import yaml
 
 from data.config import held_out_of
 from grpo.presets import DROP_BY_CORRECTNESS, PRESETS
+from grpo.runs import shipped
 from grpo.runs.config import Config
 from grpo.runs.hints import did_you_mean, no_preset, no_setting, unknown
 from grpo.runs.validate import check
@@ -45,7 +46,7 @@ def load_config(file: str | None, overrides: list[str] | None = None, checked: b
     for override in overrides or []:
         settings = over(settings, read_override(override, errors))
     if file is not None:
-        settings = on_top(read_file(Path(file).expanduser(), errors), settings)
+        settings = on_top(read_file(shipped.find(Path(file).expanduser()), errors), settings)
     config = Config()
     for key in sorted(settings, key=lambda key: key != ("loss", "preset")):  # the preset first, the rest as they came
         value, place = settings[key]
@@ -111,7 +112,7 @@ def read_file(path: Path, errors: list[str], including: tuple[Path, ...] = ()) -
         if not isinstance(base, str):
             errors.append(f"{place}: include must be a file name, or a list of them, relative to this file")
             break
-        file = path.parent / Path(base).expanduser()
+        file = shipped.find(path.parent / Path(base).expanduser(), Path(base))
         below = on_top(below, read_file(file, errors, (*including, path.resolve())))
     return on_top(below, settings)
 
@@ -136,7 +137,7 @@ def included(file: Path, before: tuple[Path, ...] = ()) -> tuple[Path, ...]:
     before = (*before, file)
     bases, _ = read_yaml(file.read_text(encoding="utf-8", errors="replace"), str(file), []).get(("include",), ((), ""))
     for base in bases if isinstance(bases, list | tuple) else [bases]:
-        before = included(file.parent / str(base), before)
+        before = included(shipped.find(file.parent / str(base), Path(str(base))), before)
     return before
 
 

@@ -72,6 +72,7 @@ class Report:
             lines.append(f"... and {len(self.findings) - shown} more")
         wrong = sum(finding.problem != "refused" for finding in self.findings)
         lines += ["", f"{wrong} wrongly paid or failed, {len(self.findings) - wrong} right ones refused"]
+        lines += ["why the grader pays an answer or not: grpo grade GOLD ANSWER"] * ("answer" in probe.aspects)
         return "\n".join(lines)
 
     def _constant(self) -> list[str]:

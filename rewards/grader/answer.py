@@ -3,9 +3,9 @@
 `extract_answer` finds the answer in a completion, `equivalent` compares two answers. Whatever a model
 writes, neither raises, and both stay within a bounded amount of work:
 
-    text -> lexer -> parser -> values -> compare -> bool
-                     units               numeric
-                     relations           sets
+    text -> writing -> extract -> lexer -> parser -> values -> compare -> bool
+                       sentences           units               numeric
+                                           relations           algebra (sympy)
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+from dataclasses import dataclass
 
 from rewards.grader.compare import Comparison, GradingConfig
 from rewards.grader.extract import MAX_CHARS, concluded, extract_answer, last_boxed
-from rewards.grader.lexer import spelled, tokenize
+from rewards.grader.lexer import tokenize
 from rewards.grader.numeric import LOCK
+from rewards.grader.operations import replaced, variables
 from rewards.grader.parser import Parser
-from rewards.grader.units import is_unit
-from rewards.grader.values import Struct, Unreadable, Value
+from rewards.grader.sentences import qualified
+from rewards.grader.units import measured
+from rewards.grader.values import UNIT_VECTOR, Struct, Symbol, Unreadable, Value
+from rewards.grader.writing import normalised, spelled
 
 __all__ = ["GradingConfig", "equivalent", "extract_answer", "last_boxed", "read", "stated"]
 
@@ -31,33 +35,56 @@ _UPPER, _LOWER = str.maketrans("\u00b1\u2213", "+-"), str.maketrans("\u00b1\u221
 
 
 def equivalent(gold: str, answer: str, config: GradingConfig | None = None) -> bool:
-    """Whether two answers are the same, by value if both can be read, else as texts.
+    """Whether an answer gives the gold, by value if both can be read, else as texts.
 
-    Symmetric and deterministic; an answer is equivalent to itself unless it is missing ("", "nan").
+    A gold is not an answer: it may leave arithmetic undone, and an equation as gold is more than its right side.
+    Deterministic; an answer is equivalent to itself unless it is missing ("", "nan").
 
-    >>> equivalent("1,200", "1200.0"), equivalent("\\\\frac{1}{2}", "0.5"), equivalent("42", "42%")
+    >>> equivalent("1,200", "1200.0"), equivalent("\\frac{1}{2}", "0.5"), equivalent("42", "42%")
     (True, True, False)
-    >>> equivalent("(x+1)^2", "x^2 + 2x + 1"), equivalent("x = 5", "5"), equivalent("42", "6*7")
+    >>> equivalent("(x+1)^2", "x^2 + 2x + 1"), equivalent("5!", "120"), equivalent("120", "5!")
     (True, True, False)
     """
     if not isinstance(gold, str) or not isinstance(answer, str):
         return False
-    first, second = sorted((gold.strip(), answer.strip()))  # one order, one result
-    missing = not _MISSING.isdisjoint((first.casefold(), second.casefold()))
-    if missing or first == second or max(len(first), len(second)) > MAX_CHARS:
-        return first == second and not missing
-    config = config or GradingConfig()
+    return verdict(gold.strip(), answer.strip(), config or GradingConfig()).paid
+
+
+@dataclass
+class Verdict:
+    """Whether an answer is paid, the rule that decided it, and how both sides were read."""
+
+    paid: bool
+    rule: str
+    gold: str = ""
+    """What of it is compared, spelled in one way."""
+    answer: str = ""
+
+
+def verdict(gold: str, answer: str, config: GradingConfig) -> Verdict:
+    """The verdict of `equivalent`, with its reason."""
+    if not _MISSING.isdisjoint((gold.casefold(), answer.casefold())):
+        return Verdict(False, "a missing gold or answer")
+    if gold == answer:
+        return Verdict(True, "the same text", gold, answer)
+    if max(len(gold), len(answer)) > MAX_CHARS:
+        return Verdict(False, f"a text of more than {MAX_CHARS} characters")
     try:
-        texts = [spelled(stated(text, config)) for text in (first, second)]
-    except Unreadable:
-        return False
+        (gold, domain), (answer, other) = (qualified(stated(text, config)) for text in (gold, answer))
+    except Unreadable as error:
+        return Verdict(False, f"not read: {error}")
+    texts = gold, answer = spelled(gold), spelled(answer)
+    if domain and other and domain != other:
+        return Verdict(False, f"letters that are {domain} are not {other}", *texts)
+    comparison = Comparison(config)
     try:
-        comparison, (first_readings, second_readings) = Comparison(config), map(_readings, texts)
+        golds, answers = readings(gold, trusted=True), readings(answer)
         with LOCK:
-            return any(comparison.same(a, b) for a in first_readings for b in second_readings)
-    except (Unreadable, ArithmeticError, RecursionError):
+            same = any(comparison.same(a, b) for a in golds for b in answers)
+        return Verdict(same, comparison.rule or "another value", *texts)
+    except (Unreadable, ArithmeticError, RecursionError, ValueError) as error:
         first, second = (re.findall(r"[0-9.]+|\S", text) for text in texts)
-        return first == second != []
+        return Verdict(first == second != [], f"compared as texts, for one is not read ({error})", *texts)
 
 
 def stated(text: str, config: GradingConfig) -> str:
@@ -66,6 +93,7 @@ def stated(text: str, config: GradingConfig) -> str:
     Raises:
         Unreadable: if it states several, or hedges.
     """
+    text = normalised(text)
     if "\0" in text or text.startswith("~"):
         raise Unreadable("a null character, or an approximation")
     text = _BOLD.sub(r"\1", text.lstrip("# "))
@@ -97,29 +125,31 @@ def _inside(match: re.Match[str]) -> str:
     return next((group for group in match.groups() if group is not None), "")
 
 
-def _readings(text: str) -> list[Value]:
+def readings(text: str, trusted: bool = False) -> list[Value]:
     """The values that a text may stand for: `70,110` is one number or two, `5 m` is a length or a product."""
-    readings = []
-    measured = re.fullmatch(r"([-0-9.,]*[0-9])(?:[\s~]|\\[,;: ])+([a-zA-Z][a-zA-Z^0-9/ *]*)", text)
-    if measured and all(map(is_unit, re.findall("[a-zA-Z] [a-zA-Z]\\b|[a-zA-Z]+", measured[2]))):
-        readings.append(read(spelled(f"{measured[1]}\\text{{ {measured[2].replace('*', ' ')}}}")))
+    readings: list[Value] = []
+    if quantity := measured(text):
+        readings.append(Struct("quantity", (read(quantity[0]),), quantity[1]))
     with contextlib.suppress(*[Unreadable] * len(readings)):  # 5 J/kg is no product
-        readings.append(read(text))
+        readings.append(read(text, trusted=trusted))
     if re.search(r"[0-9],[0-9]{3}(?![0-9])", text) and ",0" not in text:  # 3,005 is one number, 70,110 may be two
         readings.append(read(text, thousands=False))
     return readings
 
 
 @functools.lru_cache(maxsize=1024)
-def read(text: str, thousands: bool = True) -> Value:
+def read(text: str, thousands: bool = True, trusted: bool = False) -> Value:
     """The value that a spelled answer stands for; with a plus-or-minus in it, the list of what either gives.
 
     Raises:
         Unreadable: if the text isn't in the grammar or exceeds a limit.
     """
     texts = dict.fromkeys((text.translate(_UPPER), text.translate(_LOWER)))
-    values = [Parser(tokenize(each, thousands)).answer() for each in texts]
+    values = [Parser(tokenize(each, thousands), trusted).answer() for each in texts]
     if len(values) == 1:
-        return values[0]
+        value = values[0]
+        if not value.kind and {"j"} <= variables(value) and "i" in re.findall("[a-z]+", repr(value)):  # 3i - 2j
+            return replaced(value, {axis: Symbol(UNIT_VECTOR + axis) for axis in "ijk"})
+        return value
     items = [item for value in values for item in (value.items if value.kind in ("{", "list") else (value,))]
     return Struct("list", tuple(dict.fromkeys(items)))

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from rewards.grader.algebra import Algebra, Sets, is_discrete, is_joined
 from rewards.grader.numeric import Evaluator
-from rewards.grader.relations import interval, is_solved, is_unsolved
-from rewards.grader.sets import Sets, is_joined
-from rewards.grader.values import (
-    MINUS_ONE,
-    Expression,
-    Number,
-    Op,
-    Struct,
-    Symbol,
-    Unreadable,
-    Value,
-    negated,
-    op,
-    variables,
-)
+from rewards.grader.operations import negated, op, replaced, variables
+from rewards.grader.relations import interval, is_definition, is_solved, is_unsolved
+from rewards.grader.values import MINUS_ONE, UNIT_VECTOR, Expression, Number, Op, Struct, Symbol, Unreadable, Value
 
-FLOAT_NOISE = Fraction(1, 10**9)
-"""Two decimals this near each other, relatively, are one: 0.1 + 0.2 prints as 0.30000000000000004."""
+FLOAT_NOISE, FLOAT_DIGITS = Fraction(1, 10**14), 16
+"""A decimal of so many digits is another if it is this near, relatively: 0.1 + 0.2 prints as 0.30000000000000004."""
+
+
+NAMES = {"": "number or expression", "(": "tuple or interval", "{": "set", "words": "text"}
 
 
 @dataclass(frozen=True)
@@ -68,11 +61,16 @@ class Comparison:
 
     def __init__(self, config: GradingConfig):
         self.config, self.numbers = config, Evaluator()
+        self.algebra = Algebra(self.numbers.spend)
+        self.rule = ""
+        """What decided the last comparison, for `explain`."""
 
     def same(self, a: Value, b: Value) -> bool:
+        """Whether `b` gives the gold `a`."""
         self.numbers.spend(3)
         if a == b:
-            return True
+            return self.decided("both are read alike", True)
+        a, b = self.as_vector(a, b), self.as_vector(b, a)
         kinds = {a.kind, b.kind}
         if kinds == {""}:
             return self.same_expression(a, b)
@@ -80,20 +78,33 @@ class Comparison:
             return self.same_relation(a, b)
         if "quantity" in kinds:
             return self.same_quantity(a, b)
+        if "arithmetic" in kinds:
+            fits = kinds <= {"arithmetic", "matrix", "("}
+            return self.decided("matrices, calculated by sympy at a few points", fits and self.algebra.same(a, b))
+        if "words" in kinds and len(kinds) > 1:
+            same = same_letters(a, b) or same_letters(b, a)
+            return self.decided("words that state no value", same)
         joined = is_joined(a), is_joined(b)
         if all(joined) and a.kind != b.kind:  # `x < 1 or y > 3` is no union, though its parts are intervals
             return self.same_set(a, b)
         return self.same_items(a, b) or (any(joined) and self.same_set(a, b))
 
+    def decided(self, rule: str, result: bool) -> bool:
+        self.rule = rule
+        return result
+
     def same_items(self, a: Struct, b: Struct) -> bool:
         """Whether two collections are the same; a bare list may be any of them."""
         kinds = {a.kind, b.kind}
         if len(kinds) > 1 and not ("list" in kinds and kinds < {"list", "(", "{", "union"}):
-            return False
+            return self.decided(f"a {NAMES.get(a.kind, a.kind)} is no {NAMES.get(b.kind, b.kind)}", False)
         if a.label != b.label or len(a.items) != len(b.items):
-            return False
+            return self.decided("other brackets or words, or not as many members", False)
         if not kinds <= {"list", "{", "union"}:
             return all(map(self.same, a.items, b.items)) and bool(a.items)
+        named = [item.label for item in a.items if item.kind == "named"]
+        if len({*named}) == len(a.items) > 1 and not any(item.kind in ("named", "relation") for item in b.items):
+            return all(map(self.same, a.items, b.items))  # x = 3, y = 4 is not 4, 3
         rest = list(b.items)
         for item in a.items:
             match = next((i for i, other in enumerate(rest) if self.same(item, other)), None)
@@ -105,7 +116,7 @@ class Comparison:
     def same_set(self, a: Value, b: Value) -> bool:
         """Whether two unions, intersections or differences hold the same numbers: [1, 3] is [1, 2] with [2, 3]."""
         try:
-            return Sets(self.bare, self.numbers.real_value).same(a, b)
+            return self.decided("sets of numbers, by sympy", Sets(self.bare, self.numbers.real_value).same(a, b))
         except Unreadable:
             return False
 
@@ -114,24 +125,37 @@ class Comparison:
     def same_expression(self, a: Expression, b: Expression) -> bool:
         if isinstance(a, Symbol) and isinstance(b, Symbol):
             return a == b or a.name.lower() == b.name.lower() in "abcde"  # the letter of a choice has no case
-        undone = any(isinstance(one, Number) and self.is_undone(other) for one, other in ((a, b), (b, a)))
-        if undone and not self.config.unevaluated:
-            return False
-        return self.numbers.same_value(a, b) or self.stands_for(a, b) or self.stands_for(b, a)
+        letters, others = variables(a), variables(b)
+        constants = [(name, base + name[1:]) for name in others - letters if name[0] in "cCK" for base in "cCK"]
+        b = replaced(b, {old: Symbol(new) for old, new in constants if new in letters - others})  # of integration
+        if isinstance(a, Number) and self.is_undone(b) and not self.config.unevaluated:
+            return self.decided("the answer leaves arithmetic undone", False)
+        if self.stands_for(a, b) or self.stands_for(b, a):
+            return self.decided("a decimal, rounded or cut off correctly", True)
+        return self.same_value(a, b)
+
+    def same_value(self, a: Expression, b: Expression) -> bool:
+        if is_discrete(a) or is_discrete(b):
+            return self.decided("by value, at small integers, by sympy", self.algebra.same(a, b))
+        where = "at a few random points" if variables(a) | variables(b) else "exactly or to 300 digits"
+        return self.decided(f"by value, {where}", self.numbers.same_value(a, b))
 
     def stands_for(self, decimal: Expression, other: Expression) -> bool:
-        """Whether a decimal is an exact value rounded or cut off to the digits it has; integers are exact."""
-        if not isinstance(decimal, Number) or decimal.decimals is None or variables(other):
+        """Whether a decimal is an exact value, correctly rounded or cut off to its digits; integers are exact."""
+        if not isinstance(decimal, Number) or decimal.decimals is None or variables(other) or is_discrete(other):
             return False
         exact = self.numbers.real_value(other)
         if exact is None or exact.denominator == 1 or decimal.value.denominator == 1:
             return False
-        error, noise = abs(exact - decimal.value), FLOAT_NOISE * abs(exact)
+        error, size = abs(exact - decimal.value), abs(exact)
         if isinstance(other, Number) and other.decimals is not None:
-            return error <= noise
-        step = Fraction(1, 10**decimal.decimals) + noise
-        near = error <= Fraction(self.config.relative_tolerance) * abs(exact)
-        return error <= step and (near or (self.config.rounded and error <= step / 2))
+            printed = sum(number.digits >= FLOAT_DIGITS for number in (decimal, other)) == 1
+            return printed and error <= FLOAT_NOISE * size
+        step = Fraction(10) ** -decimal.decimals
+        rounded, cut = error <= step / 2, error < step and abs(decimal.value) <= size
+        noise = decimal.digits >= FLOAT_DIGITS and error <= FLOAT_NOISE * size  # cos(1.0) prints as 0.5403023058681398
+        near = error <= Fraction(self.config.relative_tolerance) * size
+        return noise or (near and (rounded or cut)) or (self.config.rounded and rounded)
 
     def is_undone(self, value: Expression) -> bool:
         """Whether arithmetic on numbers is left to do: 6 * 7, 40 + 2, 5!. A root or power of a number is none."""
@@ -140,10 +164,22 @@ class Comparison:
         if value.name not in ("+", "*", "^", "abs"):
             return True
         if value.name == "+" or (value.name == "*" and not _is_scientific(value)):
-            constants = [arg for arg in value.args if not variables(arg) and arg != MINUS_ONE]
+            sign = () if value.name == "+" else (MINUS_ONE,)
+            constants = [arg for arg in value.args if not variables(arg) and arg not in sign]
             if len(constants) > 1 and sum(isinstance(self.numbers.value(arg), Fraction) for arg in constants) > 1:
                 return True
         return any(map(self.is_undone, value.args))
+
+    def as_vector(self, value: Value, other: Value) -> Value:
+        """`2i + j` in unit vectors as (2, 1), where the other side is a vector; else the value itself."""
+        used = {name for name in variables(value) if name.startswith(UNIT_VECTOR)}
+        axes = [UNIT_VECTOR + axis for axis in "ijk"[: len(other.items)]] if used and other.kind == "(" else []
+        if not axes or len(other.items) > 3 or not used <= {*axes}:
+            return value
+        found = [replaced(value, {axis: Number(Fraction(axis == own)) for axis in axes}) for own in axes]
+        numbers = [None if variables(part) else self.numbers.value(part) for part in found]
+        pairs = zip(found, numbers, strict=True)
+        return Struct("(", tuple(Number(n) if isinstance(n, Fraction) else part for part, n in pairs))
 
     # -- quantities and relations -------------------------------------------------------------------
 
@@ -152,7 +188,7 @@ class Comparison:
         if unit == other_unit:
             return self.same(a, b)
         if "" not in (unit, other_unit):
-            return False
+            return self.decided(f"{unit} is not {other_unit}", False)
         if "%" in (unit, other_unit):
             parts = (_percentage(side) if own else side for side, own in ((a, unit), (b, other_unit)))
             return self.same(*parts) or (self.config.percent == "optional" and self.same(a, b))
@@ -162,20 +198,38 @@ class Comparison:
         """`x = 5` is 5, but not `y = 5`; an equation is another times a constant."""
         if a.kind == b.kind and a.label == b.label and all(map(self.same, a.items, b.items)):
             return True
-        if "" in (a.kind, b.kind) or not {a.kind, b.kind} <= {"named", "relation"}:  # one side is a bare value
-            named, value = (b, a) if b.kind in ("named", "relation") else (a, b)
-            bare = self.stated(named)
-            return bare.kind != "relation" and self.same(bare, value)
+        if a.kind == b.kind and "\u2afd" in a.label + b.label:
+            return self.same_residue(a, b)
+        if b.kind not in ("named", "relation"):  # a gold is no answer: x^2 + y^2 = 25 is not 25
+            if not is_definition(a):
+                return self.decided("the gold is an equation, and no side of it is the answer", False)
+            bare = self.stated(a)
+            return bare.kind not in ("named", "relation") and self.same(bare, b)
+        if a.kind not in ("named", "relation"):
+            bare = self.stated(b)
+            if bare.kind == "relation":
+                return self.decided("the answer is an equation or a condition that names no value", False)
+            return self.same(a, bare)
         left, right = _difference(a), _difference(b)
         if is_solved(a) != is_solved(b):
             left = None  # 2x = 10 is not the answer x = 5
         operator, other = (side.label if side.kind == "relation" else "=" for side in (a, b))
         if left and right and operator == other:
-            return self.numbers.proportional(left, right, positive=operator in ("<", "<="))
+            same = self.numbers.proportional(left, right, positive=operator in ("<", "<="))
+            return self.decided("is one equation the other times a constant", same)
         if a.kind == b.kind and (a.kind == "named" or a.label == b.label):
             return False
         bare = self.bare(a), self.bare(b)
         return all(side.kind != "relation" for side in bare) and self.same(*bare)
+
+    def same_residue(self, a: Struct, b: Struct) -> bool:
+        """Whether x = r (mod m) and x = s (mod m) are one: m divides r - s. Either may leave x out."""
+        (*names, first, modulus), (*others, second, other) = a.items, b.items
+        if not self.same(modulus, other) or (names and others and not self.same(names[0], others[0])):
+            return False
+        if all(isinstance(n, Number) and n.value.denominator == 1 for n in (first, second, modulus)) and modulus.value:
+            return (first.value - second.value) % modulus.value == 0
+        return self.same(first, second)
 
     def stated(self, value: Value) -> Value:
         """What a relation says: 42 for `m + n = 42`, `|z| = 40 + 2 = 42` and `20 + 22 = 42 apples`; else as `bare`."""
@@ -184,6 +238,8 @@ class Comparison:
         sides = value.items if value.kind == "relation" and {*value.label.split()} == {"="} else ()
         if sides and is_unsolved(sides[0]):
             return value
+        if value.label == "\u2261 \u2afd" and not variables(value.items[0]):
+            return value.items[1]  # 2^100 = 2 (mod 7), as an answer, says 2
         if len(sides) == 2 and is_solved(value) and variables(sides[1]):
             return sides[0]  # 42 = x
         numbers = [_plain(side) for side in sides if not variables(side) and side.kind in ("", "quantity")]
@@ -191,7 +247,7 @@ class Comparison:
             return self.bare(value)
         if len(numbers) < len(sides) - 1 or any(side.kind not in ("", "quantity") for side in sides[1:]):
             return self.bare(value)
-        if not all(self.numbers.same_value(numbers[0], other) for other in numbers[1:]):
+        if not all(self.same_value(numbers[0], other) for other in numbers[1:]):
             return value
         return sides[0] if isinstance(sides[0], Number) and not isinstance(_plain(sides[-1]), Number) else sides[-1]
 
@@ -207,7 +263,7 @@ class Comparison:
         if not {*operators} <= {"=", "\u2248"} or any(side.kind or variables(side) for side in sides):
             return value
         pairs = zip(operators, sides, sides[1:], strict=False)
-        true = all(self.numbers.same_value(a, b) if sign == "=" else self.near(a, b) for sign, a, b in pairs)
+        true = all(self.same_value(a, b) if sign == "=" else self.near(a, b) for sign, a, b in pairs)
         return sides[operators.index("\u2248") if "\u2248" in operators else -1] if true else value
 
     def near(self, a: Expression, b: Expression) -> bool:
@@ -223,6 +279,14 @@ def _is_scientific(product: Op) -> bool:
     """4.2 * 10^1 is a way to write a number."""
     last = product.args[-1]
     return len(product.args) == 2 and isinstance(last, Op) and last.name == "^" and last.args[0] == Number(Fraction(10))
+
+
+def same_letters(words: Value, other: Value) -> bool:
+    """ACD, several choices in one word, is A, C and D."""
+    if words.kind != "words" or other.kind not in ("list", "(", "{") or not re.fullmatch("[a-j]{2,}", words.label):
+        return False
+    letters = sorted(item.name.lower() for item in other.items if isinstance(item, Symbol))
+    return letters == list(words.label) and len(letters) == len(other.items) == len(set(letters))
 
 
 def _value_and_unit(value: Value) -> tuple[Value, str]:

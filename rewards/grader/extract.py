@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import re
 
-from rewards.grader.units import CHANGING, NO_UNIT, SCALES, is_unit
+from rewards.grader.sentences import ALSO_CHANGING, HEDGE, PHRASE, said, split_phrase
+from rewards.grader.units import CHANGING, SCALES
 from rewards.grader.values import Unreadable
+from rewards.grader.writing import group_end
 from rewards.text import split_sections
 
 MAX_CHARS = 1000
 """A longer answer is read by nobody: it equals only itself."""
-_PHRASE = re.compile(r"\b(?:(?:the )?(?:final |correct )?answer is|(?:final )?answer ?[:=])[ :]*", re.IGNORECASE)
-_HEDGE = re.compile(
-    r"\b(?:not|never|cannot|isn't|aren't|wasn't|can't|don't|doesn't|won't|wrong|incorrect|either|or|maybe|perhaps"
-    r"|possibly|might|could|(?-i:may)|unsure|rule out|ruled out|instead|unlikely|wait|hmm|actually|sorry|rather"
-    r"|correction|mistake|oops)\b",
-    re.IGNORECASE,
-)
-_ALSO = frozenset(["inverse", "thrice", "fewer", "greater", "square", "cube", "power"])
-_CHANGES = "|".join(sorted(CHANGING | _ALSO))
+_CHANGES = "|".join(sorted(CHANGING | ALSO_CHANGING))
 _CHANGED_BEFORE = re.compile(rf"\b(?:{_CHANGES})(?: of| than| the| a)*[\s$*(\[\\]*$", re.IGNORECASE)
 _SCALED = f"(?:{'|'.join(SCALES)})s?\\b"
 _CHANGED_AFTER = re.compile(rf"^[\s$*)\]\\]*(?!{_SCALED})(?:[a-z]+ ){{0,4}}?(?:{_CHANGES})\b", re.IGNORECASE)
@@ -32,12 +26,6 @@ _LEFT_SIDE = re.compile(
     r"(?:[0-9.(){}+*/^ -]|\\(?:frac|sqrt|cdot|times)(?![a-z])|(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])){1,60}=[\s$]*$"
 )
 _BOX = re.compile(r"\\(?:boxed\s+|fbox\s*|framebox\s*)\{")
-_ONE_NUMBER = re.compile(
-    r"(?P<before>(?:[A-Z][A-Za-z']*[,:]? [A-Za-z]|[A-Z][a-z]*[,:]|[a-z] (?:is|equals)\b|(?i:so|thus|hence|exactly)\b)"
-    r"[A-Za-z ,:'-]*?) ?"
-    r"(?P<number>-?(?:\\?\$)?[0-9][0-9,]*(?:\.[0-9]+)?%?)(?P<after>(?: [A-Za-z,'-]+)*)[.!]?"
-)
-_PLAIN = "is are was were has have can so then to with the it and"  # words that change no number
 _BEFORE_BOX = re.compile(r"(?:\\[a-zA-Z]+|[^A-Za-z:=\n])*$")  # signs, numbers and commands right before a box
 _NO_MATHS = re.compile(
     r"\\(?:text|mbox)\{[^{}]*\}|\\(?:therefore|implies|Rightarrow|quad|qquad|displaystyle)\b|\\[()\[\]]"
@@ -73,35 +61,7 @@ def concluded(text: str, sentences: bool = True) -> str:
     boxes = _boxed(text)
     if boxes:
         return _around_box(text, boxes, sentences)
-    before, phrase, answer = _split_phrase(text)
-    answer = answer.removesuffix(" I hope it is correct.")
-    reason = ""
-    if before or phrase or answer[:1].isdigit():
-        answer, _, reason = _partition(r"\b(?:because|since)\b", answer)
-    if _HEDGE.search(before) or _HEDGE.search(reason) or _PHRASE.search(before):
-        raise Unreadable("a hedged answer")
-    if not sentences and text != answer:
-        raise Unreadable("a sentence")
-    return answer if before or not sentences else _only_number(answer) or answer
-
-
-def _only_number(text: str) -> str:
-    """What "She sold $42 worth." says: the only number of a sentence without any doubt, with what it counts.
-
-    "" for anything else: several numbers, or a word that makes another number of it.
-    """
-    if given := re.fullmatch(r"(.*) is (?:the|my|our) (?:final |correct )?answer\.?", text):
-        return given[1]
-    if not (found := _ONE_NUMBER.fullmatch(text)):
-        return ""
-    words = ([w.lower() for w in re.findall(r"\b(?!May\b)[A-Za-z]+", found[side])] for side in ("before", "after"))
-    before, after = map(frozenset, words)
-    changed = (before & (NO_UNIT | _ALSO)) | (after & NO_UNIT)
-    if changed - {*_PLAIN.split()} or re.search(r"(?<!total)(?<!sum) of$", found["before"]):  # the digits of 42
-        return ""
-    counted = re.split(r",| (?:on|in|for|of|to|with|and)\b", found["after"])[0].split()
-    known = counted and (is_unit(counted[0]) or re.match(_SCALED, counted[0]))  # of "72 clips altogether", "72 clips"
-    return " ".join([found["number"], *counted[: 4 if known else 1]])
+    return said(text, sentences)
 
 
 def _around_box(text: str, boxes: list[str], sentences: bool) -> str:
@@ -115,14 +75,14 @@ def _around_box(text: str, boxes: list[str], sentences: bool) -> str:
         raise Unreadable("several boxes, or an empty one")
     start = text.find("\\boxed{")
     before, rest = text[:start], text[text.rfind("\\boxed{") :]
-    after = rest[_end_of_group(rest, 6) :]
+    after = rest[group_end(rest, 6) :]
     clause = re.split(r"[.;:,\n]", before)[-1]
     before = re.sub(r"(?<=[a-zA-Z)])[.,;](?=[\s$*]*$)", " ", before)
     after = re.sub(r"\\(?:text|mbox|mathrm)\{([^{}]*)\}", r" \1 ", after)
     changed = _CHANGED_BEFORE.search(clause) or _CHANGED_AFTER.search(re.split(r"[.,;:\n]", after)[0])
     if re.search(r"[-+*/^=<>0-9\\]", _NO_MATHS.sub("", _boxes_between(text))) or _LISTED_BEFORE.search(before):
         raise Unreadable("an expression or a list of boxes")
-    if changed or _HEDGE.search(clause) or _HEDGE.search(after) or _PHRASE.search(after):
+    if changed or HEDGE.search(clause) or HEDGE.search(after) or PHRASE.search(after):
         raise Unreadable("a hedged answer")
     if not sentences and re.search(r"\w", before + after):
         raise Unreadable("a sentence")
@@ -141,7 +101,7 @@ def _around_box(text: str, boxes: list[str], sentences: bool) -> str:
 def _boxes_between(text: str) -> str:
     """What stands between the first box and the last one."""
     first, last = text.find("\\boxed{"), text.rfind("\\boxed{")
-    end = _end_of_group(text, first + 6)
+    end = group_end(text, first + 6)
     return "*" if end == last else text[end:last]  # \boxed{4}\boxed{4} is a product, or 44
 
 
@@ -149,16 +109,6 @@ def _partition(pattern: str, text: str) -> tuple[str, str, str]:
     """`str.partition` at the first match of a pattern."""
     match = re.search(pattern, text)
     return (text[: match.start()], match[0], text[match.end() :]) if match else (text, "", "")
-
-
-def _end_of_group(text: str, start: int) -> int:
-    """Where the group in braces that begins at `start` ends."""
-    depth = 0
-    for at in range(start, min(len(text), start + MAX_CHARS)):
-        depth += {"{": 1, "}": -1}.get(text[at], 0)
-        if depth == 0:
-            return at + 1
-    return len(text)
 
 
 def last_boxed(text: str) -> str | None:
@@ -174,19 +124,11 @@ def _boxed(text: str, limit: int = 20) -> list[str]:
     boxes: list[str] = []
     end = len(text)
     while len(boxes) < limit and (start := text.rfind("\\boxed{", 0, end)) >= 0:
-        stop = _end_of_group(text, start + 6)
+        stop = group_end(text, start + 6)
         content = text[start + 7 : stop - 1] if text[stop - 1 : stop] == "}" else ""
         boxes.append(content)
         end = start
     return boxes
-
-
-def _split_phrase(text: str) -> tuple[str, str, str]:
-    """A text around its last "the answer is": what stands before, the phrase, and what follows."""
-    phrases = list(_PHRASE.finditer(text))
-    if not phrases:
-        return "", "", text
-    return text[: phrases[-1].start()], phrases[-1].group(), text[phrases[-1].end() :]
 
 
 def _after_mark(text: str) -> str | None:
@@ -196,6 +138,6 @@ def _after_mark(text: str) -> str | None:
 
 
 def _after_phrase(text: str) -> str | None:
-    _, found, rest = _split_phrase(text[-10 * MAX_CHARS :])
+    _, found, rest = split_phrase(text[-10 * MAX_CHARS :])
     rest = rest.strip().partition("\n")[0]
     return re.split(r"[.!](?:\s|$)", rest, maxsplit=1)[0] if found else None

@@ -18,7 +18,8 @@ from typing import Any
 
 from mpmath.ctx_mp import MPContext
 
-from rewards.grader.values import Expression, Number, Symbol, Unreadable, variables
+from rewards.grader.operations import variables
+from rewards.grader.values import Expression, Number, Symbol, Unreadable
 
 POINTS = 6
 DIGITS = 300
@@ -35,10 +36,11 @@ _MP = MPContext()
 _MP.dps = DIGITS
 _NOISE, _TOLERANCE = _MP.mpf(10) ** (20 - DIGITS), _MP.mpf(10) ** (30 - DIGITS)
 _CONSTANTS = {"pi": +_MP.pi, "e": +_MP.e, "i": _MP.j}
-_IN_MPMATH = "sin cos tan cot sec csc sinh cosh tanh ln exp"
+_IN_MPMATH = "sin cos tan cot sec csc sinh cosh tanh coth sech csch ln exp"
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: getattr(_MP, name) for name in _IN_MPMATH.split()},
-    **{"arcsin": _MP.asin, "arccos": _MP.acos, "arctan": _MP.atan, "abs": abs, "degree": _MP.radians},
+    **{f"arc{name}": getattr(_MP, f"a{name}") for name in _IN_MPMATH.split()[:10]},
+    **{"abs": abs, "degree": _MP.radians},
     "log": lambda value, base=10: _MP.log(value, base),
 }
 
@@ -105,6 +107,10 @@ class Evaluator:
         if isinstance(value, Symbol):
             return _CONSTANTS[value.name] if value.name in _CONSTANTS else self.point[value.name]
         args = [self.value(arg) for arg in value.args]
+        if value.name.endswith("()"):  # whatever f is, it has one value at each argument
+            seen = args[0] if isinstance(args[0], Fraction) else _MP.nstr(self.inexact(args[0]), 50)
+            seed = random.Random(f"{value.name}{self.point[value.name]}{seen}")
+            return Fraction(seed.randrange(500, 1000), seed.randrange(1000, 2000))
         rules = {"+": self.sum, "*": self.product, "^": self.power, "!": self.count, "binom": self.count}
         return rules[value.name](*args) if value.name in rules else self.function(value.name, *args)
 
@@ -179,6 +185,8 @@ class Evaluator:
     def function(self, name: str, *args: Any) -> Any:
         if name == "abs" and isinstance(args[0], Fraction):
             return abs(args[0])
+        if name not in _FUNCTIONS:
+            raise Unreadable(f"{name} is for sympy")
         numbers = [self.inexact(arg) for arg in args]
         exponential = name in ("exp", "sinh", "cosh", "tanh") or isinstance(numbers[0], _MP.mpc)
         if abs(numbers[0]) > (200 if exponential else 10**60):

@@ -6,43 +6,35 @@
     sum      := sign* product (("+" | "-") sign* product)*
     product  := power (("*" | "/" | nothing) power)*
     power    := atom ("!" | "degree" | "^" sign* power)*
-    atom     := numeral | name | function | fraction | root | binomial | group | "|" sum "|" | matrix
+    atom     := numeral | name | call | function | fraction | root | binomial | group | "|" sum "|" | matrix
+              | floor | ceiling | ("sum" | "prod") "_" "{" name "=" sum "}" "^" atom product
 
 Nothing is evaluated but literals: a fraction of two numerals is a number.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from fractions import Fraction
 
 from rewards.grader.lexer import Token
+from rewards.grader.operations import divided, expression, negated, op, replaced
 from rewards.grader.relations import asked, name_of, relation
 from rewards.grader.units import SCALES, unit_name
-from rewards.grader.values import (
-    MINUS_ONE,
-    Number,
-    Op,
-    Struct,
-    Symbol,
-    Unreadable,
-    Value,
-    divided,
-    expression,
-    negated,
-    op,
-)
+from rewards.grader.values import CONSTANTS, MINUS_ONE, Expression, Number, Op, Struct, Symbol, Unreadable, Value
 
 MAX_DEPTH = 20
 """How deep brackets and exponents may nest."""
 
+_FUNCTIONS = ("f", "g", "h", "F", "G", "f_prime", "g_prime", "h_prime")
 _JOINED = {":": "ratio", "\u222a": "union", "\u2229": "intersection", "\u2216": "difference"}
 _CLOSING = {"(": ")", "[": "]", "\\{": "\\}", "{": "}"}
 
 
 class Parser:
-    def __init__(self, tokens: list[Token]):
-        self.tokens, self.at = tokens, 0
+    def __init__(self, tokens: list[Token], trusted: bool = False):
+        self.tokens, self.at, self.trusted = tokens, 0, trusted
         self.depth = self.bars = 0
         self.currency: list[str] = []  # signs between a sign and its number: -$29, $20 + $22
 
@@ -106,7 +98,8 @@ class Parser:
             kind, part = _JOINED[self.needs("op")], self.sum()
             first = value.items if value.kind == kind != "difference" else (value,)
             value = Struct(kind, (*first, part))
-        if isinstance(value, Number) and self.sees("word") and (scale := _scale(self.tokens[self.at].text)):
+        word = self.tokens[self.at].text.lower() if isinstance(value, Number) and self.sees("word") else ""
+        if scale := SCALES.get(word) or SCALES.get(word.removesuffix("s")):
             self.needs("word")
             value = Number(value.value * scale, value.decimals)
         if isinstance(value, Op) and value.name == "degree":
@@ -128,7 +121,7 @@ class Parser:
             words = [*words, self.needs("word", "unit", "op", "name")]
             if words[-1] == "^":
                 words.append(self.needs("num"))
-        unit = unit_name(words, glued)
+        unit = unit_name(words, glued, self.trusted)
         self.at = self.at if unit else start
         return unit
 
@@ -155,8 +148,11 @@ class Parser:
     def product(self) -> Value:
         """Factors with a sign between them, or side by side: `2x`, `2(a)`, but not `x2` and `(a)2`."""
         factors = [self.power()]
-        while not isinstance(factors[0], Struct):
+        while not isinstance(factors[0], Struct) or factors[0].kind in ("matrix", "arithmetic"):
+            after = self.tokens[self.at + 1] if self.sees("open", "[") else self.tokens[self.at]
             beside = self.sees("open", "(", "{") or (self.sees("bar") and not self.bars)
+            beside |= after.kind == "open" and after.text.startswith("\\begin")
+            beside |= self.sees("num") and self.tokens[self.at - 1].text == "!"  # 3!5! is a product
             if self.takes("op", "*"):
                 factors.append(self.signed(self.power))
             elif self.sees("op", "/") and self.tokens[self.at + 1].kind != "word":  # $29/day is no division
@@ -195,7 +191,11 @@ class Parser:
         if self.sees("op", "_"):  # equal to the same numeral in the same base, not to its value
             return Struct("base", (), text.lstrip("0") + self.subscript())
         mantissa = text.lower().partition("e")[0]
-        whole = Number(Fraction(text), len(mantissa.partition(".")[2]) if "." in mantissa else None)
+        whole = Number(Fraction(text))
+        if "." in mantissa:
+            digits = mantissa.replace(".", "").lstrip("0")
+            places = len(mantissa.partition(".")[2]) - int(text[len(mantissa) + 1 :] or 0)
+            whole = Number(whole.value, places, len(digits))
         if text.isdigit() and self.sees("cmd", "frac"):  # 1\frac{4}{5}
             start = self.at
             part = self.atom()
@@ -204,8 +204,19 @@ class Parser:
             self.at = start
         return whole
 
-    def read_name(self, name: str) -> Symbol:
-        return Symbol(name + self.subscript())
+    def read_name(self, name: str) -> Expression:
+        """A letter; with a number in brackets, or called f, g or h, or of x or t, it is a function's value: f(2)."""
+        name += self.subscript()
+        inverse = name in _FUNCTIONS and [t.text for t in self.tokens[self.at : self.at + 6]] == ["^", *"{-1}", "("]
+        at = self.at + (5 if inverse else 0)
+        if name in CONSTANTS or self.tokens[at].text != "(":
+            return Symbol(name)
+        inside = "".join(token.text for token in self.tokens[at + 1 : at + 6]).partition(")")[0]
+        number = re.fullmatch(r"[-+]?[0-9.]+(?:/[0-9]+)?", inside)
+        if not (number or inverse or name in _FUNCTIONS or (inside in ("x", "t") and name != inside)):
+            return Symbol(name)
+        self.at = at
+        return Op(f"{name}{'^-1' * inverse}()", (expression(self.atom()),))
 
     def subscript(self) -> str:
         return "_" + self.needs("num", "name", "word") if self.takes("op", "_") else ""
@@ -220,7 +231,7 @@ class Parser:
             while self.sees("name") or self.sees("cmd", "frac", "sqrt"):
                 factors.append(self.power())
             value = op("*", *factors) if len(factors) > 1 else factors[0]
-        if exponent == MINUS_ONE and name in ("sin", "cos", "tan"):
+        if exponent == MINUS_ONE and name[:3] not in ("arc", "ln", "log", "exp"):
             return op("arc" + name, value)
         call = op(name, value, *base)
         return op("^", call, exponent) if exponent else call
@@ -233,8 +244,24 @@ class Parser:
             return divided(top, bottom)
         if name == "binom":
             return op("binom", self.atom(), self.atom())
+        if name in ("lfloor", "lceil"):
+            value = op(name[1:], self.sum())
+            self.needs("close")
+            return value
+        if name in ("sum", "prod"):
+            return self.series(name)
         degree = self.atom() if self.sees("open", "[") else Number(Fraction(2))
         return op("^", self.atom(), divided(Number(Fraction(1)), degree))
+
+    def series(self, name: str) -> Expression:
+        """A finite sum or product: all that is multiplied with its body belongs to it."""
+        found = self.takes("op", "_") and self.takes("open", "{") and self.sees("name")
+        index, _, low = (Symbol(self.needs("name")), self.needs("rel"), self.sum()) if found else (None, "", None)
+        if not (found and self.takes("close", "}") and self.takes("op", "^")):
+            raise Unreadable("a sum without bounds")
+        high = self.atom()
+        bound = Symbol(index.name + "_")  # i is no imaginary unit in it
+        return op(name, replaced(expression(self.product()), {index.name: bound}), bound, low, high)
 
     def read_bar(self, _: str) -> Value:
         self.bars += 1
@@ -269,11 +296,3 @@ class Parser:
         if len(rows) > 1 and len(rows[0]) == 1:
             return Struct("(", tuple(entry for (entry,) in rows))  # a column is a vector
         return Struct("matrix", tuple(Struct("row", row) for row in rows))
-
-
-# ---------------------------------------------------------------------------------------------------
-
-
-def _scale(word: str) -> Fraction | int | None:
-    word = word.lower()
-    return SCALES.get(word) or SCALES.get(word.removesuffix("s"))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from rewards.grader.lexer import Token
+from rewards.grader.operations import negated, variables
 from rewards.grader.units import CHANGING
-from rewards.grader.values import INFINITY, MINUS_ONE, Number, Op, Struct, Symbol, Unreadable, Value, negated, variables
+from rewards.grader.values import INFINITY, MINUS_ONE, Number, Op, Struct, Symbol, Unreadable, Value
 
 
 def name_of(tokens: list[Token], side: Value) -> str:
@@ -16,7 +18,9 @@ def name_of(tokens: list[Token], side: Value) -> str:
     text = "".join(token.text for token in tokens)
     called = re.fullmatch(
         r"([a-zA-Z]|(?:var)?phi|sigma|tau|mu|omega|pi)(?:_prime)?(?:\^\{?-?1\}?)?\(([-+a-zA-Z0-9.,()]+)\)"  # f^{-1}(3)
-        r"|\([a-zA-Z]+(?:,[a-zA-Z]+)*\)",  # (x, y)
+        r"|\([a-zA-Z]+(?:,[a-zA-Z]+)*\)"  # (x, y)
+        r"|(?:frac\{)?d\^?[0-9]?[a-zA-Z]\}?[/{]*d[a-zA-Z]\^?[0-9]?\}?"  # dy/dx
+        r"|frac\{d\}\{d[a-zA-Z]\}[^-+]*",
         text,
     )
     return text if isinstance(side, Symbol) or (called and called[1] not in (called[2] or [])) else ""
@@ -32,12 +36,34 @@ def asked(tokens: list[Token]) -> int:
     while tokens[at].kind != "rel" or depth:
         kind, text, _ = tokens[at]
         depth += steps.get(kind, 0) or steps.get(text, 0)
-        numbers |= kind == "num" and not depth and tokens[at - 1].text not in ("^", "_")
+        power = tokens[at - 1].text == "^" and tokens[at - 2].kind != "word"  # AB^2 is no AB
+        numbers |= kind == "num" and not depth and tokens[at - 1].text != "_" and not power
         letters |= kind in ("name", "word") or text in ("lfloor", "lceil")
         if kind == "end" or (not depth and kind == "sep") or (kind == "word" and text.lower() in CHANGING):
             return 0
         at += 1
-    return at if tokens[at].text == "=" and not (numbers and letters) else 0
+    whole = tokens[0].text in ("int", "lim")
+    doubt = any(t.text in "+-" for t in tokens[:at]) if whole else letters
+    return at if tokens[at].text == "=" and not (numbers and doubt) else 0
+
+
+def is_definition(gold: Value) -> bool:
+    """Whether a gold only names its value: `x = 5`, `f(x) = 2x`, 3 < x. An equation of a curve, an ODE do not."""
+    if gold.kind == "named":
+        left, right = gold.items
+        if left.kind == "words" and not re.fullmatch(r"[\w ]*", left.label):  # no rule reads it: \gcd(a, b), \ddot{x}
+            outside = re.sub(r"\([^()]*\)|\{[^{}]*\}", "", left.label)
+            if re.search(r"dot|'", outside):  # x'' = 0 and y' = y are equations to solve, y' = 2x is none
+                letters = set(re.sub("d*dot", "", left.label)) & variables(right)
+                return not letters and right != Number(Fraction(0))
+            return not re.search(r"[-+]|nabla|partial", outside) and is_definition(right)
+        if left.kind == "words" and len(left.label) < 4 and variables(right):
+            return False  # PV = nRT
+        of = re.match(r"(?:frac\{)?d\^?[0-9]?([a-zA-Z])\W", gold.label)
+        names = {of[1]} if of and isinstance(left, Op) else {gold.label}
+        return names.isdisjoint(variables(right)) and is_definition(right)
+    equation = gold.kind == "relation" and "=" in gold.label.split() and any(map(variables, gold.items))
+    return not equation or is_solved(gold)
 
 
 def relation(name: str, sides: list[Value], operators: list[str]) -> Value:
@@ -46,6 +72,8 @@ def relation(name: str, sides: list[Value], operators: list[str]) -> Value:
         return sides[0]
     if any(side.kind == "words" and not CHANGING.isdisjoint(side.label.split()) for side in sides):
         raise Unreadable("a name in doubt: half of AB, not AB")
+    if "\u2afd" in operators:  # a remainder: x = 3 (mod 7)
+        return Struct("relation", tuple(sides), " ".join(operators).replace("=", "\u2261"))
     if name and operators[0] in ("=", "\u2208"):
         return Struct("named", (sides[0], relation("", sides[1:], operators[1:])), name)
     if {*operators} <= {">", ">="}:

@@ -21,7 +21,9 @@ meter m metre; centimeter cm centimetre; millimeter mm millimetre; kilometer km 
 foot ft feet; yard yd; mile mi; gram g; kilogram kg kilo; milligram mg; pound lb; ounce oz; sterling \u00a3; yen \u00a5;
 rupee \u20b9; kilobyte kb; megabyte mb; gigabyte gb; terabyte tb; liter l litre;
 milliliter ml millilitre; second s sec; minute min; hour h hr; degree deg; dollar $ usd buck; euro \u20ac;
-cent; mph; am; pm; % percent percentage pct"""
+cent; mph; am; pm; % percent percentage pct; newton; joule; watt; volt; ampere amp; kelvin; coulomb; farad; ohm; tesla;
+henry; pascal; hertz; mole; electronvolt; calorie; unit; radian; year; day; week; month; people; men; women; children;
+teeth; mice; sheep; fish; money; profit; water; milk; gold; celsius; fahrenheit; yuan; time; space; person"""
 _UNITS = {alias: names.split()[0] for names in _NAMES.split(";") for alias in names.split()}
 _REWRITES = [
     (re.compile(r"\b(?:of|the|an?) "), ""),
@@ -43,11 +45,30 @@ another sure unsure mistake error should would also versus vs through until belo
 past ago before after late early at one two three four five six seven eight nine ten twice double triple tenth hundredth
 thousandth halve gross score mil mille permille basis ppm bps myriad fold short loss debt deficit opposite reciprocal
 add subtract divided multiplied multiply multiple factor divisor increased decreased halved tripled up too remove
-exceeds close"""
+exceeds close approx est circa tops max incorrect itself"""
 _JOINING = "or and if is are was were be may because since so then to with from at after before other early late"
 NO_UNIT = frozenset(_HEDGES.split())
 CHANGING = NO_UNIT - {*_JOINING.split()}
 """Those that make another number, or none, of what they stand beside: half, at least, not."""
+
+
+_AFTER = """
+altogether total overall left remaining each in on for of by during this every and with to old tall long wide high
+deep apart away north south east west worth came now today"""
+_BEFORE_NOUN = "in on for of by during this every and with to"
+PLAIN = frozenset(["is", "are", "was", "were", "has", "have", "can", "so", "then", "to", "with", "the", "it", "and"])
+"""Words that change no number."""
+_SYMBOLS = {"N": "newton", "J": "joule", "W": "watt", "V": "volt", "A": "ampere", "K": "kelvin", "C": "coulomb",
+            "F": "farad", "T": "tesla", "H": "henry", "Pa": "pascal", "Hz": "hertz", "mol": "mole", "L": "liter",
+            "eV": "electronvolt", "cal": "calorie", "rad": "radian"}  # fmt: skip
+_SI = re.compile("(?:da|[fpnumcdkMGT])?(?:mol|Pa|Hz|eV|Wb|cd|rad|bar|cal|ohm|Wh|Ah|[mgsAKNJWVCFHTSLl])")
+_SYMBOL = re.compile(
+    r"([\s~*/.]*|\\[,;: ]|\s+per\s+)(\\mu\s*)?([a-zA-Z]+|\\Omega)\s*(?:\^\s*\{?\s*(-?\s*[0-9])\s*\}?)?"
+)
+_MEASURED = re.compile(
+    r"(?P<value>[-+0-9.,*^{} ]*[0-9}])(?P<unit>(?:(?:[\s~*/.]|\\[,;: ])+(?:\\mu\s*)?(?:[a-zA-Z]+|\\Omega)"
+    r"\s*(?:\^\s*\{?\s*-?\s*[0-9]\s*\}?)?)+)"
+)
 
 
 def is_unit(word: str) -> bool:
@@ -56,7 +77,50 @@ def is_unit(word: str) -> bool:
     return known or word in ("per", "sq", "cu", "square", "cubic", *"mgshlLNJWV")
 
 
-def unit_name(words: list[str], glued: bool) -> str:
+def counted(words: list[str]) -> list[str] | None:
+    """What a number counts, of the words after it: ["red", "apples"] of "red apples in total"; None if they say more.
+
+    It ends in a plural or a unit. What may follow is short: where, when, in all.
+    """
+    lower = ["month" if word == "May" else word.lower() for word in words]
+    if "per" in lower[:4] and lower[-1:] != ["per"]:
+        at = lower.index("per")
+        first, rest = counted(words[:at]), counted(["units", *words[at + 2 :]])
+        return None if first is None or rest is None or lower[at + 1] in NO_UNIT else first + words[at : at + 2]
+    end = next((i for i, word in enumerate(lower) if word in _AFTER.split()), len(words))
+    what, where = lower[:end], lower[end:]
+    if len(what) > 5 or (what and not _is_noun(what[-1])) or (where and where[-1] in _BEFORE_NOUN.split()):
+        return None
+    return words[:end] if NO_UNIT.isdisjoint({*what} | ({*where} - PLAIN - {"from", "at"})) else None
+
+
+def _is_noun(word: str) -> bool:
+    plural = len(word) > 2 and word.endswith("s") and not word.endswith(("ss", "us", "is", "ous"))
+    return plural or word in _UNITS or is_unit(word)
+
+
+def measured(text: str) -> tuple[str, str] | None:
+    """A spelled number and its unit of physics by symbols, `5 * 10^3` and "kilometer/second"; None if it is none."""
+    found = _MEASURED.fullmatch(text.strip())
+    if not found or re.search(r"(?<![a-zA-Z])[a-zA-Z] [a-zA-Z](?![a-zA-Z])", found["unit"]):  # V W is a product
+        return None
+    powers: dict[str, int] = {}
+    sign = 1
+    for joint, micro, symbol, power in _SYMBOL.findall(found["unit"]):
+        symbol = "ohm" if symbol == "\\Omega" else symbol
+        name = _SYMBOLS.get(symbol) or _UNITS.get(symbol) or _UNITS.get(symbol.lower().removesuffix("s"))
+        if not name and (not _SI.fullmatch(symbol) or len(symbol) == 1):
+            return None
+        name, sign = ("micro" if micro else "") + (name or symbol), -1 if "/" in joint or "per" in joint else sign
+        powers[name] = powers.get(name, 0) + sign * int(power or 1)
+    sides = [
+        " ".join(sorted(n + (f"^{abs(p)}" if abs(p) > 1 else "") for n, p in powers.items() if p * side > 0))
+        for side in (1, -1)
+    ]
+    return found["value"], "/".join(filter(None, sides))
+
+
+def unit_name(words: list[str], glued: bool, trusted: bool = False) -> str:
     """One spelling for the words after a number; "" if they aren't a unit.
 
     A unit is at most five words, none of hedging or arithmetic. Letters glued to the number (`2AB`) must be
@@ -71,6 +135,7 @@ def unit_name(words: list[str], glued: bool) -> str:
         or sum(map(str.isalpha, words)) > 5
         or not NO_UNIT.isdisjoint(words)
         or (glued and words[0] not in _UNITS and words[0].removesuffix("s") not in _UNITS)
+        or not (trusted or not words[0].isalpha() or counted(re.split(r" [/^] ", " ".join(words))[0].split()))
     ):
         return ""
     singular = [word if word in _UNITS else word.removesuffix("s") for word in words]

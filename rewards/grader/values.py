@@ -14,25 +14,27 @@ class Unreadable(Exception):
 class Number:
     """A literal: a numeral, a fraction of two, a mixed number; signed."""
 
-    kind = ""
+    kind = label = ""
     value: Fraction
     decimals: int | None = None
     """Digits after the point where it was written as a decimal: how far it may stand for another value."""
+    digits: int = 0
+    """How many digits a decimal has, without zeros in front."""
 
 
 @dataclass(frozen=True)
 class Symbol:
     """A variable, or one of the constants of `rewards.grader.numeric`."""
 
-    kind = ""
+    kind = label = ""
     name: str
 
 
 @dataclass(frozen=True)
 class Op:
-    """An operation on expressions: `+`, `*`, `^`, `!`, or a function's name."""
+    """An operation on expressions: `+`, `*`, `^`, `!`, a function's name, or "f()" for the value of an unknown one."""
 
-    kind = ""
+    kind = label = ""
     name: str
     args: tuple[Expression, ...]
 
@@ -52,6 +54,7 @@ class Struct:
     | `named`          | the left side, the value | the left side's text: "f(x)"                 |
     | `quantity`       | the value                | the unit                                     |
     | `matrix`, `row`  | the rows, the entries    |                                              |
+    | `arithmetic`     | matrices and numbers     | `+`, `*` or `^`, left undone                 |
     | `ratio`          | the parts, as in 3:1     |                                              |
     | `base`, `words`  |                          | the text: "52_8", "no solution"              |
     """
@@ -65,45 +68,5 @@ Expression = Number | Symbol | Op
 Value = Expression | Struct
 MINUS_ONE = Number(Fraction(-1))
 INFINITY = Symbol("infty")
+UNIT_VECTOR = "unitvector"
 CONSTANTS = frozenset(["pi", "e", "i"])
-
-
-def expression(value: Value) -> Expression:
-    """The value itself, if it can stand in an expression.
-
-    Raises:
-        Unreadable: if it can't.
-    """
-    if isinstance(value, Struct):
-        raise Unreadable(f"a {value.kind} where a number or expression should be")
-    return value
-
-
-def op(name: str, *args: Value) -> Op:
-    """The operation on these values, all of them expressions."""
-    return Op(name, tuple(map(expression, args)))
-
-
-def negated(value: Value) -> Expression:
-    """Minus the value; minus a number is a number."""
-    if isinstance(value, Number):
-        return Number(-value.value, value.decimals)
-    return op("*", MINUS_ONE, value)
-
-
-def divided(top: Value, bottom: Value) -> Expression:
-    """A quotient; of two numbers it is a number, unless it comes out whole: 84/2 is arithmetic left undone."""
-    if isinstance(top, Number) and isinstance(bottom, Number):
-        if bottom.value == 0:
-            raise Unreadable("division by zero")
-        value = top.value / bottom.value
-        if value == 0 or value.denominator > 1 or abs(bottom.value) == 1:
-            return Number(value)
-    return op("*", top, op("^", bottom, MINUS_ONE))
-
-
-def variables(value: Value) -> frozenset[str]:
-    """The names of the variables in an expression; none in anything else."""
-    if isinstance(value, Symbol):
-        return frozenset([value.name]) - CONSTANTS
-    return frozenset().union(*map(variables, value.args)) if isinstance(value, Op) else frozenset()

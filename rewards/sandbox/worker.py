@@ -3,7 +3,7 @@
 The two processes talk in JSON, so that nothing of the parent (CUDA, threads, locks) is inherited and nothing is
 unpickled; the worker imports `rewards` and the reward's module, and nothing else.
 
-    parent                          worker (`python -m rewards.sandbox`)
+    parent                          worker (`python rewards/sandbox/__main__.py`)
     Worker.ask  -- columns -->      call_reward
                 <-- scores ---
 """
@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -102,7 +103,9 @@ class Worker:
 
     def _start(self) -> Connection:
         self._pipe, theirs = Pipe()
-        command = [sys.executable, "-m", "rewards.sandbox", str(theirs.fileno()), self.arguments]
+        # by its file: `-m` would look in the working directory first, where a `rewards.py` of the user's may lie
+        program = str(Path(__file__).with_name("__main__.py"))
+        command = [sys.executable, program, str(theirs.fileno()), self.arguments]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         said = ""
         try:

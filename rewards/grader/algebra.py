@@ -1,0 +1,265 @@
+"""What points at random cannot decide, by sympy: formulas in an integer n, sums, floors, matrices, sets.
+
+Its objects are built node by node from what our parser read, never from a text. Letters are numbers by then, so that
+sympy calculates and never searches; and what would make a large number is refused before it is made, because with
+gmpy2 a number that does not fit into memory ends the process.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import random
+from collections.abc import Callable
+from typing import Any
+
+from rewards.grader.operations import is_matrix, negated
+from rewards.grader.values import CONSTANTS, INFINITY, Number, Op, Struct, Symbol, Unreadable, Value
+
+POINTS = 8
+MAX_BITS = 4000
+"""The size of an integer."""
+MAX_TERMS = 60
+"""Of a sum or a product."""
+MAX_SIDE = 5
+"""Rows or columns of a matrix."""
+MAX_ENDS = 24
+"""Of two sets together: sympy compares each part with each."""
+DIGITS = 50
+JOINING = ("union", "intersection", "difference")
+_OWN = {"floor": "floor", "ceil": "ceiling", "!": "factorial", "binom": "binomial", "abs": "Abs", "ln": "log"}
+
+
+@functools.cache
+def _sympy() -> Any:
+    """sympy, imported where it is first needed: `import rewards` stays fast."""
+    import sympy
+
+    return sympy
+
+
+def parts(value: Value) -> tuple[Value, ...]:
+    return value.args if isinstance(value, Op) else value.items if isinstance(value, Struct) else ()
+
+
+def symbols(value: Value) -> frozenset[str]:
+    """All names in a value, bound ones and those of unknown functions too."""
+    own = {value.name} if isinstance(value, Symbol) or (isinstance(value, Op) and value.name.endswith("()")) else ()
+    return frozenset(own).union(*map(symbols, parts(value))) - CONSTANTS
+
+
+def whole_letters(value: Value) -> frozenset[str]:
+    """The letters that only integers can stand for: in n!, a binomial, (-1)^n, a sum's bound, a floor of n."""
+    found = frozenset().union(*map(whole_letters, parts(value)))
+    if not isinstance(value, Op):
+        return found
+    if value.name in ("!", "binom"):
+        return found.union(*map(symbols, value.args))
+    if value.name in ("sum", "prod"):
+        return found.union(*map(symbols, value.args[1:]))
+    if value.name == "^" and isinstance(value.args[0], Number) and value.args[0].value < 0:
+        return found | symbols(value.args[1])
+    if value.name in ("floor", "ceil"):
+        return found | (symbols(value) & {*"ijklmnpq"})
+    return found
+
+
+def is_discrete(value: Value) -> bool:
+    """Whether it is for sympy: it has integer letters, or a floor, a sum or a matrix in it."""
+    own = (isinstance(value, Op) and value.name in ("floor", "ceil", "sum", "prod")) or value.kind == "arithmetic"
+    return own or bool(whole_letters(value)) or any(map(is_discrete, parts(value)))
+
+
+class Algebra:
+    """Values as sympy objects, at a point; with no point, letters stay letters (to be shown)."""
+
+    def __init__(self, spend: Callable[[float], None]):
+        self.spend = spend
+        self.point: dict[str, Any] | None = None
+
+    def same(self, a: Value, b: Value) -> bool:
+        """Whether two values are equal at all of a few points where both are defined."""
+        names, whole = sorted(symbols(a) | symbols(b)), whole_letters(a) | whole_letters(b)
+        seed, defined, sympy = random.Random(repr((a, b))), 0, _sympy()
+        numbers = {name: seed.sample(range(1, 21), POINTS) for name in names}
+        for at in range(POINTS if names else 1):
+            self.point = {name: sympy.Rational(numbers[name][at], 1 if name in whole else 7) for name in names}
+            left, right = self.build(a), self.build(b)
+            if left.has(sympy.zoo, sympy.nan, sympy.oo) or right.has(sympy.zoo, sympy.nan, sympy.oo):
+                continue
+            if not self.equal(left, right):
+                return False
+            defined += 1
+        return defined >= min(3, POINTS if names else 1)
+
+    def equal(self, left: Any, right: Any) -> bool:
+        if left.is_Matrix != right.is_Matrix or (left.is_Matrix and left.shape != right.shape):
+            return False
+        pairs = zip(left, right, strict=True) if left.is_Matrix else [(left, right)]
+        return all(a == b or self.near(a, b) for a, b in pairs)
+
+    def near(self, a: Any, b: Any) -> bool:
+        if a.is_Rational and b.is_Rational:
+            return False
+        self.spend(100)
+        a, b = a.evalf(DIGITS), b.evalf(DIGITS)
+        return bool(abs(a - b) <= max(abs(a), abs(b)) * _sympy().Float(10) ** (10 - DIGITS))
+
+    # -- building -----------------------------------------------------------------------------------
+
+    def build(self, value: Value) -> Any:
+        self.spend(5)
+        sympy = _sympy()
+        if isinstance(value, Number):
+            return self.sized(sympy.Rational(value.value.numerator, value.value.denominator))
+        if isinstance(value, Symbol):
+            constant = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "infty": sympy.oo}.get(value.name)
+            return constant or (sympy.Symbol(value.name) if self.point is None else self.point[value.name])
+        if value.kind in ("matrix", "("):
+            rows = [row.items for row in value.items] if value.kind == "matrix" else [(item,) for item in value.items]
+            if max(len(rows), len(rows[0])) > MAX_SIDE:
+                raise Unreadable("a large matrix")
+            return sympy.ImmutableMatrix([[self.build(item) for item in row] for row in rows])
+        if isinstance(value, Op) and value.name in ("sum", "prod"):
+            return self.series(value)
+        if not isinstance(value, Op) and value.kind != "arithmetic":
+            raise Unreadable(f"{value.kind} is no arithmetic")
+        name, items = (value.name, value.args) if isinstance(value, Op) else (value.label, value.items)
+        if name == "^" and items[1] in (Symbol("T"), Symbol("top")) and is_matrix(items[0]):
+            return self.build(items[0]).T
+        return self.operation(name, [self.build(item) for item in items])
+
+    def operation(self, name: str, args: list[Any]) -> Any:
+        sympy = _sympy()
+        if name in ("+", "*"):
+            return functools.reduce(lambda a, b: self.sized(a + b if name == "+" else a * b), args)
+        if name == "^":
+            return self.power(*args)
+        if self.point is None:
+            function = getattr(sympy, _OWN.get(name, name.replace("arc", "a")), None) or sympy.Function(name[:-2])
+            return function(*args) if name != "log" or len(args) > 1 else sympy.log(args[0], 10)
+        if name.endswith("()"):
+            return sympy.Rational(random.Random(f"{name}{self.point[name]}{args}").randrange(1, 10**6), 10**5)
+        if name in ("!", "binom"):
+            if not all(arg.is_Integer and abs(arg) <= 300 for arg in args) and self.point is not None:
+                raise Unreadable("no small integer")
+            return getattr(sympy, _OWN[name])(*args)
+        size = abs(args[0].evalf(15))
+        if not (size.is_number and size < 10**6):
+            raise Unreadable("out of range")
+        self.spend(100)
+        if name == "degree":
+            return args[0] * sympy.pi / 180
+        if name == "log":
+            return sympy.log(args[0], *(args[1:] or [10]))
+        return getattr(sympy, _OWN.get(name, name.replace("arc", "a")))(args[0])
+
+    def power(self, base: Any, exponent: Any) -> Any:
+        if base.is_Matrix:
+            if not (exponent.is_Integer and abs(exponent) <= 20):
+                raise Unreadable("no small power of a matrix")
+            self.spend(len(base) ** 2)
+            return self.sized(base**exponent)
+        if self.point is None:
+            return base**exponent
+        if not (base.is_number and exponent.is_number and abs(exponent.evalf(15)) < 10**4):
+            raise Unreadable("out of range")
+        bits = max(base.p.bit_length(), base.q.bit_length()) if base.is_Rational else 64
+        if bits * (abs(exponent.evalf(15)) + 1) > (MAX_BITS if exponent.is_Integer else 640):
+            raise Unreadable("too large")
+        self.spend(20)
+        return self.sized(base**exponent)
+
+    def series(self, value: Op) -> Any:
+        body, index, low, high = value.args
+        sympy = _sympy()
+        if self.point is None:
+            bounds = (self.build(index), self.build(low), self.build(high))
+            return (sympy.Sum if value.name == "sum" else sympy.Product)(self.build(body), bounds)
+        low, high = self.build(low), self.build(high)
+        if not (low.is_Integer and high.is_Integer and high - low < MAX_TERMS):
+            raise Unreadable("no short sum")
+        before, total = self.point.get(index.name), sympy.Integer(0 if value.name == "sum" else 1)
+        for k in range(int(low), int(high) + 1):
+            self.point[index.name] = sympy.Integer(k)
+            total = self.operation("+" if value.name == "sum" else "*", [total, self.build(body)])
+        self.point[index.name] = before
+        return total
+
+    def sized(self, value: Any) -> Any:
+        for number in value if value.is_Matrix else (value,):
+            if number.is_Rational and max(int(number.p).bit_length(), int(number.q).bit_length()) > MAX_BITS:
+                raise Unreadable("too large")
+            if number.is_Add and len(number.args) > MAX_TERMS:
+                raise Unreadable("too long")
+        return value
+
+
+# ---------------------------------------------------------------------------------------------------
+# Sets
+
+
+def is_joined(value: Value) -> bool:
+    """Whether it is a set of several parts, or several conditions: `x < 1 or x > 3`."""
+    items = value.items if value.kind == "list" else ()
+    return value.kind in JOINING or any(item.kind == "relation" and "=" not in item.label.split() for item in items)
+
+
+class Sets:
+    """bare: what a relation says, as an interval. number: the value of a constant, None if it isn't real."""
+
+    def __init__(self, bare: Callable[[Value], Value], number: Callable[[Value], Any]):
+        self.bare, self.number = bare, number
+        self.letters: set[str] = set()  # that conditions are about: x < 1 or y > 3 is no set
+        self.ends = 0
+
+    def same(self, a: Value, b: Value) -> bool:
+        """Whether two answers name the same set of real numbers. Raises Unreadable where one names none."""
+        first, second = self.read(a), self.read(b)
+        if len(self.letters) > 1:
+            raise Unreadable("conditions on several letters")
+        return first == second
+
+    def read(self, value: Value) -> Any:
+        sympy = _sympy()
+        if value.kind == "relation":
+            self.letters |= frozenset().union(*map(symbols, value.items)) - {INFINITY.name}
+        elif value.kind == "named":
+            self.letters.add(value.label)
+        value = self.bare(value)
+        self.ends += len(value.items) if value.kind in ("{", "(") else 1
+        if self.ends > MAX_ENDS:
+            raise Unreadable("too many ends")
+        if value.kind == "(" and len(value.items) == 2:
+            (low, high), brackets = map(self.end, value.items), value.label or "()"
+            return sympy.Interval(low, high, brackets[0] == "(", brackets[1] == ")")
+        if value.kind in ("", "{"):  # a number alone: x = 1 or x > 3
+            return sympy.FiniteSet(*map(self.end, value.items if value.kind else (value,)))
+        conditions = value.kind == "list" and all(item.kind in ("relation", "named") for item in value.items)
+        if not conditions and value.kind not in JOINING:
+            raise Unreadable(f"no set: {value.kind}")
+        return self.joined(value, list(map(self.read, value.items)))
+
+    def end(self, value: Value) -> Any:
+        sympy = _sympy()
+        if value in (INFINITY, negated(INFINITY)):
+            return sympy.oo if value == INFINITY else -sympy.oo
+        found = None if value.kind or symbols(value) else self.number(value)
+        if found is None:
+            raise Unreadable("an end that is no real number")
+        if found.denominator > 10**60:  # the last digits of sqrt(8) and 2 sqrt(2) may differ
+            found = type(found)(round(found * 10**60), 10**60)
+        return sympy.Rational(found.numerator, found.denominator)
+
+    @staticmethod
+    def joined(value: Value, sets: list[Any]) -> Any:
+        sympy = _sympy()
+        if value.kind == "difference":
+            return sets[0] - sets[1]
+        unequal = all(item.kind == "relation" and item.label == "!=" for item in value.items)  # x != 1, x != 2
+        if value.kind == "intersection" or value.label == "and" or unequal:
+            return sympy.Intersection(*sets)
+        pairs = itertools.combinations(sets, 2) if value.kind == "list" else ()
+        if any(one & other != sympy.EmptySet for one, other in pairs):
+            raise Unreadable("conditions that overlap: `x > 1, x < 3` may mean both")
+        return sympy.Union(*sets)

@@ -1,0 +1,135 @@
+"""Why was this answer paid, or not? What was extracted, how it was read, the rule, and what remains of the difference.
+
+Reading is the grader's own. Showing an expression, and simplifying a difference, is sympy's, which may take for ever:
+it runs in a process of its own that is killed after a few seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from rewards.grader.algebra import Algebra, _sympy
+from rewards.grader.answer import GradingConfig, Verdict, readings, verdict
+from rewards.grader.extract import extract_answer
+from rewards.grader.operations import is_matrix
+from rewards.grader.values import Unreadable, Value
+
+SECONDS = 10.0
+MEGABYTES = 1024
+_CHILD = "import sys; from rewards.grader.explain import main; main(sys.argv[1:])"
+
+
+@dataclass
+class Explanation:
+    """What `explain` found; `str` of it is a page for people."""
+
+    verdict: Verdict
+    gold: str
+    """How the gold was read; several lines where there are powers and fractions."""
+    answer: str
+    difference: str
+    """The simplified difference of two expressions; or why there is none."""
+
+    def __str__(self) -> str:
+        lines = [f"{'paid' if self.verdict.paid else 'not paid'}: {self.verdict.rule}"]
+        for name, text, shown in (
+            ("gold", self.verdict.gold, self.gold),
+            ("answer", self.verdict.answer, self.answer),
+        ):
+            lines += ["", f"{name}, as compared: {text.strip()}", *(f"    {line}" for line in shown.splitlines())]
+        return "\n".join([*lines, "", f"gold - answer: {self.difference}"])
+
+
+def explain(gold: str, answer: str, config: GradingConfig | None = None, seconds: float = SECONDS) -> Explanation:
+    """Why an answer, or a completion with one in its tags, is paid for a gold or not.
+
+    Args:
+        gold, answer: as for `equivalent`.
+        config: the grader's settings.
+        seconds: what sympy may take to show and to simplify.
+
+    >>> print(explain("x^2", "x^2 + 1").verdict.rule)
+    by value, at a few random points
+    """
+    if "<answer>" in answer:
+        answer = extract_answer(answer) or ""
+    found = verdict(gold.strip(), answer.strip(), config or GradingConfig())
+    if not (found.gold and found.answer):
+        return Explanation(found, "not read", "not read", "none: nothing was compared")
+    command = [sys.executable, "-c", _CHILD, json.dumps([found.gold, found.answer])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONIOENCODING": "utf-8"}
+    late = f"sympy took more than {seconds:g} s and was stopped"
+    try:
+        child = subprocess.run(command, env=environment, capture_output=True, timeout=seconds, check=False)
+        output, late = child.stdout, "sympy stopped: too much memory, or nothing that it knows"
+    except subprocess.TimeoutExpired as error:
+        output = error.stdout or b""
+    shown = [json.loads(line) for line in output.decode().splitlines() if line.endswith('"')]
+    return Explanation(found, *[*shown, *[late] * 3][:3])
+
+
+# ---------------------------------------------------------------------------------------------------
+# In the process
+
+
+def shown(value: Value, inside: bool = False) -> str:
+    """A value as a person would write it; expressions by sympy's pretty printer."""
+    sympy = _sympy()
+    if not value.kind or (is_matrix(value) and (value.kind != "(" or not inside)):
+        with sympy.evaluate(False):
+            built = Algebra(lambda work: None).build(value)
+        return sympy.sstr(built) if inside else sympy.pretty(built, use_unicode=True)
+    items = [shown(item, True) for item in value.items]
+    match value.kind:
+        case "words":
+            return f'the words "{value.label}"'
+        case "named":
+            return f"{value.label} = {items[1]}"
+        case "quantity":
+            return f"{items[0]} [{value.label}]"
+        case "relation":
+            signs = [*value.label.split(), ""]
+            return " ".join(f"{item} {sign}" for item, sign in zip(items, signs, strict=True)).strip()
+        case "(" | "{":
+            opening, closing = value.label or ("()" if value.kind == "(" else "{}")
+            return f"{opening}{', '.join(items)}{closing}"
+        case _:
+            return f"{value.kind} of " + "; ".join(items) if items else f"{value.kind} {value.label}"
+
+
+def main(argv: list[str]) -> None:
+    """Print, a JSON text a line, how both sides are read and the simplified difference; each as soon as it is there."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEGABYTES * 2**20,) * 2)
+    golds, answers = (
+        _readings(text, trusted) for text, trusted in zip(json.loads(argv[0]), (True, False), strict=True)
+    )
+    for values in (golds, answers):
+        print(
+            json.dumps("\nor ".join(dict.fromkeys(map(_shown, values))) or "not read, only compared as a text"),
+            flush=True,
+        )
+    if not golds or not answers or golds[0].kind or answers[0].kind:
+        print(json.dumps("none: not two expressions"), flush=True)
+        return
+    algebra = Algebra(lambda work: None)
+    print(json.dumps(_sympy().sstr(_sympy().simplify(algebra.build(golds[0]) - algebra.build(answers[0])))), flush=True)
+
+
+def _readings(text: str, trusted: bool) -> list[Value]:
+    try:
+        return readings(text, trusted)
+    except Unreadable:
+        return []
+
+
+def _shown(value: Value) -> str:
+    try:
+        return shown(value)
+    except (Unreadable, TypeError, ValueError, AttributeError) as error:
+        return f"read, but not shown ({error})"
