@@ -9,10 +9,6 @@ from collections.abc import Iterable
 
 from grpo.runs.config import Config, RewardConfig
 
-REMOVED = {
-    "model.cuda_graphs": "no longer exists, and nothing takes its place: leave it out",
-    "log.tensorboard": "no longer exists: leave it out; metrics.jsonl has all metrics, `grpo report` draws them",
-}
 # names in TRL's configurations, verl's and others', by their last word -> ours; some with the value to write
 SYNONYMS = {
     "model_name_or_path": "model.path", "model": "model.path", "model_name": "model.path", "dtype": "model.dtype",
@@ -84,8 +80,6 @@ def ours(name: str) -> str:
 def unknown(key: tuple[str, ...]) -> str:
     """What to say of a key that does not exist."""
     name = ".".join(key)
-    if name in REMOVED:
-        return f"{name} {REMOVED[name]}"
     keys = known_keys()
     for end in range(1, len(key)):
         if (above := ".".join(key[:end])) in keys and above != "rewards":
