@@ -1,6 +1,8 @@
 # The paper's four stages, a target each. EXP picks the folder under experiments/ (demo needs no download), ARGS adds settings:
 #   make grpo EXP=gsm8k ARGS="grpo.steps=50 loss.preset=dapo"
 EXP  ?= demo
+NAME ?= reflection
+SEEDS ?= 0 1 2
 ARGS ?=
 REWARD ?= accuracy
 MODEL  ?= HuggingFaceTB/SmolLM2-135M-Instruct
@@ -25,13 +27,21 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	$(PIP) -e ".[gguf,dev]"
 	@touch $@
 
+$(VENV)/.ready-figures: $(VENV)/.ready
+	@echo "Adding matplotlib to $(VENV), for figures"
+	$(PIP) -e ".[figures]"
+	@touch $@
+
 setup: $(VENV)/.ready ## make .venv with the pinned packages
 
 demo: $(VENV)/.ready ## the four stages on the embedded problems, then the table and the report
 	@for stage in base sft grpo eval report; do $(MAKE) --no-print-directory $$stage EXP=demo || exit; done
 
-paper: $(VENV)/.ready ## the rows of the paper's table on the embedded problems, over three seeds
-	PYTHONPATH=. $(VENV)/bin/python experiments/ablate.py experiments/ablations/paper.yaml $(ARGS)
+ablate: $(VENV)/.ready-figures ## arms x seeds, paired, with a figure: make ablate NAME=reflection SEEDS="0 1 2"
+	$(VENV)/bin/python -m experiments.ablate $(NAME) --seeds $(SEEDS) $(ARGS)
+
+paper: ## the rows of the paper's table on the embedded problems, over three seeds
+	@$(MAKE) --no-print-directory ablate NAME=paper
 
 minimal: $(VENV)/.ready ## the whole algorithm on one page, on the embedded model (a minute)
 	$(VENV)/bin/python -m grpo.minimal $(ARGS)
@@ -101,4 +111,4 @@ clean: ## remove .venv and caches; runs/ stays
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup demo paper minimal base sft grpo eval reject final audit bench parity fuzz chaos soak report tiny data test test-all docs lint clean help
+.PHONY: setup demo ablate paper minimal base sft grpo eval reject final audit bench parity fuzz chaos soak report tiny data test test-all docs lint clean help

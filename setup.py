@@ -90,6 +90,7 @@ setup(
         "tensorboard": ["tensorboard"],  # log.to: [tensorboard]; torch writes its event files with it
         "wandb": ["wandb"],  # log.to: [wandb]
         "trackio": ["trackio"],  # log.to: [trackio]
+        "figures": ["matplotlib"],  # the lab's curves and differences as SVG; the trainer draws nothing with it
         "dev": [
             "pytest",
             "pytest-xdist",  # the tests use both cores
@@ -98,6 +99,7 @@ setup(
             "ruff",  # lint and format
             "peft",  # test peer: our adapters load there and give the same logits
             "trl",  # test peer: our rewards run in its GRPOTrainer, its rewards in ours
+            "matplotlib",  # extra `figures`
             "math-verify",  # test peer: agreement of the graders; TRL's accuracy reward needs it
             "reward-doctor",  # test peer: exploits of rewards
             "setuptools",  # builds the wheel that a test runs, offline

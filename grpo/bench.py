@@ -36,7 +36,7 @@ def bench(config: Config, steps: int = 3, warmup_tokens: int = 0) -> dict:
     warmup_tokens: length limit of the completions of the step that is not counted; 0: that of the others.
     """
     problems = load_problems(config.data, config.seed)[: config.grpo.prompts_per_step]
-    policy = load_policy(config.model, config.seed, training=True)
+    policy = load_policy(config.model, config.seed, training=True, parallel=config.parallel)
     prompts = make_prompts(config, policy, problems)
     if config.loss.beta:
         policy.freeze_reference()

@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
 def _warn(text: str) -> None:
     from grpo.runs.log import say
 
-    say(f"warning: {text}")
+    say(text if text.startswith("NOTE: ") else f"warning: {text}")
 
 
 def _end(code: int, reason: object) -> int:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 
 import torch
 from transformers.utils import logging as transformers_logging
@@ -14,14 +12,16 @@ from transformers.utils import logging as transformers_logging
 from data import load_problems
 from grpo.bench import bench
 from grpo.bench import table as bench_table
+from grpo.compare import evaluate_models, with_parent
 from grpo.distributed import from_first, process_group, rank
-from grpo.evaluate import evaluate, held_out, judge
+from grpo.evaluate import evaluate, judge, note_held_out
 from grpo.model.policy import Policy, load_policy
 from grpo.rejection import train_rejection
 from grpo.report.tables import evaluation_table
 from grpo.runs.config import Config
+from grpo.runs.evaluations import read_evaluation
 from grpo.runs.files import read_mapping, write_json
-from grpo.runs.folder import Run, data_hash, evaluation_of, models_in, open_run
+from grpo.runs.folder import Run, open_run
 from grpo.runs.log import RunLog, say
 from grpo.sft import train_sft
 from grpo.trainer import train_grpo
@@ -42,7 +42,7 @@ def run(config: Config, arguments: argparse.Namespace) -> None:
 def _train(config: Config, arguments: argparse.Namespace) -> None:
     """Train a stage in its run folder, then evaluate what came out."""
     if config.eval.at_end:
-        load_problems(config.eval.data, config.seed)  # what cannot be read would end a run after its last step
+        load_problems(config.eval.data, config.eval.seed)  # what cannot be read would end a run after its last step
     run = open_run(config, arguments.name)
     if run.complete:
         way_out = "(name another run= or delete the folder to train again)"
@@ -58,6 +58,7 @@ def _train(config: Config, arguments: argparse.Namespace) -> None:
             except ValueError as error:
                 way_out = "(training is done: with eval.at_end=false the same command ends it)"
                 raise ValueError(f"{error} {way_out}") from error
+            result = with_parent(config, run, result)
             write_json(run.folder / "eval.json", result)
             _show(evaluation_table({run.folder.name: result}))
         run.finish(policy)
@@ -70,43 +71,20 @@ def _base(config: Config, _: argparse.Namespace) -> None:
     if not run.complete:
         with run.working():
             policy = load_policy(config.model, config.seed)
-            problems = held_out(config, policy)
-            run.note_input("eval_hash", data_hash(problems), "held-out data")
+            note_held_out(config, policy, run)
             write_json(run.folder / "eval.json", evaluate(config, policy, run))
-            log, some = RunLog(run.folder), problems[: config.log.completions_per_step]
-            for j in judge(config, policy, some, 1, config.eval.temperature, "completions"):
-                problem = some[j.problem]
-                log.sample(0, problem=problem.id, answer=problem.answer, completion=j.text, rewards=j.rewards)
-                _show(
-                    f"--- {problem.question}\n{j.text}\n    gold {problem.answer}, {'right' if j.correct else 'wrong'}"
-                )
+            log, rows = RunLog(run.folder), from_first(lambda: read_evaluation(run.folder))
+            for row in [r for r in rows if not r.sample and r.kind == "sampled"][: config.log.completions_per_step]:
+                log.sample(0, problem=row.id, answer=row.gold, completion=row.text, rewards=row.rewards)
+                _show(f"--- {row.question}\n{row.text}\n    gold {row.gold}, {'right' if row.correct else 'wrong'}")
             log.close()
             run.finish()
     _show(evaluation_table({run.folder.name: from_first(lambda: read_mapping(run.folder / "eval.json"))}))
 
 
 def _evaluate(config: Config, _: argparse.Namespace) -> None:
-    """Stage 4: evaluate config.model, or every model of eval.folder, and show them side by side.
-
-    What a run has evaluated itself, in the same way, is not evaluated again.
-    """
-    folder = Path(config.eval.folder)
-    data = data_hash(load_problems(config.eval.data, config.seed)) if config.eval.folder else ""
-    models = models_in(folder) if config.eval.folder else {config.model.path: config.model.path}
-    results = {}
-    for name, path in models.items():
-        one = replace(config, model=replace(config.model, path=path))
-        if config.eval.folder:
-            one = replace(one, run=f"{config.run}/{name}")
-            results[name] = from_first(lambda name=name: evaluation_of(folder / name, config, data))
-        if not results.get(name):
-            run = open_run(one, "eval")
-            if not run.complete:
-                with run.working():
-                    write_json(run.folder / "eval.json", evaluate(one, load_policy(one.model, one.seed), run))
-                    run.finish()
-            results[name] = from_first(lambda run=run: read_mapping(run.folder / "eval.json"))
-    _show(evaluation_table(results))
+    """Stage 4: evaluate config.model, or every model of eval.folder, and show them side by side."""
+    _show(evaluation_table(evaluate_models(config)))
 
 
 def _show(text: str) -> None:
@@ -116,12 +94,11 @@ def _show(text: str) -> None:
 
 def _sample(config: Config, _: argparse.Namespace) -> None:
     """Print sampled completions of the first problems of config.eval.data."""
-    problems = load_problems(config.eval.data, config.seed)
+    problems = load_problems(config.eval.data, config.eval.seed)
     policy = load_policy(config.model, config.seed)
-    for j in judge(config, policy, problems, config.eval.samples, config.sampling.temperature, "sampling"):
-        problem = problems[j.problem]
-        _show(f"--- {problem.id}: {problem.question}\n{j.text}\n")
-        _show(f"    gold {problem.answer}, {'right' if j.correct else 'wrong'}, {j.reflections} reflections")
+    for row in judge(config, policy, problems, config.eval.samples, config.sampling.temperature, "sampled"):
+        _show(f"--- {row.id}: {row.question}\n{row.text}\n")
+        _show(f"    gold {row.gold}, {'right' if row.correct else 'wrong'}, {row.reflections} reflections")
 
 
 def _bench(config: Config, arguments: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ python -m grpo eval --config experiments/demo/eval.yaml
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -22,7 +23,7 @@ from grpo.experience import make_prompts, progress_of, sample_texts
 from grpo.golds import gradable
 from grpo.model.policy import Policy
 from grpo.runs.config import Config, RewardConfig
-from grpo.runs.folder import Run, data_hash, fingerprint
+from grpo.runs.folder import EVALUATION, Run, data_hash, fingerprint
 from grpo.runs.journal import Journal, Judged
 from grpo.runs.log import progress
 from grpo.runs.start import say_start
@@ -37,19 +38,25 @@ EVAL_STEP = -1  # sampling's step number for evaluation: its random numbers are 
 
 def held_out(config: Config, policy: Policy) -> list[Problem]:
     """The problems of the evaluation. Raises ValueError where they cannot be read or a prompt is too long."""
-    problems = load_problems(config.eval.data, config.seed)
+    problems = load_problems(config.eval.data, config.eval.seed)
     problems = fitting(problems, policy.tokenizer, config.prompt, config.eval.data)
     problems = gradable(problems, judged_by(config), config.eval.data)
     make_prompts(config, policy, problems)
     return problems
 
 
-def check_evaluation(config: Config, policy: Policy, run: Run) -> None:
-    """Before a stage begins: what would stop the evaluation at its end stops it now."""
-    if not config.eval.at_end:
-        return
+def note_held_out(config: Config, policy: Policy, run: Run) -> list[Problem]:
+    """The problems of the evaluation, noted in the run's manifest. Raises RunError if they have changed."""
     problems = held_out(config, policy)
     run.note_input("eval_hash", data_hash(problems), "held-out data")
+    return problems
+
+
+def check_evaluation(config: Config, policy: Policy, run: Run) -> None:
+    """Before a stage begins: what would stop the evaluation at its end stops it now."""
+    if not config.eval.at_end and not config.eval.every:
+        return
+    problems = note_held_out(config, policy, run)
     one = Completions([""], [policy.eos_ids[:1]], make_prompts(config, policy, problems[:1]), problems[:1])
     judges(replace(config, sandbox=replace(config.sandbox, enabled=False)))(one, progress_of(config))  # has it columns?
 
@@ -57,13 +64,36 @@ def check_evaluation(config: Config, policy: Policy, run: Run) -> None:
 def evaluate(config: Config, policy: Policy, run: Run | None = None) -> dict[str, Any]:
     """Evaluate a policy on `config.eval`. Returns figures ready for JSON; shares are in [0, 1].
 
-    run: the open run folder, where an evaluation that was stopped goes on.
+    run: the open run folder. Each completion is kept in its eval.jsonl, and an evaluation that was stopped continues.
     """
     problems = held_out(config, policy)
     say_start("eval", config, policy, len(problems))
-    config = replace(config, sampling=replace(config.sampling, top_p=config.eval.top_p))
-    sampled = judge(config, policy, problems, config.eval.samples, config.eval.temperature, "eval sampled", run)
-    greedy = judge(config, policy, problems, 1, 0.0, "eval greedy", run)
+    journal = Journal(run, EVALUATION, origin(config, policy, problems) if run else "")
+    with policy.unsharded():
+        return summary(config, problems, *judge_held_out(config, policy, problems, journal))
+
+
+def judge_held_out(
+    config: Config, policy: Policy, problems: list[Problem], journal: Journal
+) -> tuple[list[Judged], list[Judged]]:
+    """Completions of held-out problems, sampled and greedy, with the same random numbers for every seed and stage."""
+    k, temperature = config.eval.samples, config.eval.temperature
+    config = replace(config, seed=config.eval.seed, sampling=replace(config.sampling, top_p=config.eval.top_p))
+    most = round(config.eval.megabytes * 1e6 / (len(problems) * (k + 1)))  # bytes of a row
+    return (
+        judge(config, policy, problems, k, temperature, "sampled", journal, most),
+        judge(config, policy, problems, 1, 0.0, "greedy", journal, most),
+    )
+
+
+def origin(config: Config, policy: Policy, problems: list[Problem]) -> str:
+    """Fingerprints of a policy and of what it is asked."""
+    prompts = make_prompts(config, policy, problems)
+    return " ".join((fingerprint(policy), prompts_hash(prompts), data_hash(problems)))
+
+
+def summary(config: Config, problems: list[Problem], sampled: list[Judged], greedy: list[Judged]) -> dict[str, Any]:
+    """The figures of an evaluation."""
     shares = per_problem(sampled, len(problems))
     levels: dict[str, list[float]] = {}
     for problem, share in zip(problems, shares, strict=True):
@@ -75,6 +105,7 @@ def evaluate(config: Config, policy: Policy, run: Run | None = None) -> dict[str
         "temperature": config.eval.temperature,
         "top_p": config.eval.top_p,
         "source": config.eval.data.label,
+        "seed": config.eval.seed,
         "sampled": {
             **describe(sampled),
             "se": standard_error(shares),
@@ -107,38 +138,41 @@ def judge(
     problems: list[Problem],
     samples: int,
     temperature: float,
-    name: str,
-    run: Run | None = None,
+    kind: str,
+    journal: Journal | None = None,
+    most: int = 0,
 ) -> list[Judged]:
     """Sample completions of every problem and judge each; completions of a problem are adjacent.
 
-    With a run, what is done is kept in its `judged/` as it goes, and done no more after a stop. Raises Stopped.
+    kind: what the rows of the journal are called; what is there of them is not sampled again. most: bytes of a row,
+    at which texts lose their middle; 0: they stay. Raises Stopped.
     """
     config = replace(config, sampling=replace(config.sampling, temperature=temperature))
     prompts, per_round = make_prompts(config, policy, problems), max(1, config.sampling.max_rows // samples)
-    origin = " ".join((fingerprint(policy), prompts_hash(prompts), data_hash(problems)))
-    journal = Journal(run, name, origin, len(problems) * samples)
-    done, rewards = len(journal.judged), judges(config)
-    with progress(total=journal.total, initial=done, desc=name, unit="completion") as bar:
-        for first in range(done // samples, len(problems), per_round):
+    journal, total, rewards = journal or Journal(), len(problems) * samples, judges(config)
+    judged = journal.resume(kind, total, per_round * samples)
+    with progress(total=total, initial=len(judged), desc=kind, unit="completion", leave=bool(journal.path)) as bar:
+        for first in range(len(judged) // samples, len(problems), per_round):
             index = range(first, min(first + per_round, len(problems)))
             index = index[rank_slice(len(index))]  # those that this process samples
-            own: list[Judged] = []
+            here: list[Judged] = []
             if index:
                 some = slice(index.start, index.stop)
                 rollouts, completions = sample_texts(config, policy, problems[some], prompts[some], samples, EVAL_STEP)
-                own = judge_completions(config, rewards, completions, rollouts, index.start)
-            fresh = [one for part in all_gather(own) for one in part]
+                here = judge_completions(config, rewards, completions, rollouts, index.start)
+                here = [replace(row, kind=kind, sample=i % samples) for i, row in enumerate(here)]
+            fresh = [shortened(row, most) for rows in all_gather(here) for row in rows]
+            judged += fresh
             bar.update(len(fresh))
-            journal.add(fresh)
-            bar.set_postfix(accuracy=f"{_mean([j.correct for j in journal.judged]):.3f}")
-    return journal.judged
+            bar.set_postfix(accuracy=f"{_mean([j.correct for j in judged]):.3f}")
+            journal.add(fresh, f"{kind}, {len(judged)} of {total} completions")
+    return judged
 
 
 def judge_completions(
     config: Config, rewards: RewardSet, completions: Completions, rollouts: Rollouts, first: int
 ) -> list[Judged]:
-    """What is known of each completion. first: the index of the first problem."""
+    """Judge each completion. first: the place of the first problem."""
     scores = rewards(completions, progress_of(config)).tolist()  # [N, K]
     given = [
         {name: None if math.isnan(score) else score for name, score in zip(rewards.functions, row, strict=True)}
@@ -156,9 +190,30 @@ def judge_completions(
             tokens=len(completions.token_ids[row]),
             truncated=bool(rollouts.truncated[row]),
             rewards=given[row],
+            id=completions.problems[row].id,
+            level=completions.problems[row].columns.get("level"),
+            question=completions.problems[row].question,
+            gold=completions.problems[row].answer,
         )
         for row, text in enumerate(completions.texts)
     ]
+
+
+def shortened(row: Judged, most: int) -> Judged:
+    """A row of about that many bytes: longer texts lose their middle, as their end holds the answer. 0: no limit."""
+    if not most:
+        return row
+    text, question = without_middle(row.text, most * 5 // 8), without_middle(row.question, most // 8)
+    return replace(row, text=text, question=question, answer=row.answer and without_middle(row.answer, most // 8))
+
+
+def without_middle(text: str, most: int) -> str:
+    """A text of about `most` bytes of JSON at most: its beginning and its end."""
+    size = len(json.dumps(text))
+    if size <= most:
+        return text
+    half = max(20, most * len(text) // size // 2)
+    return f"{text[:half]} ... ({len(text) - 2 * half} characters) ... {text[-half:]}"
 
 
 def describe(judged: list[Judged]) -> dict[str, Any]:

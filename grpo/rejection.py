@@ -10,7 +10,6 @@ As in DeepSeek-R1 (arXiv:2501.12948, section 2.3.3) and RFT (arXiv:2308.01825).
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +18,14 @@ from typing import Any
 from data import DataError, fitting, load_problems
 from data.sources.jsonl import parse_row
 from grpo.distributed import from_first
-from grpo.evaluate import check_evaluation, judge, judged_by
+from grpo.evaluate import check_evaluation, judge, judged_by, origin
 from grpo.golds import gradable
 from grpo.model.policy import Policy, load_policy
 from grpo.report.tables import table
 from grpo.runs.config import Config
 from grpo.runs.files import RunError, write_json, write_text
-from grpo.runs.folder import Run, data_hash
-from grpo.runs.journal import Judged
+from grpo.runs.folder import SAMPLED, Run, data_hash
+from grpo.runs.journal import Journal, Judged
 from grpo.runs.log import say
 from grpo.runs.start import say_start
 from grpo.sft import fit
@@ -50,7 +49,7 @@ def train_rejection(config: Config, run: Run) -> Policy:
         say_start("reject", config, policy, len(fit_in))
         rows, counts = sample_and_filter(config, policy, fit_in, run)
         if not rows:
-            shutil.rmtree(run.folder / "judged", ignore_errors=True)  # another setting may follow
+            (run.folder / SAMPLED).unlink(missing_ok=True)  # another setting may follow
             raise ValueError(
                 f"none of {counts['sampled']} samples was kept ({counts['wrong']} wrong, {counts['malformed']} "
                 "malformed); raise reject.samples, train the RL policy longer or set reject.reflection=any"
@@ -61,7 +60,8 @@ def train_rejection(config: Config, run: Run) -> Policy:
         say(table(["samples", "count", "share"], shares))
     responses = from_first(lambda: read_samples(run.folder / "samples.jsonl", problems))
     start = replace(config.model, path=config.reject.sft_from or config.model.path)
-    return fit(config, run, load_policy(start, config.seed, training=True), responses)
+    policy = load_policy(start, config.seed, training=True, parallel=config.parallel)
+    return fit(config, run, policy, responses)
 
 
 def read_samples(path: Path, problems: list[Problem]) -> list[tuple[Problem, str]]:
@@ -86,7 +86,8 @@ def sample_and_filter(
     Returns the kept rows, each with its provenance, and how many samples each filter took out.
     """
     k, temperature = config.reject.samples, config.sampling.temperature
-    judged = judge(config, policy, problems, k, temperature, "sampling", run)
+    journal = Journal(run, SAMPLED, origin(config, policy, problems) if run else "")
+    judged = judge(config, policy, problems, k, temperature, "sampled", journal)
     counts: Counter[str] = Counter({"sampled": len(judged), **dict.fromkeys(REASONS, 0)})
     drawn_from = {"model": config.model.path, "temperature": temperature, "seed": config.seed}
     rows = []

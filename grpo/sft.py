@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from data import Prompt, build_prompt, fitting, load_problems, response_text, without_prefill
 from data.prompts import after_response, prompts_hash
 from data.stream import Stream
+from grpo.curve import held_out_point
 from grpo.distributed import all_reduce
 from grpo.evaluate import PROMPTS, check_evaluation
 from grpo.logprobs import completion_logps
@@ -37,7 +38,7 @@ Example = tuple[list[int], list[int]]
 def train_sft(config: Config, run: Run) -> Policy:
     """Stage 2: fine-tune on worked solutions put into the response format."""
     problems = load_problems(config.data, config.seed, teach=True)
-    policy = load_policy(config.model, config.seed, training=True)
+    policy = load_policy(config.model, config.seed, training=True, parallel=config.parallel)
     problems = fitting(problems, policy.tokenizer, config.prompt, config.data)
     check_evaluation(config, policy, run)
     responses = [(p, response_text(p, config.coldstart, config.seed)) for p in problems]
@@ -59,7 +60,7 @@ def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem,
     position = keeper.state.get("position", 0)
     stream = Stream(examples, config.seed, position, stage=run.stage, shuffle=config.data.shuffle)
     say_start("sft", config, policy, len(examples))
-    for step in keeper.steps_left("sft"):
+    for step in keeper.steps_left("sft", held_out_point):
         batch = as_rollouts(stream.take_within_pass(config.sft.batch_size))
         metrics = sft_step(policy, optimizer, batch, config.tokens_per_micro_batch, step)
         keeper.after_step(step, metrics, position=stream.position)

@@ -22,6 +22,7 @@ from data import fitting, load_problems
 from data.prompts import prompts_hash
 from data.stream import Stream
 from grpo.advantages import group_advantages, unscored
+from grpo.curve import held_out_point
 from grpo.distributed import all_reduce, reduce_metrics
 from grpo.evaluate import PROMPTS, check_evaluation
 from grpo.experience import Batch, collect, log_completions, make_prompts
@@ -47,7 +48,7 @@ def train_grpo(config: Config, run: Run) -> Policy:
     """Run GRPO in an open run folder, from the start or from its newest checkpoint."""
     problems = load_problems(config.data, config.seed)
     rewards = load_rewards(config.rewards, config.sandbox)
-    policy = load_policy(config.model, config.seed, training=True)
+    policy = load_policy(config.model, config.seed, training=True, parallel=config.parallel)
     problems = fitting(problems, policy.tokenizer, config.prompt, config.data)
     problems = gradable(problems, config.rewards, config.data)
     prompts = make_prompts(config, policy, problems)  # a prompt that is too long is found before the first step
@@ -68,7 +69,7 @@ def train_grpo(config: Config, run: Run) -> Policy:
     stream = Stream(problems, config.seed, position, stage=run.stage, shuffle=config.data.shuffle)
 
     say_start("grpo", config, policy, len(problems))
-    for step in keeper.steps_left("grpo"):
+    for step in keeper.steps_left("grpo", held_out_point):
         with policy.unsharded(), keeper.saved_on(RewardFailure):
             batch = collect(config, policy, rewards, stream, step)
         metrics = batch.metrics | update(config, policy, optimizer, batch, rewards.weights, step)

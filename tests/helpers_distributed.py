@@ -74,7 +74,7 @@ def updates(folder: Path, case: str, parallel: str = "") -> dict[str, Tensor]:
     """Two updates of GRPO and one of SFT: gradients and figures of each, then weights and samples of the policy."""
     name, dtype, recompute, tokens = CASES[case]
     config = ModelConfig(str(folder / name), dtype=dtype, recompute=recompute)
-    policy = load_policy(config, training=True)
+    policy = load_policy(config, training=True, parallel=parallel)
     policy.freeze_reference()
     policy.start_training(parallel)
     adamw = OptimConfig(lr=1e-3, eps=1e-2, max_grad_norm=1e9)
@@ -109,6 +109,8 @@ def updates(folder: Path, case: str, parallel: str = "") -> dict[str, Tensor]:
             metrics = sft_step(policy, optimizer, rollouts, tokens, number[0])
         results |= {f"metrics {number[0]}/{key}": torch.tensor(value) for key, value in metrics.items()}
     results |= {f"weight/{name}": weight.clone() for name, weight in optimizer.full_masters()}
+    if parallel == "fsdp":
+        policy.save(folder / f"{case} saved")
     if dtype == "float32":  # a sample of a bf16 policy may be another where other rows share its batch
         results |= samples(policy)
     return results

@@ -1,142 +1,203 @@
-"""The ablation runner: every variant and seed runs once, equal beginnings are shared, means and spreads are right."""
+"""Ablations: every arm and seed runs once, a kill loses nothing, and table, JSON and figure say what pairs show."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import yaml
 
-from grpo import cli
+from experiments import ablate
+from experiments.lab import figure, results, runner
+from experiments.lab.plan import nodes_of, read_plan
+from grpo.statistics import Difference, crossed
 
 REPO = Path(__file__).parent.parent
-SPEC = importlib.util.spec_from_file_location("ablate", REPO / "experiments" / "ablate.py")
-ablate = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(ablate)
-
-QUICK = [
-    "sft.steps=1", "sft.batch_size=2", "data.count=4", "eval.data.count=2", "eval.samples=1", "eval.pass_at=[1]",
-    "sampling.max_new_tokens=4", "sandbox.enabled=false",
-]  # fmt: skip
+COMMON = str(REPO / "experiments/demo/common.yaml")
+QUICK = {
+    "sft": {"steps": 1, "batch_size": 2}, "data": {"count": 8}, "model": {"path": "tiny"},
+    "sandbox": {"enabled": False},
+    "eval": {"data": {"count": 6}, "samples": 2, "pass_at": [1], "every": 1}, "sampling": {"max_new_tokens": 40},
+}  # fmt: skip
+GRPO = {"steps": 2, "prompts_per_step": 2, "group_size": 3, "drop_zero_spread": False, "max_refills": 0}
 
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Path:
-    base = tmp_path / "first.yaml"  # a stage's command does not depend on the names of files
-    base.write_text(
-        yaml.safe_dump(
-            {"stage": "sft", "include": str(REPO / "experiments/demo/common.yaml"), "model": {"path": "tiny-init"}}
-        )
-    )
-    grpo = tmp_path / "second.yaml"
-    grpo.write_text(
-        yaml.safe_dump(
-            {
-                "stage": "grpo",
-                "include": str(REPO / "experiments/demo/common.yaml"),
-                "rewards": {"format": {}},
-                "grpo": {
-                    "steps": 1,
-                    "prompts_per_step": 2,
-                    "group_size": 2,
-                    "drop_zero_spread": False,
-                    "max_refills": 0,
-                },
-            }
-        )
-    )
-    variants = {"a": {"sft": QUICK, "grpo": QUICK[2:]}, "b": {"sft": QUICK, "grpo": [*QUICK[2:], "loss.preset=dapo"]}}
-    file = tmp_path / "plan.yaml"
-    file.write_text(
-        yaml.safe_dump({"stages": {"sft": str(base), "grpo": str(grpo)}, "variants": variants}, sort_keys=False)
-    )
+    """Two arms of SFT and GRPO, two steps; one has a weight of the user's, in the folder that one runs from."""
+    (tmp_path / "warm.yaml").write_text(yaml.safe_dump({"include": COMMON, **QUICK}))
+    (tmp_path / "my_grpo.yaml").write_text(yaml.safe_dump({"include": COMMON, **QUICK, "grpo": GRPO}))
+    (tmp_path / "halves.py").write_text("def half(tokens):\n    return tokens.mask * 0.5\n")
+    text = {
+        "about": "Two arms.",
+        "stages": {
+            "warm": {"file": str(tmp_path / "warm.yaml"), "command": "sft"},
+            "grpo": str(tmp_path / "my_grpo.yaml"),
+        },
+        "settings": {"grpo": ["optim.lr=1e-3"]},
+        "variants": {"plain": [], "halved": {"grpo": ['loss.weight=["halves:half"]']}},
+        "target": 0.1,
+    }
+    file = tmp_path / "two arms.yaml"
+    file.write_text(yaml.safe_dump(text, sort_keys=False))
     return file
 
 
-@pytest.fixture
-def in_process(monkeypatch) -> None:
-    """Run the stages here: a process of its own for each spends its time importing PyTorch."""
-    run = subprocess.run
-
-    def here(command: list[str], **options: object) -> subprocess.CompletedProcess:
-        if command[1:3] != ["-m", "grpo"]:
-            return run(command, **options)
-        return subprocess.CompletedProcess(command, cli.main(command[3:]), "", "")
-
-    monkeypatch.setattr(ablate.subprocess, "run", here)
+def arguments(plan: Path, *more: str) -> list[str]:
+    folder = plan.parent
+    return [str(plan), "--seeds", "3", "4", "--runs", str(folder / "runs"), "--out", str(folder / "out"), *more]
 
 
-def test_a_small_ablation(plan: Path, tmp_path: Path, monkeypatch, in_process) -> None:
-    arguments = [
-        str(plan),
-        "--seeds",
-        "3",
-        "--jobs",
-        "1",
-        "--runs",
-        str(tmp_path / "runs"),
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    assert ablate.main(arguments) == 0
-    runs = sorted(p.name.split("-")[0] for p in (tmp_path / "runs" / "plan" / "seed3").iterdir())
-    assert runs == ["grpo", "grpo", "sft"]  # the cold start is shared
-    results = json.loads((tmp_path / "out" / "plan.json").read_text())
-    assert {(v, s): len(e) for v, stages in results.items() for s, e in stages.items()} == {
-        ("a", "sft"): 1, ("a", "grpo"): 1, ("b", "sft"): 1, ("b", "grpo"): 1,
-    }  # fmt: skip
-    monkeypatch.setattr(ablate, "code_hash", lambda config: {"grpo": "changed"})
-    assert ablate.main(arguments) == 0  # with another loss or trainer, say, nothing of before is used
-    runs = [p.name.split("-")[0] for p in (tmp_path / "runs" / "plan" / "seed3").iterdir()]
-    assert sorted(runs) == ["grpo"] * 4 + ["sft"] * 2
-    page = (tmp_path / "out" / "plan.md").read_text()
-    assert page.count("| a | ") == page.count("| b | ") == 2 and "--seeds 3" in page
+def test_two_arms_two_seeds_killed_and_continued(plan: Path) -> None:
+    """The whole: killed in the middle, continued, with the same results as one that was never stopped."""
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "experiments.ablate", *arguments(plan)]
+    options = {"env": environment, "cwd": plan.parent, "start_new_session": True, "stdout": subprocess.DEVNULL}
+    process = subprocess.Popen(command, **options)
+    folder, deadline = plan.parent / "runs" / "two arms", time.monotonic() + 200
+    while not list(folder.glob("seed3/grpo-*/curve.jsonl")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    begun = {path: path.stat().st_mtime_ns for path in folder.glob("*/warm-*/eval.json")}
+    assert begun and not (plan.parent / "out").exists()
+    done = subprocess.run(command, env=environment, cwd=plan.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in begun} == begun  # what was complete is not done again
+    assert sorted(p.name.split("-")[0] for p in (folder / "seed3").iterdir()) == ["grpo", "grpo", "warm"]  # shared
+    out = plan.parent / "out" / "two arms"
+    found = json.loads((out / "results.json").read_text())
+    check_json(found, folder)
+    check_page((out / "results.md").read_text(), found)
+    svg = (out / "figure.svg").read_bytes()
+    text = "".join(ElementTree.fromstring(svg).itertext())
+    assert all(word in text for word in ("plain", "halved", "held-out accuracy", "accuracy - plain"))
+    assert figure.draw(in_folder(plan), found, plan.parent / "again.svg")
+    assert (plan.parent / "again.svg").read_bytes() == svg and b"<dc:date>" not in svg
+    pasted = [line for line in done.stdout.splitlines() if line.startswith("[halved, seed")]
+    words = shlex.split(next(line.partition("] ")[2] for line in pasted if "-m grpo grpo" in line))
+    assert 'loss.weight=["halves:half"]' in words and words[:4] == ["python", "-m", "grpo", "grpo"]
+    subprocess.run(command, env=environment, cwd=plan.parent, check=True, capture_output=True)
+    assert json.loads((out / "results.json").read_text()) == found and (out / "figure.svg").read_bytes() == svg
 
 
-def test_a_variant_may_leave_stages_out_and_rows_may_be_the_last_stages(plan: Path, tmp_path: Path, in_process) -> None:
-    text = yaml.safe_load(plan.read_text())
-    path = ["model.path=tiny-init"]
-    text["variants"] = {
-        "sft alone": {"sft": QUICK, "grpo": "skip"},
-        "grpo": {"sft": "skip", "grpo": [*QUICK[2:], *path]},
-    }
-    plan.write_text(yaml.safe_dump(text | {"rows": "last"}, sort_keys=False))
-    places = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
-    arguments = [str(plan), "--seeds", "0", "1", "--jobs", "1", *places]
-    assert ablate.main(arguments) == 0
-    results = json.loads((tmp_path / "out" / "plan.json").read_text())
-    assert {variant: list(stages) for variant, stages in results.items()} == {"sft alone": ["sft"], "grpo": ["grpo"]}
-    rows = [line.split(" | ") for line in (tmp_path / "out" / "plan.md").read_text().splitlines() if line[:2] == "| "]
-    assert [row[0] for row in rows] == ["| variant", "| sft alone", "| grpo"] and rows[1][1] == "0.000 to 0.000"
+def in_folder(plan: Path):
+    """The plan, read where its modules are found."""
+    sys.path.insert(0, str(plan.parent))
+    try:
+        return read_plan(plan)
+    finally:
+        sys.path.remove(str(plan.parent))
 
 
-def test_the_interval_over_seeds_is_students() -> None:
-    assert ablate.interval([0.5, 0.6, 0.7]) == "0.352 to 0.848"  # 0.6 +- 4.303 * 0.1 / sqrt(3)
-    assert ablate.interval([0.9, 1.0]) == "0.315 to 1.000" and ablate.interval([0.5]) == "-"
+def check_json(found: dict, folder: Path) -> None:
+    """The figures are those of the run folders."""
+    assert found["seeds"] == [3, 4] and found["baseline"] == "plain" and set(found["differences"]) == {"halved"}
+    for kind in ("sampled", "greedy"):
+        a, b = (np.array(found["right"][name][kind]) for name in ("halved", "plain"))
+        assert a.shape == (2, 6)
+        d, expected = found["differences"]["halved"][kind], crossed(a, b)
+        assert [d["mean"], d["low"], d["high"]] == pytest.approx([expected.mean, expected.low, expected.high], abs=1e-3)
+    for name in ("plain", "halved"):
+        evaluations = found["variants"][name]["grpo"]
+        assert [e["sampled"]["accuracy"] for e in evaluations] == pytest.approx(
+            [sum(each) / 6 for each in found["right"][name]["sampled"]], abs=1e-4
+        )
+        assert [[row["step"] for row in rows] for rows in found["curves"][name]] == [[0, 1, 2]] * 2
+        assert [rows[-1]["completions"] for rows in found["curves"][name]] == [12, 12]
+    assert found["curves"]["plain"][0][0] == found["curves"]["halved"][0][0]  # both begin at one SFT model
+    assert {"torch", "transformers"} <= found["versions"].keys() and found["processor"] and "commit" in found
+
+
+def check_page(page: str, found: dict) -> None:
+    d = found["differences"]["halved"]["sampled"]
+    assert (
+        f"halved - plain, sampled: {d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}] (2 seeds, 6 problems)" in page
+    )
+    assert found["command"] in page and found["processor"] in page
+    assert page.count("| plain | ") == page.count("| halved | ") == 3 and "## Completions until 0.1" in page
+
+
+def test_runs_are_named_by_their_settings_and_code(plan: Path, monkeypatch) -> None:
+    there = in_folder(plan)
+    before = {node.folder for chain in nodes_of(there, Path("r"), [0]).values() for node in chain}
+    assert len(before) == 3
+    monkeypatch.setattr("experiments.lab.plan.code_hash", lambda config: {"grpo": "changed"})
+    after = {node.folder for chain in nodes_of(there, Path("r"), [0]).values() for node in chain}
+    assert not before & after  # with another loss or trainer, say, nothing of before is used
+
+
+def test_each_stage_starts_from_the_run_before_it(plan: Path) -> None:
+    chain = nodes_of(in_folder(plan), Path("r"), [7])["halved", 7]
+    assert [node.stage.command for node in chain] == ["sft", "grpo"]
+    assert f"model.path={chain[0].folder}" in chain[1].command and chain[1].parent == chain[0].folder
+    assert not any("model.path" in word for word in chain[0].command) and chain[0].steps == 1
+
+
+# ---- words --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (
+            Difference(0.1, 0.05, 0.15, 256, 3),
+            r"\+0.100 \[\+0.050, \+0.150\] \(3 seeds, 256 problems\). 0 is outside.*more",
+        ),
+        (Difference(-0.1, -0.15, -0.05, 256, 3), "0 is outside the interval: a is less often right"),
+        (Difference(0.01, -0.1, 0.12, 256, 3, 9), "no difference is shown. About 9 more seeds would settle it"),
+        (Difference(0.01, -0.1, 0.12, 256, 3, None), "no difference is shown. No number of seeds would settle"),
+        (Difference(0.1, 0.05, 0.15, 256, 1), "one seed, 256 problems.*run at least three"),
+    ],
+)
+def test_differences_in_words(found: Difference, said: str) -> None:
+    assert re.search(said, results.in_words("a", "b", "sampled", found))
+
+
+def test_completions_until_the_target() -> None:
+    points = [{"accuracy": a, "completions": c} for a, c in ((0.4, 0), (0.6, 100), (0.5, 200), (0.9, 300))]
+    assert results.needed(points, 0.5) == 50 and results.needed(points, 0.4) == 0 and results.needed(points, 0.6) == 100
+    assert results.needed(points, 0.7) == 250 and results.needed(points, 0.95) is None
+    assert results.needed(points, 0.0) is None and results.needed([], 0.5) is None
 
 
 def test_spread_is_mean_lowest_highest() -> None:
-    assert ablate._spread([0.5, 0.25, None, 0.75]) == "0.500 [0.250, 0.750]"
-    assert ablate._spread([1.0, 2.0]) == "1.50 [1.00, 2.00]"
-    assert ablate._spread([None]) == "-"
+    assert results.spread([0.5, 0.25, None, 0.75]) == "0.500 [0.250, 0.750]"
+    assert results.spread([1.0, 2.0]) == "1.50 [1.00, 2.00]" and results.spread([None]) == "-"
+
+
+def test_arms_with_other_problems_are_refused() -> None:
+    with pytest.raises(ValueError, match="evaluated on different problems"):
+        results.difference([{"a": 1.0, "b": 0.0}], [{"a": 1.0, "c": 0.0}])
+
+
+def test_the_progress_table_says_how_far_each_run_is(plan: Path) -> None:
+    node = nodes_of(in_folder(plan), plan.parent / "r", [7])["halved", 7][1]
+    node.folder.mkdir(parents=True)
+    assert runner.progress_table([node], 2).splitlines()[2].split() == ["halved", "grpo", "7", "0", "of", "2", "-", "-"]
+    (node.folder / "metrics.jsonl").write_text('{"step": 1, "reward": 0.5, "seconds": 90}\n{"st')
+    rows = runner.progress_table([node], 2).splitlines()
+    assert rows[0].split() == ["arm", "stage", "seed", "step", "reward", "left"] and rows[-1].startswith("2 more runs")
+    assert rows[2].split() == ["halved", "grpo", "7", "1", "of", "2", "0.500", "1:30"]
+
+
+# ---- plans --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("file", sorted((REPO / "experiments/ablations").glob("*.yaml")), ids=lambda f: f.stem)
-def test_shipped_ablations_are_valid(file: Path) -> None:
-    from grpo.runs.settings import load_config
-
-    plan = yaml.safe_load(file.read_text())
-    for variant, settings in plan["variants"].items():
-        assert settings == [] or set(settings) <= set(plan["stages"])
-        for stage, config in ablate.stages_of(plan, variant):
-            load_config(str(REPO / config), settings.get(stage, []) if isinstance(settings, dict) else settings)
+def test_shipped_ablations_are_valid(file: Path, monkeypatch) -> None:
+    monkeypatch.chdir(REPO)
+    assert read_plan(file).about
 
 
 @pytest.mark.parametrize(
@@ -152,12 +213,16 @@ def test_shipped_ablations_are_valid(file: Path) -> None:
         ("stages: {sft: F}\nvariants: {a: sft.steps=1}", "variants.a: settings are lists of `key.sub=value`"),
         ("stages: {sft: F}\nvariants: {a: {sft: [{sft.steps: 1}]}}", "variants.a: settings are lists"),
         ("stages: {sft: F}\nvariants: {a: [sft.stepps=1]}", "unknown key 'sft.stepps'; did you mean 'sft.steps'?"),
-        ("stages: {sft: experiments/demo/common.yaml}\nvariants: {a: []}", "write `stage: sft` in it"),
         ("stages: [", "while parsing a flow node"),
+        ("stages: {warm: F}\nvariants: {a: []}", "stages.warm: state its command, one of base, sft, grpo, reject"),
+        ("stages: {sft: F}\nvariants: {a: []}\nbaseline: b", "baseline: no variant is called 'b'; there are a"),
+        ("stages: {sft: F}\nvariants: {a: []}\ntarget: 80", "target: is an accuracy from 0 to 1, not 80"),
+        ("stages: {sft: F}\nvariants: {a: []}\nseeds: [1]", "no key is called 'seeds'"),
+        ("stages: {sft: F}\nvariants: {a: {sft: skip}}", "variants.a: leaves out every stage"),
     ],
 )
 def test_a_plan_that_is_wrong_runs_nothing(tmp_path, capsys, monkeypatch, text, reason):
-    monkeypatch.setattr(ablate, "run_seed", lambda *_: pytest.fail("ran"))
+    monkeypatch.setattr(runner, "run_all", lambda *_: pytest.fail("ran"))
     file = tmp_path / "plan.yaml"
     file.write_text(text.replace("F}", f"{REPO / 'experiments/demo/sft.yaml'}}}"))
     assert ablate.main([str(file)]) == 2
@@ -170,34 +235,10 @@ def test_a_missing_plan_is_one_line(tmp_path, capsys):
     assert "No such file" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_an_ablation_that_is_killed_goes_on_and_ends_with_the_same_results(plan: Path, tmp_path: Path) -> None:
-    def command(name: str) -> list[str]:
-        places = ["--runs", str(tmp_path / name / "runs"), "--out", str(tmp_path / name / "out")]
-        return [
-            sys.executable,
-            str(REPO / "experiments" / "ablate.py"),
-            str(plan),
-            "--seeds",
-            "3",
-            "--jobs",
-            "1",
-            *places,
-        ]
-
-    environment = os.environ | {"PYTHONPATH": str(REPO)}
-    subprocess.run(command("whole"), check=True, env=environment, capture_output=True)
-    process = subprocess.Popen(command("killed"), env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
-    folder, deadline = tmp_path / "killed" / "runs" / "plan" / "seed3", time.monotonic() + 120
-    while (
-        not list(folder.glob("grpo-*/manifest.json")) and time.monotonic() < deadline
-    ):  # in the middle of the second run
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    begun = {path: path.stat().st_mtime_ns for path in folder.glob("sft-*/eval.json")}
-    assert begun and not (tmp_path / "killed" / "out").exists()
-    subprocess.run(command("killed"), check=True, env=environment, capture_output=True)
-    whole, killed = (json.loads((tmp_path / name / "out" / "plan.json").read_text()) for name in ("whole", "killed"))
-    assert killed == whole
-    assert {path: path.stat().st_mtime_ns for path in folder.glob("sft-*/eval.json")} == begun  # not done again
+def test_a_run_that_fails_ends_the_ablation_with_its_last_line(plan: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(plan.parent)
+    text = yaml.safe_load(plan.read_text())
+    text["variants"] = {"bad": ["model.path=./none"]}
+    plan.write_text(yaml.safe_dump(text, sort_keys=False))
+    assert ablate.main(arguments(plan, "--jobs", "1")) == 2
+    assert "[bad, seed 3] warm failed: grpo: model.path=./none: cannot be loaded" in capsys.readouterr().err

@@ -160,7 +160,8 @@ from grpo import cli, commands
 from grpo.distributed import rank
 
 def note(config, policy, *_):
-    parameters = {name: p.detach().clone() for name, p in policy.model.named_parameters()}
+    with policy.unsharded():
+        parameters = {name: p.detach().clone() for name, p in policy.model.named_parameters()}
     save_file(parameters, Path(sys.argv[1]) / f"evaluated-{rank()}.safetensors")
     return {}
 

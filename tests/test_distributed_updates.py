@@ -14,6 +14,7 @@ from helpers_distributed import CASES
 from helpers_slow import slow
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 ROOT = Path(__file__).resolve().parents[1]
 Results = dict[str, Tensor]
@@ -68,4 +69,9 @@ def test_several_processes_compute_what_one_does(tmp_path, processes, cases):
         alone = helpers_distributed.updates(tmp_path, case)
         assert alone["metrics 1/kl"] > 0 and alone["metrics 0/grad_norm"] > 0
         for parallel in ("ddp", "fsdp"):
-            assert_same(load_file(tmp_path / f"{case} {parallel}.safetensors"), alone, f"{case}, {parallel}")
+            results = load_file(tmp_path / f"{case} {parallel}.safetensors")
+            assert_same(results, alone, f"{case}, {parallel}")
+        saved = AutoModelForCausalLM.from_pretrained(tmp_path / f"{case} saved").state_dict()
+        masters = of_kind(results, "weight")
+        assert {f"/{name}" for name in saved} >= masters.keys() and not list(tmp_path.glob("*saved/gathered"))
+        assert all(torch.equal(saved[name[1:]], x) for name, x in masters.items()), case

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers_runs import command, lines, manifest, memorised, write_module
 from helpers_runs import grpo as run_stage
-from helpers_runs import memorised, write_module
 from helpers_slow import quick
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,9 +26,12 @@ from grpo.evaluate import (
     majority,
     pass_at_k,
     per_problem,
+    without_middle,
 )
 from grpo.model.policy import load_policy
 from grpo.report.tables import evaluation_table
+from grpo.runs.evaluations import evaluation_of, read_evaluation
+from grpo.runs.files import RunError
 from grpo.runs.settings import ConfigError, load_config
 from grpo.sampling import sample_groups
 from rewards import accuracy_reward, count_reflections, format_reward
@@ -331,3 +334,93 @@ def test_top_p_is_for_evaluation_alone(learned, monkeypatch):
     for setting, said in (("sampling.top_p=0.9", "is 1 in training.*set eval.top_p"), ("eval.top_p=0", "above 0")):
         with pytest.raises(ConfigError, match=said):
             load_config(None, [setting])
+
+
+# ---- eval.jsonl ---------------------------------------------------------------------------------------------
+
+
+def test_each_judged_completion_stays_in_the_run_folder(tmp_path, tmp_path_factory):
+    _, settings = memorised(tmp_path_factory)
+    run = tmp_path / "run"
+    assert run_stage("eval", run, **settings, rewards__format__weight=1) == 0
+    head, *rows = lines(run / "eval.jsonl")
+    assert set(head) == {"origin"} and [row["kind"] for row in rows] == ["sampled"] * 8 + ["greedy"] * 4
+    result, given = (
+        json.loads((run / "eval.json").read_text()),
+        load_problems(load_config(str(run / "config.yaml")).data),
+    )
+    sampled = rows[:8]
+    assert [row["sample"] for row in sampled] == [0, 1] * 4
+    assert result["sampled"]["accuracy"] == sum(row["correct"] for row in sampled) / 8
+    assert result["sampled"]["length"] == sum(row["tokens"] for row in sampled) / 8
+    assert result["greedy"]["accuracy"] == sum(row["correct"] for row in rows[8:]) / 4
+    for row in rows:
+        problem = given[row["problem"]]
+        assert (row["id"], row["question"], row["gold"]) == (problem.id, problem.question, problem.answer)
+        assert row["level"] == problem.columns["level"] and set(row["rewards"]) == {"accuracy", "format"}
+        assert row["correct"] == bool(accuracy_reward([row["text"]], answer=[row["gold"]])[0])
+        assert row["reflections"] == count_reflections(row["text"]) and not row["truncated"]
+    assert read_evaluation(run) == [Judged(**row) for row in rows]
+    (run / "eval.jsonl").write_bytes((run / "eval.jsonl").read_bytes()[:-1])
+    with pytest.raises(RunError, match=r"eval.jsonl:13: is damaged; delete it"):
+        read_evaluation(run)
+
+
+def test_held_out_problems_and_their_random_numbers_are_those_of_eval_seed(tmp_path):
+    """A run's own seed changes neither, so two seeds are evaluated in pairs; `eval.seed` changes both."""
+    for name, seeds in {"a": {}, "b": {"seed": 1}, "c": {"eval__seed": 1}}.items():
+        assert run_stage("eval", tmp_path / name, model__path="tiny", **seeds) == 0
+    a, b, c = ((tmp_path / name / "eval.jsonl").read_bytes() for name in "abc")
+    assert a == b != c
+    questions = [[row["question"] for row in lines(tmp_path / name / "eval.jsonl")[1:]] for name in "ac"]
+    assert not {*questions[0]} & {*questions[1]}
+
+
+def test_texts_lose_their_middle_where_the_file_would_become_too_large(tmp_path):
+    settings = {"model__path": "tiny", "sampling__max_new_tokens": 60}
+    assert run_stage("eval", tmp_path / "whole", **settings) == 0
+    assert run_stage("eval", tmp_path / "run", **settings, eval__megabytes=0.001) == 0
+    whole, cut = (lines(tmp_path / name / "eval.jsonl")[1:] for name in ("whole", "run"))
+    for row, short in zip(whole, cut, strict=True):
+        assert row["correct"] == short["correct"] and row["tokens"] == short["tokens"]
+        assert len(json.dumps(short["text"])) < 110
+        if row["text"] != short["text"]:
+            beginning, middle, end = short["text"].split(" ... ")
+            assert row["text"].startswith(beginning) and row["text"].endswith(end) and "characters" in middle
+    assert whole != cut
+    for most in (100, 1000):
+        for text in ("a" * 5000, "\u221a" * 5000, "\n" * 5000, "\U0001f600" * 2000):
+            assert len(json.dumps(without_middle(text, most))) <= max(most, 12 * 40) + 40
+    assert without_middle("abc", 5) == "abc"
+    assert without_middle("abcdefgh" * 30, 100).startswith("abcdefgh")
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["model.dtype=bfloat16", "sampling.max_new_tokens=5", "sampling.stop=[x]", "eval.temperature=0.5", "eval.top_p=0.9",
+     "eval.seed=1", "eval.data.count=2", "eval.samples=3", "eval.require_tags=false", "prompt.template='{question}'",
+     "rewards.accuracy.args.grading.percent=optional", "code", "versions", "eval_hash"],
+)  # fmt: skip
+def test_only_an_evaluation_that_was_made_in_the_same_way_is_taken_over(tmp_path, change):
+    run = tmp_path / "run"
+    assert run_stage("sft", run, sft__steps=1, eval__at_end="true") == 0
+    base = command("eval", tmp_path / "eval", model__path=run)[1:]
+    config, data = load_config(None, base), manifest(run)["eval_hash"]
+    taken = evaluation_of(run, config, data)
+    assert taken == json.loads((run / "eval.json").read_text())
+    free = ["threads=2", "seed=5", "sampling.max_rows=3", "eval.every=3", "eval.against=x", "eval.megabytes=1"]
+    assert evaluation_of(run, load_config(None, [*base, *free]), data) == taken
+    if "=" in change:
+        key = change.partition("=")[0]
+        config = load_config(None, [*(one for one in base if not one.startswith(key + "=")), change])
+    else:
+        (run / "manifest.json").write_text(json.dumps(manifest(run) | {change: {"grpo": "other"}}))
+    assert evaluation_of(run, config, data) is None
+
+
+def test_an_evaluation_without_its_rows_is_made_again(tmp_path):
+    run = tmp_path / "run"
+    assert run_stage("sft", run, sft__steps=1, eval__at_end="true") == 0
+    config = load_config(None, command("eval", tmp_path / "eval", model__path=run)[1:])
+    (run / "eval.jsonl").unlink()
+    assert evaluation_of(run, config, manifest(run)["eval_hash"]) is None

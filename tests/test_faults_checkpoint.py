@@ -192,7 +192,7 @@ def test_a_new_checkpoint_replaces_the_damaged_and_never_counts_those_as_kept(tm
 # ---- a save that fails --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("function", ["save_file", "digest", "sync", "os.replace"])
+@pytest.mark.parametrize("function", ["write", "digest", "sync", "os.replace"])
 def test_a_disk_that_fills_while_saving_leaves_the_checkpoint_before(tmp_path, monkeypatch, function):
     trained(tmp_path, 2)
     before = names(tmp_path)

@@ -78,17 +78,17 @@ def test_any_manifest_and_settings_of_a_run_are_read_or_one_line(tmp_path_factor
 
 
 @given(ROWS.map(json.dumps).map(str.encode).map(lambda line: line + b"\n") | st.binary(max_size=60))
-def test_a_line_is_a_round_or_nothing(line):
-    assert parse_judged(line) == []  # no key of a row is one of a judged completion
-    assert parse_judged(b"[" + line.strip() + b"]\n") == []
+def test_a_line_is_a_judged_completion_or_nothing(line):
+    assert parse_judged(line) is None  # no key of a row is one of a judged completion
+    assert parse_judged(b"[" + line.strip() + b"]\n") is None
 
 
-def test_a_judged_round_comes_back_as_it_was():
+def test_a_judged_completion_comes_back_as_it_was():
     judged = Judged(3, "half a pair \ud800 and\n a line \u2028 more", True, False, 2, None, 7, True)
-    assert parse_judged(json.dumps([vars(judged)] * 2).encode() + b"\n") == [judged, judged]
-    assert parse_judged(json.dumps([vars(judged), {"tokens": 7}]).encode() + b"\n") == []
-    assert parse_judged(json.dumps([{**vars(judged), "more": 7}]).encode() + b"\n") == []
-    assert parse_judged(json.dumps([vars(judged)]).encode()) == []
+    assert parse_judged(json.dumps(vars(judged)).encode() + b"\n") == judged
+    assert parse_judged(json.dumps([vars(judged)]).encode() + b"\n") is None
+    assert parse_judged(json.dumps({**vars(judged), "more": 7}).encode() + b"\n") is None
+    assert parse_judged(json.dumps(vars(judged)).encode()) is None
 
 
 # ---- chat templates are programs of the model's author ------------------------------------------------------

@@ -39,7 +39,7 @@ def assert_same(run: Path, whole: Path) -> None:
     [lambda: OSError(errno.ENOSPC, "No space left on device"), lambda: SafetensorError("No space left on device")],
     ids=["OSError", "SafetensorError"],
 )
-@pytest.mark.parametrize("where", ["grpo.runs.checkpoint.save_file", "grpo.model.policy.Policy.save"])
+@pytest.mark.parametrize("where", ["grpo.runs.checkpoint.write", "grpo.model.policy.Policy.save"])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, capsys, error, where):
     assert run_stage("sft", tmp_path / "whole") == 0
     run, calls = tmp_path / "run", []
@@ -51,9 +51,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path
         return original(*_)
 
     with pytest.MonkeyPatch.context() as patch:
-        module, name = (
-            (grpo.runs.checkpoint, "save_file") if "checkpoint" in where else (grpo.model.policy.Policy, "save")
-        )
+        module, name = (grpo.runs.checkpoint, "write") if "checkpoint" in where else (grpo.model.policy.Policy, "save")
         original = getattr(module, name)
         patch.setattr(module, name, full)
         capsys.readouterr()

@@ -134,7 +134,7 @@ def test_held_out_prompts_that_are_too_long_stop_a_run_before_its_first_step(tmp
     settings = {"eval__data__source": held_out, "eval__data__count": 0, "eval__at_end": "true"}
     assert run_stage(stage, tmp_path / "run", *(rewards if stage == "grpo" else []), **settings) == 2
     assert "exceeds the model's context of 256" in one_line(capsys)
-    assert not (tmp_path / "run" / "metrics.jsonl").exists() and not (tmp_path / "run" / "judged").exists()
+    assert not (tmp_path / "run" / "metrics.jsonl").exists() and not (tmp_path / "run" / "eval.jsonl").exists()
 
 
 def test_an_evaluation_does_not_go_on_with_the_answers_to_other_problems(tmp_path):

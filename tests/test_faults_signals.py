@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -109,7 +110,7 @@ def test_evaluation_goes_on_where_it_was(tmp_path, capsys, monkeypatch, number):
     assert run_stage("eval", run, **settings) == CODES[number]
     patch.undo()
     said = one_line(capsys)
-    assert "eval sampled, 8 of 12 completions, all of it saved; run the same command to go on" in said
+    assert "sampled, 8 of 12 completions, all of it saved; run the same command to go on" in said
     assert not (run / "eval.json").exists() and "finished" not in manifest(run)
     assert run_stage("eval", run, eval__data__count=5, sampling__max_rows=4) == 2  # there is something to lose
     rounds, original = [], grpo.experience.sample_groups
@@ -117,10 +118,10 @@ def test_evaluation_goes_on_where_it_was(tmp_path, capsys, monkeypatch, number):
     assert run_stage("eval", run, **settings) == 0
     assert [len(ids) for ids in rounds] == [2, 4, 2]  # the last of the sampled, two of the greedy
     assert (run / "eval.json").read_bytes() == (tmp_path / "whole" / "eval.json").read_bytes()
-    assert not (run / "judged").exists()
+    assert (run / "eval.jsonl").read_bytes() == (tmp_path / "whole" / "eval.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("damage", [b"", b'[{"problem": 1', b"\x00\xff\n", b"[]\n", b'[{"problem": "1"}]\n'])
+@pytest.mark.parametrize("damage", [b"", b'{"problem": 1', b"\x00\xff\n", b"[]\n", b'{"problem": "1"}\n'])
 def test_a_judged_completion_that_is_cut_short_is_judged_again(tmp_path, damage):
     settings = {"eval__data__count": 6, "sampling__max_rows": 4}
     assert run_stage("eval", tmp_path / "whole", **settings) == 0
@@ -128,9 +129,11 @@ def test_a_judged_completion_that_is_cut_short_is_judged_again(tmp_path, damage)
     patch = signal_in(grpo.experience, "sample_groups", 1, signal.SIGTERM)
     assert run_stage("eval", run, **settings) == 143
     patch.undo()
-    journal = run / "judged" / "eval-sampled.jsonl"
+    journal = run / "eval.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join(lines[:2]) + damage + b"".join(lines[2:]))  # the head and a round, then damage
+    journal.write_bytes(
+        b"".join(lines[:6]) + damage + b"".join(lines[6:])
+    )  # the head and a round and more, then damage
     assert run_stage("eval", run, **settings) == 0
     assert (run / "eval.json").read_bytes() == (tmp_path / "whole" / "eval.json").read_bytes()
 
@@ -139,20 +142,32 @@ def test_a_journal_is_cut_back_to_its_last_whole_round(tmp_path):
     """On the disk too: what is added later must follow what was read."""
     run = SimpleNamespace(folder=tmp_path, stop=StopRequest())
     rows = [Judged(i // 2, f"text {i}", True, True, 0, None, 3, False) for i in range(10)]
-    journal = Journal(run, "eval", "w", total=10)
-    assert journal.judged == []
-    journal.add(rows[:4])
-    journal.add(rows[4:8])
-    assert journal.judged == rows[:8]
+    greedy = [replace(row, kind="greedy") for row in rows[::2]]
+
+    def read() -> tuple[Journal, list[Judged], list[Judged]]:
+        journal = Journal(run, "eval.jsonl", "w")
+        return journal, journal.resume("sampled", 10, 4), journal.resume("greedy", 5, 4)
+
+    journal, *nothing = read()
+    assert nothing == [[], []]
+    journal.add(rows[:4], "")
+    journal.add(rows[4:8], "")
+    assert read()[1:] == (rows[:8], [])
     whole = journal.path.read_bytes()
     for damaged in (whole[:-1], whole[:-1] + b"garbage\n", whole.replace(b"text 7", b"text\n7"), whole[:-9]):
         journal.path.write_bytes(damaged)
-        assert Journal(run, "eval", "w", 10).judged == rows[:4]
-        assert whole.startswith(journal.path.read_bytes()) and len(journal.path.read_bytes().splitlines()) == 2
-    again = Journal(run, "eval", "w", 10)
-    again.add(rows[4:8])
-    again.add(rows[8:])
-    assert Journal(run, "eval", "w", 10).judged == rows  # the last round is a short one
+        assert read()[1:] == (rows[:4], [])
+        assert whole.startswith(journal.path.read_bytes()) and len(journal.path.read_bytes().splitlines()) == 5
+    again, *_ = read()
+    again.add(rows[4:8], "")
+    again.add(rows[8:], "")
+    assert read()[1:] == (rows, [])  # the last round is a short one
+    again.add(greedy[:4], "")
+    again.add(greedy[4:], "")
+    assert read()[1:] == (rows, greedy)
+    again.path.write_bytes(again.path.read_bytes()[:-1])
+    assert read()[1:] == (rows, greedy[:4])
+    assert Journal(run, "eval.jsonl", "other").rows == []
 
 
 def test_what_other_weights_sampled_is_not_used(tmp_path):
@@ -162,9 +177,9 @@ def test_what_other_weights_sampled_is_not_used(tmp_path):
     patch = signal_in(grpo.experience, "sample_groups", 0, signal.SIGTERM)
     assert run_stage("eval", run, **settings) == 143
     patch.undo()
-    journal = run / "judged" / "eval-sampled.jsonl"
+    journal = run / "eval.jsonl"
     head, *rows = journal.read_text().splitlines()
-    other = [json.dumps([{**one, "correct": True, "tokens": 999} for one in json.loads(row)]) for row in rows]
+    other = [json.dumps({**json.loads(row), "correct": True, "tokens": 999}) for row in rows]
     journal.write_text("\n".join([head.replace(json.loads(head)["origin"], "0" * 64), *other]) + "\n")
     assert run_stage("eval", run, **settings) == 0
     assert (run / "eval.json").read_bytes() == (tmp_path / "whole" / "eval.json").read_bytes()
@@ -195,12 +210,12 @@ def test_rejection_sampling_goes_on_where_it_was(tmp_path, tmp_path_factory, num
     assert run_stage("reject", run, **settings) == CODES[number]
     patch.undo()
     assert not (run / "samples.jsonl").exists()
-    _, *rounds = map(json.loads, (run / "judged" / "sampling.jsonl").read_text().splitlines())
-    assert sum(map(len, rounds)) == 12
+    assert len((run / "sampled.jsonl").read_text().splitlines()) == 1 + 12
     assert run_stage("reject", run, **settings) == 0
     for name in ("samples.jsonl", "rejection.json"):
         assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert_same(run, tmp_path / "whole")
+    assert not (run / "sampled.jsonl").exists()
 
 
 def test_a_request_in_another_thread_leaves_the_handlers_alone():

@@ -17,12 +17,7 @@ FILES = [path for package in PACKAGES for path in sorted((REPO / package).rglob(
 MODULES = {".".join(p.relative_to(REPO).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
 READ_PATH = ("sampling", "logprobs", "advantages", "weights", "loss", "trainer")  # presets.py is settings
 LOOP = [f"grpo.{name}" for name in (*READ_PATH[:2], "trainer", "experience", "scoring", "evaluate", "sft", "rejection")]
-LOOP += [
-    "grpo.bench",
-    "grpo.cli",
-    "grpo.commands",
-    "grpo.minimal",
-]  # a list: names of tests must be the same in every process
+LOOP += ["grpo.bench", "grpo.cli", "grpo.commands", "grpo.compare", "grpo.curve", "grpo.minimal"]  # a list: test names
 
 REWARDS = [f"rewards.{n}" for n in ("accuracy", "format", "habits", "length", "reflection", "repetition")]
 

@@ -195,10 +195,10 @@ def test_grpo_logs_each_reward_on_its_own(tmp_path, monkeypatch):
 def test_a_complete_run_drops_what_a_kill_left_of_its_tidying(tmp_path):
     run = tmp_path / "run"
     assert grpo("sft", run) == 0
-    for name in ("checkpoints", "judged"):
-        (run / name).mkdir()
+    (run / "checkpoints").mkdir()
+    (run / "sampled.jsonl").touch()
     assert grpo("sft", run) == 0
-    assert not (run / "checkpoints").exists() and not (run / "judged").exists()
+    assert not (run / "checkpoints").exists() and not (run / "sampled.jsonl").exists()
     assert (run / "model").exists()
 
 

@@ -6,8 +6,8 @@
 # as many steps of GRPO as the time allows, on all test problems, compared in pairs.
 #   MODEL=FOLDER (or FILE.gguf), default SmolLM2-135M-Instruct from the hub's cache; DATA=FOLDER of gsm8k_train.jsonl and
 #   gsm8k_test.jsonl, default datasets/
-# One table is printed and written to OUT/gpu_check.md after each row (every figure: gpu_check.json); the most telling
-# rows come first. Rows for which no time is left say so, and so does one that fails. BUDGET=1800 gives more seconds.
+# One table is printed and written to OUT/gpu_check.md after each row (every figure: gpu_check.json; each step of GRPO:
+# real_grpo.jsonl); the most telling rows come first. Rows for which no time is left say so, and so does one that fails. BUDGET=1800 gives more seconds.
 # To try the script itself on a CPU, in a few minutes: DEVICE=cpu SCALE=small experiments/launch/gpu_check.sh OUT
 set -euo pipefail
 absolute() { if [[ -e ${1:-} ]]; then realpath "$1"; else echo "${1:-}"; fi; }

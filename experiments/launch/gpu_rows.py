@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from grpo.bench import now, peak_memory, processor
 from grpo.model.graphs import can_replay
 from grpo.model.policy import ModelConfig, Policy, load_policy
 from grpo.runs.files import read_mapping
+from grpo.runs.keeper import export
 from grpo.sampling import sample_groups
 from grpo.types import Rollouts, SamplingConfig
 
@@ -50,6 +52,8 @@ REAL = {  # configurations, and settings on top of them
                        "grpo.drop_zero_spread=false", "grpo.drop_by=[]"]),
 }  # fmt: skip
 """GRPO is stopped when its time is over: so many steps it never makes."""
+ONLY = {"grpo": ["optim.lr=5.0e-6"]}
+"""Settings of one stage: a run of few steps takes larger ones."""
 
 
 def random_model(shape: str, scratch: Path, device: str) -> Path:
@@ -79,12 +83,13 @@ def random_model(shape: str, scratch: Path, device: str) -> Path:
 
 
 def sampling_rows(model: Path, device: str, dtype: str, sizes: list[int], tokens: int) -> Iterator[dict]:
-    """For each number of rows: without graphs (a quarter of the tokens: it is slow), then with them."""
+    """For each number of rows: without graphs (an eighth of the tokens: it is slow), then with them."""
+    few = max(2, tokens // 8)
     policy = load_policy(ModelConfig(str(model), device=device, dtype=dtype))
     for size in sizes:
-        plain, row = timed(policy, size, max(2, tokens // 4), graphs=False)
+        plain, row = timed(policy, size, few, graphs=False)
         yield row
-        same, _ = timed(policy, size, max(2, tokens // 4), graphs=True)
+        same, _ = timed(policy, size, few, graphs=True)
         _, row = timed(policy, size, tokens, graphs=True)
         said = "the same tokens" if same.token_lists() == plain.token_lists() else "OTHER TOKENS than without"
         captured = policy.graphs and can_replay(policy.device)
@@ -129,24 +134,26 @@ def json_lines(command: list[str], seconds: float) -> Iterator[dict]:
 # ---- a real run ----------------------------------------------------------------------------------------------
 
 
-def real_run(scale: str, device: str, model: str, data: str, folder: Path, seconds: float) -> Rows:
+def real_run(arguments: argparse.Namespace, folder: Path, seconds: float) -> Rows:
     """Base, SFT, GRPO for as long as there is time, and all test problems after each: figures, then in pairs."""
-    experiment, settings = REAL[scale]
-    settings = [*settings, f"model.device={device}"] + ([f"data.root={data}", f"eval.data.root={data}"] if data else [])
-    deadline, path, evaluation = time.monotonic() + seconds, model, 0.0
+    deadline, path, evaluation = time.monotonic() + seconds, arguments.model, 0.0
+    experiment, settings = REAL[arguments.scale]
+    settings = [*settings, f"model.device={arguments.device}"]
+    settings += [f"{key}={arguments.data}" for key in ("data.root", "eval.data.root") if arguments.data]
     for run, stage in STAGES.items():
         started = time.monotonic()
         config = f"experiments/{experiment}/{stage}.yaml"
         command = [stage, "--config", config, f"run={folder / run}", *settings]
-        command += [f"model.path={path}"] if path else []
+        command += ([f"model.path={path}"] if path else []) + ONLY.get(stage, [])
         if stage == "grpo":
-            yield "real grpo", {"note": grpo_until(deadline - 1.2 * evaluation - 5, command, folder / run)}
+            yield "real grpo", {"note": grpo_until(deadline - 1.5 * evaluation - 15, command, folder / run)}
+            shutil.copy(folder / run / "metrics.jsonl", arguments.out / "real_grpo.jsonl")
             continue
         finish(command, deadline)
         evaluation = evaluation or time.monotonic() - started
         yield f"real {stage}", {"note": f"{described(folder / run)}; {time.monotonic() - started:.0f} s"}
         path = path if stage == "base" else str(folder / run)
-    finish(["export", str(folder / "3-grpo"), str(folder / "3-model")], deadline)
+    export(folder / "3-grpo", folder / "3-model")
     config = f"experiments/{experiment}/eval.yaml"
     last = [f"run={folder / '3-eval'}", *settings, "eval.folder=''", f"model.path={folder / '3-model'}"]
     finish(["eval", "--config", config, *last], deadline)

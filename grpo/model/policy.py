@@ -7,8 +7,9 @@ A model is a hub id, a folder in Hugging Face format, a LoRA adapter folder in P
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ class Policy(nn.Module):
         self._reference: tuple[Policy, ...] = ()  # in a tuple: its parameters are none of ours
         self.graphs = True  # sampling may try CUDA graphs: see `graphs.py`
         self.masters: dict[str, Tensor] = {}  # trained fp32 weights of which the model has rounded ones
+        self.mapped: torch.device | None = None  # where the shards will be of weights that are still in their files
         self.passes = passes or SharedPrefix()
         self.passes.prepare(model)
 
@@ -97,12 +99,18 @@ class Policy(nn.Module):
         """The parameters that training moves, by name: all of them, or the adapter's."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
+    def values(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and value of each parameter; in fp32 where it is still in its file, whatever type it has there."""
+        for name, p in self.model.named_parameters():
+            yield name, p.detach().float() if self.mapped else p.detach()
+
     def freeze_reference(self) -> None:
         """Remember the present policy as the KL's reference. LoRA keeps a copy of its adapter alone."""
         if lora.adapters(self.model):
             lora.freeze_reference(self.model)
         else:
-            frozen = copy.deepcopy(self.model).requires_grad_(False)
+            same = {id(p): nn.Parameter(p.data) for p in self.model.parameters()} if self.mapped else {}
+            frozen = copy.deepcopy(self.model, same).requires_grad_(False)
             self._reference = (Policy(frozen, self.tokenizer, self.eos_ids, self.source, self.dtype, self.passes),)
 
     @contextmanager
@@ -114,6 +122,13 @@ class Policy(nn.Module):
         else:
             with lora.reference_weights(self.model):
                 yield self
+
+    def stay_mapped(self, device: torch.device) -> None:
+        """The weights are in their files, and their shards will be on this device; what is no weight is there now."""
+        self.mapped = device
+        for module in self.model.modules():
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                module.register_buffer(name, buffer.to(device), name not in module._non_persistent_buffers_set)
 
     def describe(self) -> str:
         """Device, type and size, for a person: `cpu, float32, 135M parameters, 0.5M of them train`."""
@@ -145,7 +160,7 @@ class Policy(nn.Module):
             raise ModelError("parallel=fsdp trains all parameters; set parallel=ddp for model.lora.rank > 0")
         for some in (self, *self._reference):
             if sharded:
-                sharding.shard(some, some.model, self.dtype)
+                sharding.shard(some, some.model, self.dtype, self.mapped or self.device)
                 some.graphs = False  # gathering is not for a graph
             else:
                 some.masters = compute.cast(some.model, self.dtype)
@@ -179,34 +194,46 @@ class Policy(nn.Module):
                 self.masters[name] = weight.cpu()
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `AutoModelForCausalLM.from_pretrained` (or PEFT, for an adapter) loads, in fp32."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write a folder that `AutoModelForCausalLM.from_pretrained` (or PEFT, for an adapter) loads, in fp32.
+
+        All processes call it, and the first one writes.
+        """
+        if distributed.rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+        gathered = sharding.gather_into(folder / "gathered", self.model)
+        if distributed.rank():
+            return
         if lora.adapters(self.model):
             lora.save_adapter(self.model, folder, self.source)
         else:
-            self.model.save_pretrained(folder, state_dict=self.model.state_dict() | self.masters)
+            self.model.save_pretrained(folder, state_dict=self.model.state_dict() | self.masters | gathered)
+        shutil.rmtree(folder / "gathered", ignore_errors=True)
         self.tokenizer.save_pretrained(folder)
         apply_umask(*folder.glob("*.safetensors"))
 
 
-def load_policy(config: ModelConfig, seed: int = 0, training: bool = False) -> Policy:
+def load_policy(config: ModelConfig, seed: int = 0, training: bool = False, parallel: str = "ddp") -> Policy:
     """Load model and tokenizer, add or merge LoRA, and check that our forward pass is the model's.
 
-    training: the weights stay fp32 until `Policy.start_training`. Raises ModelError, in one line, for anything that
-    cannot be loaded.
+    training: the weights stay fp32 until `Policy.start_training`, or in their files where `parallel` will shard them.
+    Raises ModelError, in one line, for anything that cannot be loaded.
     """
     path, device = resolve_path(config.path), distributed.find_device(config.device)
     try:
         source, adapter = lora.read_source(path) if (path / "adapter_config.json").exists() else (config.path, None)
-        model, tokenizer = load_base(config, source, seed)
-        model = model.to(device=device, dtype=torch.float32).eval()
+        mapped = training and sharding.is_sharded(parallel) and not (adapter or config.lora.rank or ".gguf" in source)
+        model, tokenizer = load_base(config, source, seed, mapped)
+        model = model.eval() if mapped else model.to(device=device, dtype=torch.float32).eval()
         base = tiny_model.BASE_FOLDER if source == "tiny" else resolve_path(source)
         source = str(base.resolve() if base.exists() else base)  # PEFT, too, must find the base that an adapter names
         implementation = model.config._attn_implementation  # transformers' choice
         policy = Policy(model, tokenizer, find_eos_ids(model, tokenizer), source, getattr(torch, config.dtype))
         if not policy.eos_ids:
             raise ModelError("no end-of-sequence token; set eos_token in its tokenizer_config.json")
-        checks.choose_passes(policy, implementation)
+        if mapped:
+            policy.stay_mapped(device)
+        with sharding.layer_by_layer(model, device) if mapped else nullcontext():
+            checks.choose_passes(policy, implementation)
         if adapter:
             lora.load_adapter(model, path, adapter)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError, ...

@@ -1,12 +1,21 @@
 """Weights and gradients of several processes: a shard of each weight here (fsdp), or all of them (ddp).
 
+A model that will be sharded is never held as a whole. transformers maps its files into memory, in their own type, which
+takes no memory but the system's cache, shared by all processes. From there
+
+    comparing    with the model's own forward pass: a layer is copied in when it is computed (`layer_by_layer`)
+    sharding     a layer is copied in, and this process's shard of it kept (`shard`)
+    saving       all gather a tensor, and the first process puts it into a file that is mapped, too
+
 With one process every function here does nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -17,24 +26,58 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from grpo.distributed import world_size
+from grpo.distributed import rank, world_size
 
 
 def is_sharded(parallel: str) -> bool:
     return parallel == "fsdp" and world_size() > 1
 
 
-def shard(policy: nn.Module, model: PreTrainedModel, dtype: torch.dtype) -> None:
+@contextmanager
+def layer_by_layer(model: PreTrainedModel, device: torch.device) -> Iterator[None]:
+    """Inside, a mapped model computes in fp32 on the device, where only one of its layers is at a time."""
+    layers = _parts(model)
+    inside = {p for layer in layers for p in layer.parameters()}
+    mapped = {p: p.data for p in model.parameters()}
+
+    def let_go(module: nn.Module, *_: object) -> None:
+        for p in module.parameters():
+            p.data = mapped[p]
+
+    def come(module: nn.Module, *_: object) -> None:
+        copy_in(module.parameters(), device)
+
+    hooks = [layer.register_forward_pre_hook(come) for layer in layers]
+    hooks += [layer.register_forward_hook(let_go) for layer in layers]
+    copy_in(mapped.keys() - inside, device)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for p, data in mapped.items():
+            p.data = data
+
+
+def copy_in(parameters: Iterable[nn.Parameter], device: torch.device) -> None:
+    """Let parameters be fp32 on the device, out of the file that they are mapped from."""
+    for p in parameters:
+        p.data = p.data.to(device=device, dtype=torch.float32)
+
+
+def shard(policy: nn.Module, model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
     """Keep a shard of each parameter here, in fp32; gathered, all but embedding and head are of type `dtype`.
 
     policy: the root, whose `forward` calls `model`'s layers. Each layer is gathered when it is called, in the forward
     and in the backward pass, and its gradient is reduced to shards at once. Embedding and head are gathered by the
     root's `forward`, and stay until its backward pass has ended.
     """
-    mesh = init_device_mesh(next(model.parameters()).device.type, (world_size(),))
+    mesh = init_device_mesh(device.type, (world_size(),))
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for part in _parts(model):
+        copy_in(part.parameters(), device)
         fully_shard(part, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
+    copy_in((p for p in model.parameters() if not is_shard(p)), device)
     fully_shard(policy, mesh=mesh, reshard_after_forward=False)  # the head is called after `forward`
     for unit in _units(policy):
         unit.set_gradient_divide_factor(1.0)  # a sum, no mean
@@ -79,6 +122,21 @@ def is_shard(value: Tensor) -> bool:
 def full_tensor(value: Tensor) -> Tensor:
     """A parameter, or something of its shape, out of all processes' shards."""
     return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def gather_into(folder: Path, model: nn.Module) -> dict[str, Tensor]:
+    """The full fp32 tensor of each sharded parameter, by name, in the first process; all gather, one after the other.
+
+    folder: a new one, whose files, one a tensor, these are mapped from.
+    """
+    full = {}
+    for number, p in enumerate(p for p in model.parameters() if is_shard(p)):  # tied ones once
+        value = full_tensor(p.detach())
+        if rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            room = torch.from_file(str(folder / str(number)), shared=True, size=math.prod(p.shape))
+            full[p] = room.view(p.shape).copy_(value)
+    return {name: full[p] for name, p in model.named_parameters(remove_duplicate=False) if p in full}
 
 
 def shard_like(value: Tensor, model: Tensor) -> Tensor:

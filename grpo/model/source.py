@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 from data.embedded import tiny_model
 from grpo.model import hub
@@ -20,8 +22,13 @@ def resolve_path(path: str) -> Path:
     return folder / "model" if (folder / "model").is_dir() and (folder / "manifest.json").exists() else folder
 
 
-def load_base(config: ModelConfig, source: str, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The full-precision model and tokenizer behind a source name."""
+def load_base(
+    config: ModelConfig, source: str, seed: int, mapped: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The full-precision model and tokenizer behind a source name.
+
+    mapped: leave the weights in their files, in the type that these have; they are fp32 otherwise.
+    """
     if source in ("tiny", "tiny-init"):
         if source == "tiny-init":
             return tiny_model.build_model(seed), tiny_model.build_tokenizer()
@@ -44,7 +51,10 @@ def load_base(config: ModelConfig, source: str, seed: int) -> tuple[PreTrainedMo
     tokenizer = AutoTokenizer.from_pretrained(name, **extra)
     if not source.endswith(".gguf"):
         extra["use_safetensors"] = True  # a .bin file is a pickle
-    model, found = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **extra)
+    extra |= {"output_loading_info": True}
+    model, found = AutoModelForCausalLM.from_pretrained(name, dtype="auto" if mapped else torch.float32, **extra)
+    if mapped and stored_dtype(name, config.revision) != model.dtype:  # some of them would be rounded
+        model, found = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **extra)
     if found["missing_keys"]:  # transformers would make them up at random, and only warn
         raise ModelError(f"its files lack {len(found['missing_keys'])} weights, {min(found['missing_keys'])} for one")
     if source.endswith(".gguf"):  # the weights were dequantised on the way in: they are plain fp32 now
@@ -52,6 +62,16 @@ def load_base(config: ModelConfig, source: str, seed: int) -> tuple[PreTrainedMo
             del model.config.quantization_config
         model.is_quantized, model.hf_quantizer = False, None
     return model, tokenizer
+
+
+def stored_dtype(name: str, revision: str | None) -> torch.dtype:
+    """The type of all tensors in a model's files, a folder's or downloaded ones; fp32 where they have several."""
+    found = set()
+    for file in Path(cached_file(name, "config.json", revision=revision)).parent.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            found |= {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+    halves = {"BF16": torch.bfloat16, "F16": torch.float16}
+    return halves.get(found.pop(), torch.float32) if len(found) == 1 else torch.float32
 
 
 def _check_names(folder: Path) -> None:

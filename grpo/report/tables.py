@@ -24,7 +24,10 @@ def evaluation_rows(results: list[dict[str, Any]]) -> list[tuple[str, list[str],
     rows = []
     for label, part, figure, digits, text in EVALUATION:
         values = [result.get(part, {}).get(figure) for result in results]
-        if label.endswith(("@k", " *")):  # one value for each k (that of 1 is the accuracy once more) or reward
+        if part == "paired":  # left out where nothing was compared; a difference has a sign
+            if any(value is not None for value in values):
+                rows.append((label, [_difference(value, digits) for value in values], text))
+        elif label.endswith(("@k", " *")):  # one value for each k (that of 1 is the accuracy once more) or reward
             keys = sorted({key for some in values for key in some or ()} - {"1"}, key=lambda key: (len(key), key))
             rows += [(label[:-1] + k, [_cell((some or {}).get(k), digits) for some in values], text) for k in keys]
         else:
@@ -44,7 +47,15 @@ def evaluation_table(results: dict[str, dict[str, Any]]) -> str:
     return f"{block}\n\n{evaluation_table(rest)}" if rest else block
 
 
-def _cell(value: float | list[float] | None, digits: int) -> str:
+def _difference(value: float | list[float] | str | None, digits: int) -> str:
+    if isinstance(value, list):
+        return f"{value[0]:+.{digits}f} to {value[1]:+.{digits}f}"
+    return _cell(value, digits) if value is None or not digits else f"{value:+.{digits}f}"
+
+
+def _cell(value: float | list[float] | str | None, digits: int) -> str:
+    if isinstance(value, str):
+        return value
     if isinstance(value, list):
         return "-".join(f"{v:.{digits}f}" for v in value)
     return "-" if value is None or value != value else f"{value:.{digits}f}"

@@ -6,26 +6,27 @@
         metadata                     finished steps, data cursor, length of the logs; SHA-256 of all this
 
 There are no random states to keep: sampling and data order are functions of (seed, step) alone, and so is the learning
-rate. Whether weights are sharded or not, the file is the same: the first process gathers one tensor after the other
-(12 bytes of its main memory per parameter) and writes. So a run goes on with any number of processes.
+rate. Whether weights are sharded or not, the file is the same: the first process gathers one tensor after the other and
+writes it. So a run goes on with any number of processes, and none holds more than its shard and a tensor.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from grpo.distributed import from_first, rank
 from grpo.model.optim import Optimizer
 from grpo.model.sharding import full_tensor, shard_like
-from grpo.permissions import apply_umask
 from grpo.runs.files import RunError, sync
 from grpo.runs.log import say
 
@@ -42,31 +43,56 @@ def save_checkpoint(folder: Path, optimizer: Optimizer, state: State, keep: int)
 
     Raises OSError where the disk is full or the run folder is gone; the checkpoints before it stay as they are.
     """
-    tensors = {}
-    for name, master in optimizer.masters.items():
-        for key, value in {"weight": master.detach(), **optimizer.adamw.state[master]}.items():
-            full = full_tensor(value)  # by all processes
-            if rank() == 0:
-                tensors[f"{key}/{name}"] = full.cpu().contiguous()
+    tensors = {
+        f"{key}/{name}": value
+        for name, master in optimizer.masters.items()
+        for key, value in {"weight": master.detach(), **optimizer.adamw.state[master]}.items()
+    }
+    full = ((name, full_tensor(tensors[name])) for name in sorted(tensors))  # gathered by all processes
     if rank():
+        for _ in full:
+            pass
         return
     target, partial = folder / f"step-{state['step']:08d}.safetensors", folder / "partial"
     metadata = {key: str(value) for key, value in state.items()}
     folder.mkdir(exist_ok=True)  # not its parents: a run folder that vanished is not made anew
     try:
-        save_file(tensors, partial, {**metadata, "sha256": digest(metadata, sorted(tensors.items()))})
-        apply_umask(partial)
+        write(partial, {name: tensors[name].shape for name in sorted(tensors)}, full, metadata)
         sync(partial)
         os.replace(partial, target)
         sync(folder)
-    except SafetensorError as error:  # its I/O errors are no OSError
-        raise OSError(f"{partial}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
     # later ones are damaged, or the run would have gone on from there
     kept = [old for old in checkpoints(folder) if old.name <= target.name][:keep]
     for old in set(checkpoints(folder)) - set(kept):
         old.unlink()
+
+
+def write(
+    path: Path, shapes: dict[str, torch.Size], tensors: Iterable[tuple[str, Tensor]], metadata: dict[str, str]
+) -> None:
+    """A file in safetensors' format, of fp32 tensors that come one by one in the order of their shapes."""
+    unknown, at, header = "0" * 64, 0, {}
+    for name, shape in shapes.items():
+        size = 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps({"__metadata__": {**metadata, "sha256": unknown}, **header}).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        passing = ((name, tensor.detach().float().cpu().contiguous()) for name, tensor in tensors)
+        sha = digest(metadata, _noting(passing, file))
+        file.seek(8 + text.index(unknown.encode()))
+        file.write(sha.encode())
+
+
+def _noting(tensors: Iterable[tuple[str, Tensor]], file: BinaryIO) -> Iterator[tuple[str, Tensor]]:
+    """The same tensors, each after it was written."""
+    for name, tensor in tensors:
+        file.write(tensor.flatten().view(torch.uint8).numpy())
+        yield name, tensor
 
 
 def digest(metadata: dict[str, str], tensors: Iterable[tuple[str, Tensor]]) -> str:

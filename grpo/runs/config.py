@@ -101,9 +101,14 @@ class EvalConfig:
 
     folder: str = ""
     """`grpo eval` evaluates the models of all runs in this folder, side by side; empty: `model.path` alone."""
+    against: str = ""
+    """What `grpo eval` compares each model with, in pairs: one of the folder, or any model; empty: its parent."""
     data: DataConfig = field(default_factory=lambda: DataConfig(split="test", count=200))
     """Held-out problems. Where `data.source` is set and this names none: 200 of those that belong to it, of its test
     split, or cut off by `data.held_out`."""
+    seed: NotNegativeInt = 0
+    """Seeds them, where they are made (`demo`), and the random numbers of their completions. It is not the run's seed:
+    all seeds, stages and arms of an experiment meet the same problems with the same numbers, so they can be paired."""
     samples: PositiveInt = 4
     """k: completions sampled per problem."""
     temperature: NotNegative = 1.0
@@ -118,6 +123,15 @@ class EvalConfig:
     """Take the answer from the <answer> tags alone; false: also a box or a final-answer phrase (base models)."""
     at_end: bool = True
     """Evaluate when a training stage ends."""
+    every: NotNegativeInt = 0
+    """Evaluate during training too: before the first step, after every so many and after the last (curve.jsonl)."""
+    every_count: NotNegativeInt = 0
+    """On so many of the problems, the first ones; 0: on all."""
+    keep_best: bool = False
+    """Keep the model of the curve's highest sampled accuracy in `best/`, whose accuracy on these problems is then too
+    good: choose on a validation split, and report on another."""
+    megabytes: Positive = 64.0
+    """About how large eval.jsonl may become: texts that are too long for that lose their middle there."""
 
 
 @dataclass(frozen=True)

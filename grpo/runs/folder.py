@@ -3,8 +3,8 @@
     config.yaml      the resolved configuration       metrics.jsonl      one line per step
     manifest.json    stage, parent, seed, versions     completions.jsonl  sampled completions
     checkpoints/     to resume from                    model/             the result
-    eval.json        its evaluation                    report.html        all of it, to look at
-    judged/          an unfinished evaluation or rejection sampling
+    eval.json        its evaluation                    eval.jsonl         each completion that it judged
+    curve.jsonl      evaluations during training       report.html        all of it, to look at
 
 The same command continues an unfinished run and leaves a finished one alone; another configuration in the same
 folder is refused, once there is anything to lose. Nothing is ever overwritten. Of several processes, the first writes.
@@ -43,8 +43,10 @@ from grpo.version import __version__
 
 FREE = (  # settings that do not change what is computed, so that a run may go on with others
     "stage", "run", "threads", "parallel", "tokens_per_micro_batch", "sampling.max_rows", "model.recompute", "log.",
-    "eval.at_end", "sandbox.", "max_skipped", "accept_code",
+    "eval.at_end", "eval.against", "sandbox.", "max_skipped", "accept_code",
 )  # fmt: skip
+EVALUATION = "eval.jsonl"
+SAMPLED = "sampled.jsonl"  # of rejection sampling, until it is done
 LONGER = ("grpo.steps", "sft.steps")  # may grow on the way, if the learning rate does not depend on them
 
 
@@ -96,18 +98,23 @@ class Run:
 
     def finish(self, policy: Policy | None = None) -> None:
         """Save what was trained, mark the run complete, and drop what was kept to go on from."""
-        if policy and rank() == 0:
-            self.check_folder()
-            partial = self.folder / "model.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            policy.save(partial)
-            result = read_mapping(self.folder / "eval.json") if (self.folder / "eval.json").exists() else {}
-            write_text(partial / "README.md", model_card(self.config, self.manifest, result))
-            shutil.rmtree(self.folder / "model", ignore_errors=True)
-            os.replace(partial, self.folder / "model")
+        if policy:
+            self.save_model(policy, "model")
         self.manifest["finished"] = now()
         write_json(self.folder / "manifest.json", self.manifest)
         _tidy(self.folder)
+
+    def save_model(self, policy: Policy, name: str) -> None:
+        """Write a model folder aside, in all processes, then put it in the place of the one of before."""
+        partial = self.folder / f"{name}.partial"
+        self.check_folder()
+        from_first(lambda: shutil.rmtree(partial, ignore_errors=True))
+        policy.save(partial)
+        if rank() == 0:
+            result = read_mapping(self.folder / "eval.json") if (self.folder / "eval.json").exists() else {}
+            write_text(partial / "README.md", model_card(self.config, self.manifest, result))
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            os.replace(partial, self.folder / name)
 
     def check_folder(self) -> None:
         """Raise RunError if the folder was deleted or moved away since the run opened it."""
@@ -165,22 +172,28 @@ def _new_manifest(config: Config, stage: str) -> dict[str, Any]:
     with suppress(OSError, subprocess.TimeoutExpired):
         if (root / ".git").exists():
             commit = subprocess.run(describe, cwd=root, capture_output=True, text=True, timeout=10).stdout.strip()
-    versions = {"grpo": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     return {
         "stage": stage,
         "parent": parent_of(config.model.path),
         "seed": config.seed,
         "started": now(),
-        "versions": {**versions, "python": platform.python_version()},
+        "versions": versions(),
         "git_commit": commit or None,
         "code": code_hash(config),
     }
 
 
+def versions() -> dict[str, str]:
+    """Of what computes."""
+    found = {"grpo": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    return {**found, "python": platform.python_version()}
+
+
 def _tidy(folder: Path) -> None:
     """Drop what a complete run needs no more; one that was killed in the middle of this still has some of it."""
-    for name in ("checkpoints", "judged") if rank() == 0 else ():
-        shutil.rmtree(folder / name, ignore_errors=True)
+    if rank() == 0:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        (folder / SAMPLED).unlink(missing_ok=True)
 
 
 def _differing(run: Run, stage: str) -> str:
@@ -223,37 +236,8 @@ def flatten(value: Any, key: str = "") -> dict[str, Any]:
 def _has_results(run: Run) -> bool:
     """Whether there is anything to lose. A run that failed before its first step (a model not found) starts anew."""
     metrics = run.folder / "metrics.jsonl"
-    there = any((run.folder / name).exists() for name in ("checkpoints", "samples.jsonl", "judged", "model"))
+    there = any((run.folder / name).exists() for name in ("checkpoints", "samples.jsonl", SAMPLED, EVALUATION, "model"))
     return run.complete or there or (metrics.exists() and metrics.stat().st_size > 0)
-
-
-def models_in(folder: Path) -> dict[str, str]:
-    """The model of each finished run in a folder, by the run's name; of stage 1 the base model."""
-    found = {}
-    for manifest in sorted(folder.glob("*/manifest.json")):
-        run = manifest.parent
-        if not read_mapping(manifest).get("finished"):
-            continue
-        if (run / "model").is_dir():
-            found[run.name] = str(run)
-        elif read_mapping(manifest).get("stage") == "base":
-            found[run.name] = flatten(read_mapping(run / "config.yaml"))["model.path"]
-    if not found:
-        raise RunError(f"eval.folder={folder}: no finished run is there; run a stage first")
-    return found
-
-
-def evaluation_of(run: Path, config: Config, data: str) -> dict[str, Any] | None:
-    """The evaluation that a run made itself, if `config` asks for the same, of today's code and data of this hash."""
-    limits = ("sampling.max_new_tokens", "sampling.stop")
-    keys, free = ("eval.", "prompt.", "seed", *limits, f"rewards.{config.eval.reward}."), ("eval.folder", "eval.at_end")
-    manifest = read_mapping(run / "manifest.json")
-    changed = (manifest.get("eval_hash"), manifest.get("code")) != (data, code_hash(config))
-    if changed or not (run / "eval.json").is_file():
-        return None
-    flat = flatten(read_mapping(run / "config.yaml")), flatten(yaml.safe_load(to_yaml(config)))
-    there, here = ({k: v for k, v in x.items() if k.startswith(keys) and k not in free and v != {}} for x in flat)
-    return read_mapping(run / "eval.json") if there == here else None
 
 
 def parent_of(model_path: str) -> dict[str, Any]:
@@ -287,8 +271,8 @@ def code_hash(config: Config) -> dict[str, str]:
 def fingerprint(policy: Policy) -> str:
     """A digest of a policy's parameters: of each, the sums of its bits, as integers, along its last two dimensions."""
     sha, integers = hashlib.sha256(), {4: torch.int32, 2: torch.int16}
-    for name, p in policy.model.named_parameters():
-        bits = p.detach().view(integers[p.element_size()])
+    for name, p in policy.values():
+        bits = p.view(integers[p.element_size()])
         sums = [bits.sum(dim=-1), bits.sum(dim=-2)] if bits.dim() > 1 else [bits]
         sha.update(name.encode() + b"".join(x.cpu().contiguous().numpy().tobytes() for x in sums))
     return sha.hexdigest()

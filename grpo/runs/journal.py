@@ -1,9 +1,10 @@
-"""Judged completions, kept on the disk as they come: a long evaluation or rejection sampling goes on after a stop.
+"""Judged completions, kept on the disk as they come: an evaluation or rejection sampling continues after a stop.
 
-    runs/demo/4-reject/judged/sampling.jsonl     {"origin": ...}, then a line per round
+    eval.jsonl      {"origin": ...}, then one judged completion a line: the sampled ones, then the greedy ones
+    sampled.jsonl   the same of rejection sampling, until what is kept of it is in samples.jsonl
 
-A round is what is sampled in one batch; one that is not there in full is sampled again. The samples of another
-origin, of a model, prompts or problems that were replaced meanwhile, are thrown away.
+They are sampled in rounds, a batch each; a round that is not there in full is sampled again. Rows of another origin,
+of a model, prompts or problems that were replaced meanwhile, are thrown away.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, field
-from itertools import chain, takewhile
+from itertools import takewhile
 
 from grpo.distributed import from_first, rank
 from grpo.runs.files import sync
@@ -20,60 +21,81 @@ from grpo.runs.folder import Run
 
 @dataclass(frozen=True)
 class Judged:
-    """What is known of one completion."""
+    """One completion with what was found of it: a row of eval.jsonl."""
 
-    problem: int  # its index
+    problem: int
+    """The problem's place among those that were asked, from 0."""
     text: str
+    """In eval.jsonl without its middle, if it is longer than `eval.megabytes` allows."""
     correct: bool
     well_formed: bool
     reflections: int
     answer: str | None
+    """What was read as its answer."""
     tokens: int
     truncated: bool
     rewards: dict = field(default_factory=dict)
-    """What each reward gave it; None where it does not apply."""
+    """What each reward gave it, before its weight; None where it does not apply."""
+    kind: str = "sampled"
+    """`sampled` or `greedy`."""
+    sample: int = 0
+    """Its place among the completions of the problem."""
+    id: str = ""
+    level: str | None = None
+    question: str = ""
+    gold: str = ""
 
 
 class Journal:
-    """The judged completions of one sampling in a run; without a run nothing is kept.
+    """The judged completions of a run in one of its files; without a run or a file nothing is kept.
 
-    name: of the sampling. origin: fingerprints of what sampled and what was asked. total: completions to come.
+    origin: fingerprints of what sampled and of what was asked.
     """
 
-    def __init__(self, run: Run | None, name: str, origin: str, total: int):
-        self.run, self.name, self.total = run, name, total
+    def __init__(self, run: Run | None = None, file: str = "", origin: str = ""):
+        self.run, self.path = run, run.folder / file if run and file else None
         self.head = (json.dumps({"origin": origin}) + "\n").encode()
-        self.path = run and run.folder / "judged" / f"{name.replace(' ', '-')}.jsonl"
-        self.judged: list[Judged] = from_first(self._read) if run else []
-        """All that is judged, in the order of the problems."""
+        self.rows: list[Judged] = from_first(self._read) if self.path else []
+        """All that is judged, in the order in which it was."""
 
     def _read(self) -> list[Judged]:
-        """What is there, up to the first round that is cut short or damaged; the file is cut off there."""
-        self.path.parent.mkdir(exist_ok=True)
+        """The rows that are there, up to the first that is cut short or damaged."""
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
         if lines[:1] != [self.head]:
             self.path.write_bytes(self.head)
             return []
-        rounds = list(takewhile(bool, map(parse, lines[1:])))
-        os.truncate(self.path, sum(map(len, lines[: 1 + len(rounds)])))
-        return list(chain(*rounds))
+        return list(takewhile(lambda row: row is not None, map(parse, lines[1:])))
 
-    def add(self, judged: list[Judged]) -> None:
-        """Append a round. Raises Stopped if the run was asked to stop."""
-        self.judged += judged
+    def resume(self, kind: str, total: int, per_round: int) -> list[Judged]:
+        """The rows of a kind, of which `total` are to come, as far as there are whole rounds; the rest is cut off.
+
+        All rows of the kind before must be there.
+        """
+        before = next((i for i, row in enumerate(self.rows) if row.kind == kind), len(self.rows))
+        there = sum(row.kind == kind for row in self.rows)
+        if there < total:
+            self.rows = self.rows[: before + there // per_round * per_round]
+        if self.path and rank() == 0:
+            lines = self.path.read_bytes().splitlines(keepends=True)
+            os.truncate(self.path, sum(map(len, lines[: 1 + len(self.rows)])))
+        return self.rows[before : before + total]
+
+    def add(self, judged: list[Judged], done: str) -> None:
+        """Append a round. done: what is finished then, in words. Raises Stopped if the run was asked to stop."""
+        self.rows += judged
         if not self.run:
             return
-        if rank() == 0:
-            with self.path.open("a", encoding="utf-8") as f:
-                f.write(json.dumps([asdict(one) for one in judged]) + "\n")
+        if self.path and rank() == 0:
+            with self.path.open("ab") as f:
+                f.write(b"".join((json.dumps(asdict(one)) + "\n").encode() for one in judged))
             sync(self.path)
         self.run.stop.agree()
-        self.run.stop.check(f"{self.run.folder}: {self.name}, {len(self.judged)} of {self.total} completions")
+        self.run.stop.check(f"{self.run.folder}: {done if self.path else 'the last step'}")
 
 
-def parse(line: bytes) -> list[Judged]:
-    """A round, by its line in a journal; empty if that is cut short or damaged."""
+def parse(line: bytes) -> Judged | None:
+    """A judged completion, by its line in a journal; None if that is cut short or damaged."""
     try:
-        return [Judged(**row) for row in json.loads(line)] if line.endswith(b"\n") else []
+        return Judged(**json.loads(line)) if line.endswith(b"\n") else None
     except (ValueError, TypeError, RecursionError):
-        return []
+        return None

@@ -8,7 +8,7 @@ stops there.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from grpo.runs.config import Config
 from grpo.runs.folder import Run
 from grpo.runs.log import RunLog, progress, say
 from grpo.runs.settings import load_config
+from grpo.runs.signals import Stopped
 
 WARN_EVERY = 10  # steps between two warnings of one kind
 SHOWN = ("loss", "reward", "reward_accuracy", "reflections", "length", "kl")  # beside the progress bar
@@ -48,13 +49,19 @@ class Keeper:
         self._saved, self._skipped = self.state["step"], 0
         self._warned: dict[str, int] = {}
 
-    def steps_left(self, name: str) -> Iterator[int]:
-        """The numbers of the steps that are left, from 0, with a progress bar and a clock."""
-        first = self.state["step"]
+    def steps_left(self, name: str, between: Callable[[Keeper, int], None] | None = None) -> Iterator[int]:
+        """The numbers of the steps that are left, from 0, with a progress bar and a clock.
+
+        between: what is done before each step and after the last, outside the clock; it gets the finished steps.
+        """
+        first, between = self.state["step"], between or (lambda keeper, step: None)
         with progress(total=self.steps, initial=first, desc=name, unit="step") as self.bar:
-            for step in range(first, self.steps):
-                self._began = time.perf_counter()
-                yield step
+            for step in range(first, self.steps + 1):
+                with self.saved_on(Stopped):
+                    between(self, step)
+                if step < self.steps:
+                    self._began = time.perf_counter()
+                    yield step
 
     def after_step(self, step: int, metrics: dict[str, float], **cursor: int) -> None:
         """Log step `step` (from 0), save if it is time to, and raise Stopped if the run was asked to stop.
@@ -90,7 +97,7 @@ class Keeper:
         self.run.stop.check(f"{self.run.folder}: step {self.state['step']} of {self.steps}")
 
     @contextmanager
-    def saved_on(self, failure: type[Exception]) -> Iterator[None]:
+    def saved_on(self, failure: type[BaseException]) -> Iterator[None]:
         """What is trained before such a failure is not lost, and goes on when its cause is mended."""
         try:
             yield
@@ -108,11 +115,15 @@ class Keeper:
             self._saved = self.state["step"]
 
     def finish(self) -> Policy:
-        """End of training: the policy, all of it in this process, with the fp32 weights to save."""
+        """End of training: the policy with the fp32 weights to save, or this process's shards of them."""
         self.log.close()
-        policy = load_policy(self.config.model, self.config.seed) if is_sharded(self.config.parallel) else self.policy
-        policy.take(self.optimizer.full_masters())
-        return policy
+        if not is_sharded(self.config.parallel):
+            self.policy.take(self.optimizer.full_masters())
+        return self.policy
+
+    def save_model(self, name: str) -> None:
+        """Write the present policy as a model folder of that name into the run folder, in place of one of before."""
+        self.run.save_model(self.policy, name)
 
 
 def export(source: Path, folder: Path) -> str:

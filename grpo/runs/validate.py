@@ -60,6 +60,8 @@ def _contradictions(config: Config) -> Iterator[Mistake]:
             "grpo.mini_batches",
             f"must be at most grpo.prompts_per_step={config.grpo.prompts_per_step}: groups stay whole",
         )
+    if config.eval.keep_best and not config.eval.every:
+        yield "eval.keep_best", "needs evaluations during training; set eval.every"
     if config.grpo.group_size < 2:
         yield "grpo.group_size", "must be at least 2: an advantage compares siblings"
     if not all(1 <= k <= samples for k in pass_at):

@@ -19,13 +19,15 @@ from rewards.grader.values import CONSTANTS, INFINITY, Number, Op, Struct, Symbo
 POINTS = 8
 MAX_BITS = 4000
 """The size of an integer."""
-MAX_TERMS = 60
+MAX_TERMS = 1000
 """Of a sum or a product."""
 MAX_SIDE = 5
 """Rows or columns of a matrix."""
 MAX_ENDS = 24
 """Of two sets together: sympy compares each part with each."""
-DIGITS = 50
+DIGITS, NOISE, RANGE = 90, 60, 64
+"""Of a number that is not rational: its digits, the decimals of a sum that are right, its bits around the point.
+What is smaller than the range, and larger than noise, is refused: it could hide in a sum."""
 JOINING = ("union", "intersection", "difference")
 _OWN = {"floor": "floor", "ceil": "ceiling", "!": "factorial", "binom": "binomial", "abs": "Abs", "ln": "log"}
 
@@ -84,7 +86,10 @@ class Algebra:
         numbers = {name: seed.sample(range(1, 21), POINTS) for name in names}
         for at in range(POINTS if names else 1):
             self.point = {name: sympy.Rational(numbers[name][at], 1 if name in whole else 7) for name in names}
-            left, right = self.build(a), self.build(b)
+            try:
+                left, right = self.build(a), self.build(b)
+            except (TypeError, ValueError, NotImplementedError) as error:  # a matrix and a number cannot be added
+                raise Unreadable(f"sympy: {error}") from None
             if left.has(sympy.zoo, sympy.nan, sympy.oo) or right.has(sympy.zoo, sympy.nan, sympy.oo):
                 continue
             if not self.equal(left, right):
@@ -101,20 +106,22 @@ class Algebra:
     def near(self, a: Any, b: Any) -> bool:
         if a.is_Rational and b.is_Rational:
             return False
-        self.spend(100)
-        a, b = a.evalf(DIGITS), b.evalf(DIGITS)
-        return bool(abs(a - b) <= max(abs(a), abs(b)) * _sympy().Float(10) ** (10 - DIGITS))
+        return bool(abs(a - b) <= _sympy().Float(10, DIGITS) ** -NOISE * max(1, abs(a), abs(b)))
 
     # -- building -----------------------------------------------------------------------------------
 
     def build(self, value: Value) -> Any:
-        self.spend(5)
+        self.spend(8)
         sympy = _sympy()
         if isinstance(value, Number):
             return self.sized(sympy.Rational(value.value.numerator, value.value.denominator))
         if isinstance(value, Symbol):
             constant = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "infty": sympy.oo}.get(value.name)
-            return constant or (sympy.Symbol(value.name) if self.point is None else self.point[value.name])
+            return (
+                self.sized(constant)
+                if constant
+                else (sympy.Symbol(value.name) if self.point is None else self.point[value.name])
+            )
         if value.kind in ("matrix", "("):
             rows = [row.items for row in value.items] if value.kind == "matrix" else [(item,) for item in value.items]
             if max(len(rows), len(rows[0])) > MAX_SIDE:
@@ -145,29 +152,30 @@ class Algebra:
                 raise Unreadable("no small integer")
             return getattr(sympy, _OWN[name])(*args)
         size = abs(args[0].evalf(15))
-        if not (size.is_number and size < 10**6):
+        if not (size.is_Float or size.is_Rational) or size > 10**6:
             raise Unreadable("out of range")
-        self.spend(100)
+        if name in ("floor", "ceil"):
+            nearest = sympy.Integer(round(args[0]))
+            return nearest if abs(args[0] - nearest) < 10**-40 else getattr(sympy, _OWN[name])(args[0])
         if name == "degree":
-            return args[0] * sympy.pi / 180
+            return self.sized(args[0] * sympy.pi / 180)
         if name == "log":
-            return sympy.log(args[0], *(args[1:] or [10]))
-        return getattr(sympy, _OWN.get(name, name.replace("arc", "a")))(args[0])
+            return self.sized(sympy.log(args[0], *(args[1:] or [10])))
+        return self.sized(getattr(sympy, _OWN.get(name, name.replace("arc", "a")))(args[0]))
 
     def power(self, base: Any, exponent: Any) -> Any:
-        if base.is_Matrix:
-            if not (exponent.is_Integer and abs(exponent) <= 20):
-                raise Unreadable("no small power of a matrix")
-            self.spend(len(base) ** 2)
-            return self.sized(base**exponent)
         if self.point is None:
             return base**exponent
-        if not (base.is_number and exponent.is_number and abs(exponent.evalf(15)) < 10**4):
+        if base.is_Matrix:
+            if not (exponent.is_Integer and abs(exponent) <= 20 and all(entry.is_Rational for entry in base)):
+                raise Unreadable("no small power of a matrix of rational numbers")
+            self.spend(20 * len(base))
+            return self.sized(base**exponent)
+        if abs(exponent.evalf(15)) > 10**4:
             raise Unreadable("out of range")
-        bits = max(base.p.bit_length(), base.q.bit_length()) if base.is_Rational else 64
-        if bits * (abs(exponent.evalf(15)) + 1) > (MAX_BITS if exponent.is_Integer else 640):
+        bits = max(int(base.p).bit_length(), int(base.q).bit_length()) if base.is_Rational else RANGE
+        if bits * (abs(exponent) + 1) > (MAX_BITS if exponent.is_Integer and base.is_Rational else 10 * RANGE):
             raise Unreadable("too large")
-        self.spend(20)
         return self.sized(base**exponent)
 
     def series(self, value: Op) -> Any:
@@ -187,11 +195,23 @@ class Algebra:
         return total
 
     def sized(self, value: Any) -> Any:
-        for number in value if value.is_Matrix else (value,):
-            if number.is_Rational and max(int(number.p).bit_length(), int(number.q).bit_length()) > MAX_BITS:
+        """A number of a size to reckon with: exact if it is rational, else to so many digits; and never a large one."""
+        if self.point is None or value.is_infinite or value is _sympy().nan:
+            return value
+        if value.is_Matrix:
+            return value.applyfunc(self.sized)
+        if value.is_Rational:
+            if max(int(value.p).bit_length(), int(value.q).bit_length()) > MAX_BITS:
                 raise Unreadable("too large")
-            if number.is_Add and len(number.args) > MAX_TERMS:
-                raise Unreadable("too long")
+            return value
+        self.spend(20)
+        value = value.evalf(DIGITS)
+        if not value.is_Float:
+            raise Unreadable("no real number")
+        if abs(value) < _sympy().Float(10, DIGITS) ** -NOISE:
+            return _sympy().Integer(0)
+        if not -RANGE < value.num.man.bit_length() + value.num.exp < RANGE:
+            raise Unreadable("out of range")
         return value
 
 

@@ -166,7 +166,10 @@ class Comparison:
         if value.name == "+" or (value.name == "*" and not _is_scientific(value)):
             sign = () if value.name == "+" else (MINUS_ONE,)
             constants = [arg for arg in value.args if not variables(arg) and arg not in sign]
-            if len(constants) > 1 and sum(isinstance(self.numbers.value(arg), Fraction) for arg in constants) > 1:
+            if (
+                len(constants) > 1
+                and sum(is_discrete(arg) or isinstance(self.numbers.value(arg), Fraction) for arg in constants) > 1
+            ):
                 return True
         return any(map(self.is_undone, value.args))
 

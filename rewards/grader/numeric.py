@@ -106,6 +106,8 @@ class Evaluator:
             return value.value
         if isinstance(value, Symbol):
             return _CONSTANTS[value.name] if value.name in _CONSTANTS else self.point[value.name]
+        if value.name in ("sum", "prod", "floor", "ceil"):
+            raise Unreadable(f"{value.name} is for sympy")
         args = [self.value(arg) for arg in value.args]
         if value.name.endswith("()"):  # whatever f is, it has one value at each argument
             seen = args[0] if isinstance(args[0], Fraction) else _MP.nstr(self.inexact(args[0]), 50)
@@ -185,8 +187,6 @@ class Evaluator:
     def function(self, name: str, *args: Any) -> Any:
         if name == "abs" and isinstance(args[0], Fraction):
             return abs(args[0])
-        if name not in _FUNCTIONS:
-            raise Unreadable(f"{name} is for sympy")
         numbers = [self.inexact(arg) for arg in args]
         exponential = name in ("exp", "sinh", "cosh", "tanh") or isinstance(numbers[0], _MP.mpc)
         if abs(numbers[0]) > (200 if exponential else 10**60):

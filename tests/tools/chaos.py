@@ -55,7 +55,16 @@ STAGES = {
     "4 final GRPO": "grpo",
     "evaluation": "eval",
 }
-KEPT = ("model", "metrics.jsonl", "completions.jsonl", "samples.jsonl", "rejection.json", "eval.json")
+KEPT = (
+    "model",
+    "metrics.jsonl",
+    "completions.jsonl",
+    "samples.jsonl",
+    "rejection.json",
+    "eval.json",
+    "eval.jsonl",
+    "curve.jsonl",
+)
 LIMIT = 600.0
 """Seconds after which a run hangs, which counts as lost; where it hangs is in its log."""
 

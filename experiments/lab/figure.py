@@ -1,0 +1,80 @@
+"""Figures as SVG, the same bytes for the same data: no date, no random ids, text as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from experiments.lab.plan import Plan
+
+COLOURS = ("#4c566a", "#0b7189", "#c8553d", "#7a5195", "#3d8b37", "#b8860b", "#a23b72", "#1b4965")
+
+
+def plotting() -> Any | None:
+    """matplotlib.pyplot with fixed settings; None where matplotlib is not installed (extra `figures`)."""
+    try:
+        import matplotlib
+    except ImportError:
+        return None
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    matplotlib.rcdefaults()
+    plt.rcParams.update({"svg.hashsalt": "grpo", "svg.fonttype": "none", "font.size": 9, "axes.grid": True})
+    plt.rcParams.update({"grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False})
+    return plt
+
+
+def save(plt: Any, path: Path) -> None:
+    """Write the current figure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plt.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+    plt.close()
+
+
+def band(axis: Any, curves: list[list[dict[str, Any]]], figure: str, across: str, label: str, colour: str) -> None:
+    """The mean of curves over seeds, and the lowest to the highest seed behind it, at the steps that all have."""
+    steps = sorted(set.intersection(*({row["step"] for row in rows} for rows in curves)))
+    at = [[next(row for row in rows if row["step"] == step) for rows in curves] for step in steps]  # [step][seed]
+    x = [sum(row[across] for row in rows) / len(rows) for rows in at]
+    values = [[row[figure] for row in rows] for rows in at]
+    axis.plot(x, [sum(v) / len(v) for v in values], color=colour, label=label, marker=".")
+    axis.fill_between(x, list(map(min, values)), list(map(max, values)), color=colour, alpha=0.18, linewidth=0)
+
+
+def draw(plan: Plan, found: dict[str, Any], path: Path) -> bool:
+    """Held-out curves over completions and each arm's paired difference to the baseline. False without matplotlib."""
+    if (plt := plotting()) is None:
+        return False
+    curves = {name: some for name, some in found["curves"].items() if some and all(some)}
+    seeds, differences = len(found["seeds"]), found["differences"]
+    _, axes = plt.subplots(1, 2, figsize=(9, 0.5 + max(3.0, 0.55 * len(differences))), layout="constrained")
+    across = (
+        "completions"
+        if any(row["completions"] for some in curves.values() for rows in some for row in rows)
+        else "step"
+    )
+    for colour, name in zip(COLOURS * 9, plan.variants, strict=False):
+        if name in curves:
+            band(axes[0], curves[name], "accuracy", across, name, colour)
+    axes[0].set(xlabel={"completions": "completions sampled for training", "step": "steps"}[across])
+    axes[0].set(ylabel="held-out accuracy, sampled", title=f"mean of {seeds} seeds, lowest to highest")
+    if plan.target:
+        axes[0].axhline(plan.target, color="black", linewidth=0.8, linestyle=":")
+    if curves:
+        axes[0].legend(frameon=False)
+    else:
+        axes[0].text(0.5, 0.5, "no curves: set eval.every", ha="center", transform=axes[0].transAxes)
+    for place, (name, kinds) in enumerate(differences.items()):
+        for kind, offset, marker in (("sampled", -0.12, "o"), ("greedy", 0.12, "s")):
+            d = kinds[kind]
+            error = [[d["mean"] - d["low"]], [d["high"] - d["mean"]]]
+            colour = COLOURS[list(plan.variants).index(name) % len(COLOURS)]
+            filled = {} if kind == "sampled" else {"markerfacecolor": "white"}
+            axes[1].errorbar(d["mean"], place + offset, xerr=error, fmt=marker, color=colour, capsize=3, **filled)
+    axes[1].axvline(0, color="black", linewidth=0.8)
+    axes[1].set_yticks(range(len(differences)), list(differences))
+    axes[1].set_ylim(len(differences) - 0.5, -0.5)
+    axes[1].set(xlabel=f"accuracy - {plan.baseline}", title="paired, 95 %: sampled (dots), greedy (squares)")
+    save(plt, path)
+    return True

@@ -1,0 +1,158 @@
+"""An ablation as a YAML file: stages, variants, and the runs that follow from them.
+
+    about: what is asked
+    stages:                                 in order; the name is the command, or the command is stated
+      sft: experiments/demo/sft.yaml
+      longer: {file: my.yaml, command: grpo}
+    settings: {grpo: [eval.every=5]}        for all variants, by stage or as a list for all stages
+    variants:                               a list of settings for all stages, or by stage; `skip` leaves a stage out
+      none: {grpo: [rewards.reflection.weight=0]}
+      gated: []
+    baseline: none                          what the others are compared with; the first variant, if it is not said
+    target: 0.8                             held-out accuracy; the table says how many completions each arm needed
+
+A run is named by all that led to it, settings and code, so equal beginnings of variants are one run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from grpo.runs.config import to_yaml
+from grpo.runs.folder import code_hash
+from grpo.runs.settings import load_config
+
+COMMANDS = ("base", "sft", "grpo", "reject")
+SKIP = "skip"  # in place of a stage's settings
+KEYS = ("about", "stages", "settings", "variants", "baseline", "target", "rows")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a plan: its configuration file and the command that runs it."""
+
+    name: str
+    file: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an ablation file says."""
+
+    stages: list[Stage]
+    variants: dict[str, Any]
+    settings: Any = None
+    about: str = ""
+    baseline: str = ""
+    target: float = 0.0
+    rows: str = "all"
+
+    def of(self, variant: str) -> list[tuple[Stage, list[str]]]:
+        """The stages that a variant has, each with its settings."""
+        own = self.variants[variant]
+        left_out = {name for name, some in own.items() if some == SKIP} if isinstance(own, dict) else set()
+        return [
+            (stage, [*by_stage(self.settings, stage.name), *by_stage(own, stage.name)])
+            for stage in self.stages
+            if stage.name not in left_out
+        ]
+
+
+def by_stage(settings: Any, stage: str) -> list[str]:
+    """The settings of one stage; they are given by stage, or for all stages."""
+    found = settings.get(stage) if isinstance(settings, dict) else settings
+    return [] if found in (None, SKIP) else list(found)
+
+
+def read_plan(file: Path) -> Plan:
+    """Read an ablation. Raises ValueError for what would otherwise run as something else, or not at all."""
+    raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(raw, dict) or not all(isinstance(raw.get(key), dict) for key in ("stages", "variants")):
+        raise ValueError("needs `stages: {NAME: FILE}` and `variants: {NAME: SETTINGS}`")
+    if unknown := sorted(raw.keys() - {*KEYS}, key=str):
+        raise ValueError(f"no key is called {unknown[0]!r}; there are {', '.join(KEYS)}")
+    stages = [read_stage(str(name), how) for name, how in raw["stages"].items()]
+    variants = {str(name): some for name, some in raw["variants"].items()}
+    for name, some in {**{f"variants.{n}": x for n, x in variants.items()}, "settings": raw.get("settings")}.items():
+        check_settings(name, some, [stage.name for stage in stages])
+    baseline = str(raw.get("baseline") or next(iter(variants)))
+    if baseline not in variants:
+        raise ValueError(f"baseline: no variant is called {baseline!r}; there are {', '.join(variants)}")
+    target = raw.get("target") or 0.0
+    if not isinstance(target, int | float) or not 0 <= target <= 1:
+        raise ValueError(f"target: is an accuracy from 0 to 1, not {target!r}")
+    texts = str(raw.get("about", "")), baseline, float(target), str(raw.get("rows", "all"))
+    plan = Plan(stages, variants, raw.get("settings"), *texts)
+    for variant in variants:
+        if not plan.of(variant):
+            raise ValueError(f"variants.{variant}: leaves out every stage")
+        for stage, settings in plan.of(variant):
+            load_config(stage.file, settings)
+    return plan
+
+
+def read_stage(name: str, how: Any) -> Stage:
+    """A stage by its entry in `stages`. Raises ValueError."""
+    how = {"file": how} if isinstance(how, str) else how
+    if not isinstance(how, dict) or not isinstance(how.get("file"), str) or how.keys() - {"file", "command"}:
+        raise ValueError(f"stages.{name}: is FILE or {{file: FILE, command: COMMAND}}")
+    if (command := str(how.get("command", name))) not in COMMANDS:
+        raise ValueError(f"stages.{name}: state its command, one of {', '.join(COMMANDS)}: {{file: F, command: C}}")
+    if not Path(how["file"]).is_file():
+        raise ValueError(f"stages: no such file: {how['file']}")
+    return Stage(name, how["file"], command)
+
+
+def check_settings(name: str, some: Any, stages: list[str]) -> None:
+    """Raises ValueError unless it is a list of settings, or such lists by stage."""
+    if isinstance(some, dict) and (unknown := sorted(some.keys() - {*stages}, key=str)):
+        raise ValueError(f"{name}: no stage is called {unknown[0]!r}; there are {', '.join(stages)}")
+    lists = [x or [] for x in (some.values() if isinstance(some, dict) else [some]) if x != SKIP]
+    if not all(isinstance(x, list) and all(isinstance(one, str) for one in x) for x in lists):
+        raise ValueError(f"{name}: settings are lists of `key.sub=value`")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A run: a stage of one or several variants, with one seed."""
+
+    folder: Path
+    seed: int
+    variant: str  # the first that has it
+    stage: Stage
+    command: tuple[str, ...]
+    steps: int
+    parent: Path | None = None
+    """The run folder that must be complete before."""
+
+
+def nodes_of(plan: Plan, runs: Path, seeds: list[int]) -> dict[tuple[str, int], list[Node]]:
+    """The runs of each variant and seed, in order; runs that lie in one folder are one."""
+    chains: dict[tuple[str, int], list[Node]] = {}
+    for variant in plan.variants:
+        for seed in seeds:
+            history: list[str] = []
+            chain: list[Node] = []
+            for stage, settings in plan.of(variant):
+                config = load_config(stage.file, settings)
+                history += [stage.command, to_yaml(config), json.dumps(code_hash(config), sort_keys=True)]
+                name = f"{stage.name}-{hashlib.sha256(json.dumps(history).encode()).hexdigest()[:8]}"
+                folder = runs / f"seed{seed}" / name
+                parents = [node.folder for node in chain if node.stage.command != "base"]
+                model = [f"model.path={parents[-1]}"] if parents else []
+                words = ["-m", "grpo", stage.command, "--config", stage.file]
+                given = [f"run={folder}", f"seed={seed}", "threads=1", *model, *settings]
+                steps = {"grpo": config.grpo.steps, "base": 0}.get(stage.command, config.sft.steps)
+                command = (sys.executable, *words, *given)
+                parent = chain[-1].folder if chain else None
+                chain.append(Node(folder, seed, variant, stage, command, steps, parent))
+            chains[variant, seed] = chain
+    return chains
