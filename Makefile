@@ -71,7 +71,7 @@ audit: $(VENV)/.ready ## what does a reward wrongly pay? make audit REWARD=my_mo
 report: $(VENV)/.ready ## table and HTML report of runs/EXP
 	$(RUN) report runs/$(EXP)
 
-tiny: $(VENV)/.ready ## train the embedded base model anew, into runs/tiny/2-mixed (half an hour)
+tiny: $(VENV)/.ready ## train the embedded base model again, into runs/tiny/2-mixed (half an hour)
 	$(RUN) sft --config experiments/demo/tiny.yaml $(ARGS)
 	$(RUN) sft --config experiments/demo/tiny_mixed.yaml $(ARGS)
 
