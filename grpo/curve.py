@@ -56,6 +56,7 @@ def held_out_point(keeper: Keeper, step: int) -> None:
         keeper.save_model("best")
     row["completions"] = from_first(lambda: sampled_before(run.folder, step, config.grpo.group_size))
     write_text(run.folder / CURVE, "".join(json.dumps(one) + "\n" for one in [*before, row]))
+    run.tell("evaluation", step, row)
     say(f"step {step}: held-out accuracy {row['accuracy']:.3f}, greedy {row['greedy']:.3f}")
 
 

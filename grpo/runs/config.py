@@ -145,6 +145,11 @@ class LogConfig:
     """Steps between checkpoints."""
     keep_checkpoints: PositiveInt = 2
     """Checkpoints kept, the newest ones."""
+    to: tuple[str, ...] = ()
+    """Where else metrics, texts, evaluation and settings go: tensorboard, wandb, trackio, or your function
+    `my_module:my_function`, called with (event, step, values)."""
+    project: str = "grpo"
+    """The project at wandb and trackio; the run has the name of its folder."""
 
 
 @dataclass(frozen=True)
@@ -189,3 +194,10 @@ class Config:
 def to_yaml(config: Config) -> str:
     """The resolved configuration; `load_config` reads it back to an equal one."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+
+
+def flatten(value: Any, key: str = "") -> dict[str, Any]:
+    """Nested dicts as one, by dotted keys."""
+    if isinstance(value, dict) and value:
+        return {k: v for name, x in value.items() for k, v in flatten(x, f"{key}.{name}" if key else name).items()}
+    return {key: value}

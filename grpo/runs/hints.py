@@ -85,8 +85,6 @@ def ours(name: str) -> str:
 def unknown(key: tuple[str, ...]) -> str:
     """What to say of a key that does not exist."""
     name = ".".join(key)
-    if name in REMOVED:
-        return f"{name} {REMOVED[name]}"
     keys = known_keys()
     for end in range(1, len(key)):
         if (above := ".".join(key[:end])) in keys and above != "rewards":

@@ -25,7 +25,7 @@ from grpo.runs.signals import Stopped
 from grpo.runs.signs import Setup, Sign, all_signs
 
 WARN_EVERY = 10  # steps between two warnings of one kind
-SHOWN = ("loss", "reward", "reward_accuracy", "reflections", "length", "kl")  # beside the progress bar
+SHOWN = ("reward", "reflections", "length", "kl", "loss")  # beside the progress bar, after the accuracy
 
 
 @dataclass
@@ -47,6 +47,7 @@ class Keeper:
 
     def __post_init__(self) -> None:
         self.log = RunLog(self.run.folder, self.state, self.config.log.megabytes, self.steps)
+        self.log.listeners += self.run.listeners
         self._saved, self._skipped = self.state["step"], 0
         self._setup = Setup.of(asdict(self.config))
 
@@ -72,7 +73,8 @@ class Keeper:
         step, seconds = step + 1, time.perf_counter() - self._began
         tokens = metrics.get("sampled_tokens", metrics.get("tokens", 0.0))
         metrics |= {"seconds": seconds, "tokens_per_second": tokens / seconds}
-        self.bar.set_postfix({name: f"{metrics[name]:.3g}" for name in SHOWN if name in metrics})
+        shown = {"accuracy": metrics.get(f"reward_{self.config.eval.reward}")} | {n: metrics.get(n) for n in SHOWN}
+        self.bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items() if value is not None})
         self.bar.update()
         self.log.step(step, metrics)
         self.log.keep_samples(step, flagged=self.warn(step, metrics))
@@ -132,6 +134,7 @@ class Keeper:
     def finish(self) -> Policy:
         """End of training: the policy with the fp32 weights to save, or this process's shards of them."""
         self.log.close()
+        self.run.steps = self.steps
         if not is_sharded(self.config.parallel):
             self.policy.take(self.optimizer.full_masters())
         return self.policy

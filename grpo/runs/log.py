@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +14,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from grpo.distributed import rank
+from grpo.runs.progress import Progress
 
 
 class RunLog:
@@ -33,6 +34,8 @@ class RunLog:
         self.warned = {row["kind"]: row["step"] for row in _read_lines(folder / "warnings.jsonl")}
         """The last step at which each kind of warning was given."""
         self._bytes, self._steps, self._pending = round(megabytes * 1e6), steps, []
+        self.listeners: list[Callable[[str, int, Any], None]] = []
+        """Called with `scalars` or `text`, the step and what is written of it."""
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl; `step` counts finished steps, from 1. What is not finite becomes null."""
@@ -40,6 +43,7 @@ class RunLog:
         rounded = {k: float(f"{v:.6g}") if math.isfinite(v) else None for k, v in metrics.items()}
         self.rows.append({"step": step, **rounded})
         _write(self.metrics, self.rows[-1])
+        self._tell("scalars", step, rounded)
 
     def warn(self, step: int, kind: str, text: str, **facts: Any) -> None:
         """One line of warnings.jsonl."""
@@ -54,7 +58,8 @@ class RunLog:
         """Write what was sampled in a step, or leave it out: all steps while the bound allows, else every second or
         fourth and so on. The first, the last and the flagged ones are written in any case.
         """
-        lines, self._pending = "".join(map(_line, self._pending)), []
+        rows, self._pending = self._pending, []
+        lines = "".join(map(_line, rows))
         if not lines:
             return
         size, there = len(lines.encode()), os.fstat(self.completions.fileno()).st_size
@@ -66,6 +71,12 @@ class RunLog:
         if kept or (step % every == 0 and there + size <= self._bytes):
             self.completions.write(lines)
             self.completions.flush()
+            for row in rows:
+                self._tell("text", step, row)
+
+    def _tell(self, kind: str, step: int, what: dict[str, Any]) -> None:
+        for listener in self.listeners:
+            listener(kind, step, what)
 
     def position(self) -> dict[str, int]:
         """Length of the files in bytes, for a checkpoint."""
@@ -114,9 +125,9 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def progress(items: Iterable | None = None, **options: Any) -> tqdm:
-    """A progress bar on stderr, in plain ASCII where the terminal has nothing else."""
-    return tqdm(items, file=sys.stderr, dynamic_ncols=True, mininterval=0.5, disable=rank() > 0, **options)
+def progress(items: Iterable | None = None, **options: Any) -> Progress:
+    """How far a command is, on stderr; of several processes, the first shows it."""
+    return Progress(items, disable=rank() > 0, **options)
 
 
 def say(text: str) -> None:
