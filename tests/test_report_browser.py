@@ -71,7 +71,8 @@ def page(tmp_path_factory) -> Path:
     held = [[judged(i < right, i, kind) for kind in ("sampled", "greedy") for i in range(4)] for right in (1, 3)]
     write_run(
         folder / "1-base", metrics__jsonl=None, completions__jsonl=None, eval__jsonl=[{"origin": "x"}, *held[0]],
-        manifest__json={"stage": "base", "finished": "today"}, config__yaml="model: {path: tiny}\n", eval__json=evaluation(0.3),
+        manifest__json={"stage": "base", "finished": "today"}, config__yaml="model: {path: tiny}\n",
+        eval__json=evaluation(0.3) | {"paired": {}},
     )  # fmt: skip
     dropped = {"kept": False, "dropped": "all the same", "advantage": None}
     rows = [
@@ -177,7 +178,8 @@ def test_axe_finds_nothing(browser):
 
 def test_the_first_answers_are_sentences(browser):
     learn, hack = (browser.find_element(By.ID, name).text for name in ("learn", "hack"))
-    assert "2-grpo: sampled accuracy 0.600" in learn and "+0.300 from 1-base's 0.300" in learn
+    assert "2-grpo: it is better than the/parent by +0.100 (+0.020 to +0.180) on the same 256 problems" in learn
+    assert "1-base: sampled accuracy 0.300 on held-out problems" in learn
     assert "Yes, by its signs: the reward rises and accuracy falls." in hack and "'waits'" in hack
 
 
