@@ -97,6 +97,8 @@ setup(
             "datasets",  # the loaders of extra `data`
             "hypothesis",  # property-based tests
             "ruff",  # lint and format
+            "selenium",  # tests of the report in Chromium, where there is one
+            "axe-selenium-python",  # its accessibility
             "peft",  # test peer: our adapters load there and give the same logits
             "trl",  # test peer: our rewards run in its GRPOTrainer, its rewards in ours
             "matplotlib",  # extra `figures`

@@ -23,7 +23,7 @@ def _verdict(run: RunData, runs: list[RunData]) -> str:
     n = run.evaluation.get("problems")
     if not math.isfinite(accuracy):
         return _in_training(run) + " It has not been evaluated on held-out problems, so this says little of new ones."
-    where = f"sampled accuracy {accuracy:.3f} on {n or '?'} held-out problems"
+    where = f"sampled accuracy {accuracy:.3f} on {f'{n} ' if n else ''}held-out problems"
     where += f" (95 % interval {low:.3f} to {high:.3f})" if math.isfinite(low) else ""
     paired = run.evaluation.get("paired")
     interval = paired.get("sampled_ci95") if isinstance(paired, dict) else None
