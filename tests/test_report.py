@@ -14,7 +14,7 @@ import pytest
 from helpers_report import evaluation, html_of, write_run
 
 from grpo.cli import main
-from grpo.evaluate import Judged
+from grpo.evaluation import Judged
 from grpo.rejection import filter_samples
 from grpo.report.glossary import EVALUATION, METRICS, REJECTION, explain, in_order
 from grpo.report.page import write_reports
