@@ -27,7 +27,9 @@ def evaluation(accuracy: float = 0.5, **sampled) -> dict:
         "maj": {"4": 0.625},
         "rewards": {"accuracy": accuracy},
     }
-    return {"sampled": figures | sampled, "greedy": {"accuracy": 0.9375, "ci95": [0.8, 1.0]}}
+    paired = {"against": "parent", "problems": 9, "sampled": 0.125, "sampled_ci95": [0.1, 0.15]}
+    paired |= {"greedy": -0.0625, "greedy_ci95": [-0.2, 0.075]}
+    return {"sampled": figures | sampled, "greedy": {"accuracy": 0.9375, "ci95": [0.8, 1.0]}, "paired": paired}
 
 
 def write_run(folder: Path, **files) -> Path:

@@ -39,6 +39,7 @@ def real_runs(tmp_path_factory) -> Path:
         "grpo.prompts_per_step=2",
         "grpo.group_size=2",
         "grpo.drop_zero_spread=false",
+        "grpo.drop_by=[]",
         "loss.beta=0.01",
     ]
     for stage, extra in (("sft", sft), ("grpo", grpo)):
