@@ -35,7 +35,7 @@ $(VENV)/.ready-figures: $(VENV)/.ready
 setup: $(VENV)/.ready ## make .venv with the pinned packages
 
 demo: $(VENV)/.ready ## the four stages on the embedded problems, then the table and the report
-	@for stage in base sft grpo eval report; do $(MAKE) --no-print-directory $$stage EXP=demo || exit; done
+	@$(RUN) demo $(ARGS)
 	@$(VENV)/bin/python -m experiments.expected check runs/demo/3-grpo
 
 ablate: $(VENV)/.ready-figures ## arms x seeds, paired, with a figure: make ablate NAME=reflection SEEDS="0 1 2"
@@ -71,7 +71,7 @@ audit: $(VENV)/.ready ## what does a reward wrongly pay? make audit REWARD=my_mo
 report: $(VENV)/.ready ## table and HTML report of runs/EXP
 	$(RUN) report runs/$(EXP)
 
-tiny: $(VENV)/.ready ## train the embedded base model anew, into runs/tiny/2-mixed (half an hour)
+tiny: $(VENV)/.ready ## train the embedded base model again, into runs/tiny/2-mixed (half an hour)
 	$(RUN) sft --config experiments/demo/tiny.yaml $(ARGS)
 	$(RUN) sft --config experiments/demo/tiny_mixed.yaml $(ARGS)
 

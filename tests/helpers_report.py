@@ -27,9 +27,9 @@ def evaluation(accuracy: float = 0.5, **sampled) -> dict:
         "maj": {"4": 0.625},
         "rewards": {"accuracy": accuracy},
     }
-    paired = {"against": "parent", "problems": 9, "sampled": 0.125, "sampled_ci95": [0.1, 0.15]}
-    paired |= {"greedy": -0.0625, "greedy_ci95": [-0.2, 0.075]}
-    return {"sampled": figures | sampled, "greedy": {"accuracy": 0.9375, "ci95": [0.8, 1.0]}, "paired": paired}
+    paired = {"against": "the/parent", "problems": 256, "sampled": 0.1, "sampled_ci95": [0.02, 0.18]}
+    paired |= {"greedy": 0.0, "greedy_ci95": [-0.1, 0.1]}
+    return {"paired": paired, "sampled": figures | sampled, "greedy": {"accuracy": 0.9375, "ci95": [0.8, 1.0]}}
 
 
 def write_run(folder: Path, **files) -> Path:

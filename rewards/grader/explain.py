@@ -11,16 +11,19 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
-from rewards.grader.algebra import Algebra, _sympy
-from rewards.grader.answer import GradingConfig, Verdict, readings, verdict
+from rewards.grader.algebra import Algebra, sympy_module
+from rewards.grader.answer import Verdict, readings, verdict
 from rewards.grader.extract import extract_answer
 from rewards.grader.operations import is_matrix
+from rewards.grader.settings import GradingConfig
 from rewards.grader.values import Unreadable, Value
 
 SECONDS = 10.0
 MEGABYTES = 1024
-_CHILD = "import sys; from rewards.grader.explain import main; main(sys.argv[1:])"
+# its first argument is the folder that holds `rewards`: in the working directory may lie a `rewards.py` of the user's
+_CHILD = "import sys; sys.path[0] = sys.argv.pop(1); from rewards.grader.explain import main; main(sys.argv[1:])"
 
 
 @dataclass
@@ -60,7 +63,7 @@ def explain(gold: str, answer: str, config: GradingConfig | None = None, seconds
     found = verdict(gold.strip(), answer.strip(), config or GradingConfig())
     if not (found.gold and found.answer):
         return Explanation(found, "not read", "not read", "none: nothing was compared")
-    command = [sys.executable, "-c", _CHILD, json.dumps([found.gold, found.answer])]
+    command = [sys.executable, "-c", _CHILD, str(Path(__file__).parents[2]), json.dumps([found.gold, found.answer])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONIOENCODING": "utf-8"}
     late = f"sympy took more than {seconds:g} s and was stopped"
     try:
@@ -78,7 +81,7 @@ def explain(gold: str, answer: str, config: GradingConfig | None = None, seconds
 
 def shown(value: Value, inside: bool = False) -> str:
     """A value as a person would write it; expressions by sympy's pretty printer."""
-    sympy = _sympy()
+    sympy = sympy_module()
     if not value.kind or (is_matrix(value) and (value.kind != "(" or not inside)):
         with sympy.evaluate(False):
             built = Algebra(lambda work: None).build(value)
@@ -118,7 +121,8 @@ def main(argv: list[str]) -> None:
         print(json.dumps("none: not two expressions"), flush=True)
         return
     algebra = Algebra(lambda work: None)
-    print(json.dumps(_sympy().sstr(_sympy().simplify(algebra.build(golds[0]) - algebra.build(answers[0])))), flush=True)
+    difference = sympy_module().simplify(algebra.build(golds[0]) - algebra.build(answers[0]))
+    print(json.dumps(sympy_module().sstr(difference)), flush=True)
 
 
 def _readings(text: str, trusted: bool) -> list[Value]:
