@@ -36,7 +36,7 @@ setup(
     description="The reference GRPO trainer: from scratch in PyTorch, with a reflection reward",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     keywords=["GRPO", "reinforcement learning", "language models", "reasoning", "RLVR"],
     classifiers=[
@@ -97,6 +97,8 @@ setup(
             "datasets",  # the loaders of extra `data`
             "hypothesis",  # property-based tests
             "ruff",  # lint and format
+            "selenium",  # tests of the report in Chromium, where there is one
+            "axe-selenium-python",  # its accessibility
             "peft",  # test peer: our adapters load there and give the same logits
             "trl",  # test peer: our rewards run in its GRPOTrainer, its rewards in ours
             "matplotlib",  # extra `figures`

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import os
 import sys
 import warnings
@@ -26,9 +27,9 @@ from safetensors import SafetensorError
 
 from grpo import __version__
 from grpo.runs import hints
-from grpo.runs.config import Config, to_yaml
+from grpo.runs.config import to_yaml
 from grpo.runs.settings import ConfigError, load_config
-from grpo.runs.stages import check_stage
+from grpo.runs.stages import check_stage, demo_settings
 
 CONFIGURED = {
     "base": ("evaluate a model as it is, and show some completions (stage 1)", "experiments/demo/base.yaml"),
@@ -134,12 +135,19 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     for name, (text, example) in CONFIGURED.items():
         sub = add(name, text, f"--config {example}")
         sub.add_argument("--config", metavar="FILE", help="YAML file")
+        if name == "config":
+            sub.add_argument("--explain", nargs="?", const="", metavar="KEY", help="what each key means, or this one")
+        if name in ("eval", "sample"):
+            sub.add_argument("--json", action="store_true", help="the result as JSON, on stdout alone")
         if name == "bench":
             sub.add_argument("--steps", type=int, default=3, help="timed steps, after one that is not")
             sub.add_argument("--warmup-tokens", type=int, default=0, help="length limit in that one; 0: the others'")
             sub.add_argument("--json", action="store_true", help="all measurements as one line of JSON")
         sub.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings on top of the file")
         sub.set_defaults(command=_configured, name=name)
+    demo = add("demo", "the demo: base, sft, grpo and eval on the embedded model, then the report", "grpo.steps=10")
+    demo.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings of all stages")
+    demo.set_defaults(command=_demo)
     audit = add("audit", "what does a reward wrongly pay? (-h for its options)", "accuracy", add_help=False)
     audit.add_argument("rest", nargs=argparse.REMAINDER)
     audit.set_defaults(command=_audit)
@@ -155,6 +163,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     export.set_defaults(command=_export)
     report = add("report", "table and HTML report of run folders", "runs/demo")
     report.add_argument("folder", type=Path, help="a run folder, or the folder that holds several")
+    report.add_argument("--json", action="store_true", help="the evaluations and where the report is, as JSON")
     report.set_defaults(command=_report)
     return parser, list(commands.choices)
 
@@ -172,29 +181,49 @@ def _grade(arguments: argparse.Namespace) -> int:
 
 def _configured(arguments: argparse.Namespace) -> None:
     """Read the configuration, and run what it is for."""
-    name, overrides = arguments.name, arguments.overrides
-    if not arguments.config and not overrides and name != "config":
-        raise ConfigError(
-            f"{name} needs settings: `python -m grpo {name} --config FILE.yaml [key.sub=value ...]`, on the demo "
-            f"`python -m grpo {name} --config {CONFIGURED[name][1]}`; `python -m grpo config` prints all keys"
-        )
-    config = load_config(arguments.config, overrides)
+    name, file, overrides = arguments.name, arguments.config, arguments.overrides
     if name == "config":
-        print(to_yaml(config), end="")
-        return
-    _refuse(config, name)
-    check_stage(config, arguments.config, name)
+        return _config(arguments)
+    ours = None
+    if not file and not any(text.startswith("model.path=") for text in overrides):
+        file, ours = demo_settings(name)
+    config = load_config(file, [*(ours or []), *overrides])
+    check_stage(config, file, name)
+    if ours is not None:
+        print(f"grpo: no --config and no model.path: {name} of the demo, {' '.join([file, *ours])}", file=sys.stderr)
     from grpo import commands
 
     commands.run(config, arguments)
 
 
-def _refuse(config: Config, name: str) -> None:
-    """Raise ConfigError for what this command cannot do with its configuration."""
-    if name == "grpo" and not config.rewards:
-        raise ConfigError("no reward is configured; name at least one below `rewards:`")
-    if name in ("grpo", "reject") and not config.sampling.temperature:
-        raise ConfigError("sampling.temperature is 0: all completions of a problem would be the same; set it to 1")
+def _config(arguments: argparse.Namespace) -> None:
+    """Print the configuration, or explain its keys."""
+    config = load_config(arguments.config, arguments.overrides)
+    if arguments.explain is None:
+        print(to_yaml(config), end="")
+        return
+    from grpo.runs.explain import explain
+
+    print(explain(arguments.explain, config))
+
+
+DEMO = (("base", "base"), ("sft", "sft"), ("grpo", "grpo"), ("eval", "eval"))
+"""The stages of the demo, and their files in experiments/demo/."""
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    """The demo's stages one after another, then their table, once, and the report."""
+    for text in arguments.overrides:
+        if text.partition("=")[0] in ("run", "model.path", "stage", "eval.folder"):
+            raise ConfigError(f"demo: {text.partition('=')[0]} differs from stage to stage; run the stages one by one")
+    for name, file in DEMO:
+        print(f"grpo: {name}, experiments/demo/{file}.yaml", file=sys.stderr)
+        stage = argparse.Namespace(name=name, config=f"experiments/demo/{file}.yaml", overrides=arguments.overrides,
+                                   json=False, quiet=name != "eval")  # fmt: skip
+        _configured(stage)
+    from grpo.report.page import write_reports
+
+    print("\n" + write_reports(Path("runs/demo")).rpartition("\n")[2])
 
 
 def _audit(arguments: argparse.Namespace) -> int:
@@ -211,6 +240,12 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from grpo.report.page import write_reports
+    from grpo.report.page import find_runs, write_reports
+    from grpo.runs.files import read_mapping
 
-    print(write_reports(arguments.folder))
+    table = write_reports(arguments.folder)
+    if arguments.json:
+        found = [run / "eval.json" for run in find_runs(arguments.folder)]
+        evaluations = {file.parent.name: read_mapping(file) for file in found if file.exists()}
+        table = json.dumps({"evaluations": evaluations, "report": str(arguments.folder / "report.html")})
+    print(table)

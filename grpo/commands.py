@@ -5,27 +5,32 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 
 import torch
 from transformers.utils import logging as transformers_logging
 
 from data import load_problems
+from grpo import why
 from grpo.bench import bench
 from grpo.bench import table as bench_table
 from grpo.compare import evaluate_models, with_parent
 from grpo.distributed import from_first, process_group, rank
-from grpo.evaluate import evaluate, judge, note_held_out
+from grpo.evaluation import evaluate, judge, note_held_out
 from grpo.model.policy import Policy, load_policy
 from grpo.rejection import train_rejection
+from grpo.report.live import LiveReport
 from grpo.report.tables import evaluation_table
 from grpo.runs.config import Config
 from grpo.runs.evaluations import read_evaluation
 from grpo.runs.files import read_mapping, write_json
 from grpo.runs.folder import Run, open_run
+from grpo.runs.journal import Judged
 from grpo.runs.log import RunLog, say
 from grpo.sft import train_sft
 from grpo.trainer import train_grpo
 
+SHOWN = 4  # completions that `grpo base` prints
 STAGES: dict[str, Callable[[Config, Run], Policy]] = {"sft": train_sft, "grpo": train_grpo, "reject": train_rejection}
 
 
@@ -50,6 +55,8 @@ def _train(config: Config, arguments: argparse.Namespace) -> None:
         return
     if (run.folder / "checkpoints").exists():
         say(f"{run.folder}: goes on from its last checkpoint")
+    page = LiveReport(run.folder)
+    run.progressed = page.refresh
     with run.working():
         policy = STAGES[arguments.name](config, run)
         if config.eval.at_end:
@@ -60,31 +67,40 @@ def _train(config: Config, arguments: argparse.Namespace) -> None:
                 raise ValueError(f"{error} {way_out}") from error
             result = with_parent(config, run, result)
             write_json(run.folder / "eval.json", result)
-            _show(evaluation_table({run.folder.name: result}))
+            run.tell("evaluation", run.steps, result)
+            if not getattr(arguments, "quiet", False):  # `grpo demo` shows one table of all stages
+                _show(evaluation_table({run.folder.name: result}))
         run.finish(policy)
+        page.write()
     say(f"{run.folder}: complete; the model is in {run.folder / 'model'}")
 
 
-def _base(config: Config, _: argparse.Namespace) -> None:
+def _base(config: Config, arguments: argparse.Namespace) -> None:
     """Stage 1: evaluate config.model as it is, and show some of its completions."""
     run = open_run(config, "base")
     if not run.complete:
         with run.working():
             policy = load_policy(config.model, config.seed)
             note_held_out(config, policy, run)
-            write_json(run.folder / "eval.json", evaluate(config, policy, run))
+            write_json(run.folder / "eval.json", result := evaluate(config, policy, run))
+            run.tell("evaluation", 0, result)
             log, rows = RunLog(run.folder), from_first(lambda: read_evaluation(run.folder))
-            for row in [r for r in rows if not r.sample and r.kind == "sampled"][: config.log.completions_per_step]:
-                log.sample(0, problem=row.id, answer=row.gold, completion=row.text, rewards=row.rewards)
-                _show(f"--- {row.question}\n{row.text}\n    gold {row.gold}, {'right' if row.correct else 'wrong'}")
+            for row in [r for r in rows if not r.sample and r.kind == "sampled"][:SHOWN]:
+                facts = {"problem": row.id, "question": row.question, "answer": row.gold}
+                log.sample(0, **facts, completion=row.text, rewards=row.rewards, truncated=row.truncated)
+                _show(described(config, row))
+            log.keep_samples(0)
             log.close()
             run.finish()
-    _show(evaluation_table({run.folder.name: from_first(lambda: read_mapping(run.folder / "eval.json"))}))
+            LiveReport(run.folder).write()
+    if not getattr(arguments, "quiet", False):
+        _show(evaluation_table({run.folder.name: from_first(lambda: read_mapping(run.folder / "eval.json"))}))
 
 
-def _evaluate(config: Config, _: argparse.Namespace) -> None:
+def _evaluate(config: Config, arguments: argparse.Namespace) -> None:
     """Stage 4: evaluate config.model, or every model of eval.folder, and show them side by side."""
-    _show(evaluation_table(evaluate_models(config)))
+    results = evaluate_models(config)
+    _show(json.dumps(results) if getattr(arguments, "json", False) else evaluation_table(results))
 
 
 def _show(text: str) -> None:
@@ -92,13 +108,22 @@ def _show(text: str) -> None:
         print(text)
 
 
-def _sample(config: Config, _: argparse.Namespace) -> None:
-    """Print sampled completions of the first problems of config.eval.data."""
+def _sample(config: Config, arguments: argparse.Namespace) -> None:
+    """Print sampled completions of the first problems of config.eval.data, and what each reward gave them and why."""
     problems = load_problems(config.eval.data, config.eval.seed)
     policy = load_policy(config.model, config.seed)
     for row in judge(config, policy, problems, config.eval.samples, config.sampling.temperature, "sampled"):
-        _show(f"--- {row.id}: {row.question}\n{row.text}\n")
-        _show(f"    gold {row.gold}, {'right' if row.correct else 'wrong'}, {row.reflections} reflections")
+        if arguments.json:
+            _show(json.dumps(asdict(row) | {"rewards": why.earned(config, row)}, ensure_ascii=False))
+        else:
+            _show(described(config, row))
+
+
+def described(config: Config, row: Judged) -> str:
+    """A problem, a completion, whether it is right, and what each reward gave it and why."""
+    facts = [f"gold {row.gold}", "right" if row.correct else "wrong", f"{row.reflections} reflections"]
+    facts += [f"{row.tokens} tokens", *["cut off"] * row.truncated]
+    return f"--- {row.id}: {row.question}\n{row.text}\n\n    {', '.join(facts)}\n{why.lines(config, row)}\n"
 
 
 def _bench(config: Config, arguments: argparse.Namespace) -> None:

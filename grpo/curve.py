@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.distributed import from_first
-from grpo.evaluate import describe, held_out, judge_held_out, origin, per_problem
+from grpo.evaluation import describe, held_out, judge_held_out, origin, per_problem
 from grpo.model.sharding import is_sharded
 from grpo.runs.files import write_text
 from grpo.runs.folder import EVALUATION
@@ -56,6 +56,7 @@ def held_out_point(keeper: Keeper, step: int) -> None:
         keeper.save_model("best")
     row["completions"] = from_first(lambda: sampled_before(run.folder, step, config.grpo.group_size))
     write_text(run.folder / CURVE, "".join(json.dumps(one) + "\n" for one in [*before, row]))
+    run.tell("evaluation", step, row)
     say(f"step {step}: held-out accuracy {row['accuracy']:.3f}, greedy {row['greedy']:.3f}")
 
 

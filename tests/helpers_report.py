@@ -27,7 +27,9 @@ def evaluation(accuracy: float = 0.5, **sampled) -> dict:
         "maj": {"4": 0.625},
         "rewards": {"accuracy": accuracy},
     }
-    return {"sampled": figures | sampled, "greedy": {"accuracy": 0.9375, "ci95": [0.8, 1.0]}}
+    paired = {"against": "the/parent", "problems": 256, "sampled": 0.1, "sampled_ci95": [0.02, 0.18]}
+    paired |= {"greedy": 0.0, "greedy_ci95": [-0.1, 0.1]}
+    return {"paired": paired, "sampled": figures | sampled, "greedy": {"accuracy": 0.9375, "ci95": [0.8, 1.0]}}
 
 
 def write_run(folder: Path, **files) -> Path:

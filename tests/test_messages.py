@@ -130,16 +130,6 @@ def test_a_command_that_does_not_exist_names_the_nearest(capsys):
     assert "no command 'train'; there are base, sft, grpo," in said(capsys, "train")
 
 
-@pytest.mark.parametrize("name", ["base", "sft", "grpo", "eval", "reject", "sample", "bench"])
-def test_a_command_without_settings_says_what_to_write(capsys, monkeypatch, name):
-    monkeypatch.chdir(REPO)
-    text = said(capsys, name)
-    assert f"{name} needs settings: `python -m grpo {name} --config FILE.yaml" in text
-    words = text.partition("on the demo `python -m grpo ")[2].partition("`")[0].split()
-    assert words[:2] == [name, "--config"]
-    load_config(words[2], words[3:])
-
-
 @pytest.mark.parametrize(("name", "missing"), [("report", "folder"), ("export", "model, folder")])
 def test_a_command_without_its_folder_says_so(capsys, name, missing):
     assert f"grpo {name}: the following arguments are required: {missing}; see" in said(capsys, name)

@@ -138,12 +138,18 @@ class EvalConfig:
 class LogConfig:
     """What a run writes down, and how often."""
 
-    completions_per_step: NotNegativeInt = 4
-    """Completions written to completions.jsonl at each GRPO step, rounded up to whole groups, with tokens' figures."""
+    megabytes: NotNegative = 64.0
+    """About how large completions.jsonl may become. It has every completion of each step while that fits; of a longer
+    run those of evenly chosen steps, and of the first, the last, and each at which a warning was given."""
     save_every: PositiveInt = 50
     """Steps between checkpoints."""
     keep_checkpoints: PositiveInt = 2
     """Checkpoints kept, the newest ones."""
+    to: tuple[str, ...] = ()
+    """Where else metrics, texts, evaluation and settings go: tensorboard, wandb, trackio, or your function
+    `my_module:my_function`, called with (event, step, values)."""
+    project: str = "grpo"
+    """The project at wandb and trackio; the run has the name of its folder."""
 
 
 @dataclass(frozen=True)
@@ -188,3 +194,10 @@ class Config:
 def to_yaml(config: Config) -> str:
     """The resolved configuration; `load_config` reads it back to an equal one."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+
+
+def flatten(value: Any, key: str = "") -> dict[str, Any]:
+    """Nested dicts as one, by dotted keys."""
+    if isinstance(value, dict) and value:
+        return {k: v for name, x in value.items() for k, v in flatten(x, f"{key}.{name}" if key else name).items()}
+    return {key: value}

@@ -20,7 +20,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -35,15 +35,16 @@ from safetensors import SafetensorError
 from grpo.distributed import from_first, rank
 from grpo.model.policy import Policy
 from grpo.runs.card import model_card
-from grpo.runs.config import Config, to_yaml
+from grpo.runs.config import Config, flatten, to_yaml
 from grpo.runs.files import RunError, read_mapping, write_json, write_text
 from grpo.runs.signals import StopRequest
+from grpo.runs.trackers import tracked
 from grpo.types import Problem
 from grpo.version import __version__
 
 FREE = (  # settings that do not change what is computed, so that a run may go on with others
-    "stage", "run", "threads", "parallel", "tokens_per_micro_batch", "sampling.max_rows", "model.recompute", "log.",
-    "eval.at_end", "eval.against", "sandbox.", "max_skipped", "accept_code",
+    "stage", "run", "threads", "parallel", "tokens_per_micro_batch", "sampling.max_rows", "model.recompute",
+    "model.device", "log.", "eval.at_end", "eval.against", "sandbox.", "max_skipped", "accept_code",
 )  # fmt: skip
 EVALUATION = "eval.jsonl"
 SAMPLED = "sampled.jsonl"  # of rejection sampling, until it is done
@@ -59,6 +60,10 @@ class Run:
     manifest: dict[str, Any] = field(default_factory=dict)
     lock: IO[str] | None = None  # in the first process
     stop: StopRequest = field(default_factory=StopRequest)
+    progressed: Callable[[], None] = lambda: None
+    """Called after each step of training: the page is refreshed there."""
+    steps: int = 0  # of training that are done, once it has ended
+    listeners: list[Callable[[str, int, Any], None]] = field(default_factory=list)  # log.to, in the first process
 
     @property
     def complete(self) -> bool:
@@ -73,7 +78,7 @@ class Run:
     @contextmanager
     def working(self) -> Iterator[None]:
         """Catch signals, hold the lock, and turn what a full disk or a vanished folder raises into one line."""
-        with self.stop:
+        with self.stop, tracked(self.config, self.manifest) as self.listeners:
             try:
                 yield
             except (OSError, SafetensorError) as error:
@@ -84,6 +89,11 @@ class Run:
             finally:
                 if self.lock:
                     self.lock.close()
+
+    def tell(self, event: str, step: int, values: Any) -> None:
+        """Tell the trackers of log.to."""
+        for listener in self.listeners:
+            listener(event, step, values)
 
     def note_input(self, key: str, digest: str, what: str) -> None:
         """Note the digest of what the run works with. Raises RunError if the run goes on and it has changed."""
@@ -226,13 +236,6 @@ def _changed_code(run: Run) -> str:
     return ""
 
 
-def flatten(value: Any, key: str = "") -> dict[str, Any]:
-    """Nested dicts as one, by dotted keys."""
-    if isinstance(value, dict) and value:
-        return {k: v for name, x in value.items() for k, v in flatten(x, f"{key}.{name}" if key else name).items()}
-    return {key: value}
-
-
 def _has_results(run: Run) -> bool:
     """Whether there is anything to lose. A run that failed before its first step (a model not found) starts anew."""
     metrics = run.folder / "metrics.jsonl"
@@ -274,7 +277,7 @@ def fingerprint(policy: Policy) -> str:
     for name, p in policy.values():
         bits = p.view(integers[p.element_size()])
         sums = [bits.sum(dim=-1), bits.sum(dim=-2)] if bits.dim() > 1 else [bits]
-        sha.update(name.encode() + b"".join(x.cpu().contiguous().numpy().tobytes() for x in sums))
+        sha.update(name.encode() + b"".join(x.cpu().clone().numpy().tobytes() for x in sums))  # NumPy holds on
     return sha.hexdigest()
 
 

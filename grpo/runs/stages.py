@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from grpo.runs import shipped
 from grpo.runs.config import Config
 from grpo.runs.settings import ConfigError, included, load_config
 
@@ -11,7 +12,11 @@ TRAINING = ("sft", "grpo", "reject")
 
 
 def check_stage(config: Config, file: str | None, command: str) -> None:
-    """Raise ConfigError for the file of another stage, or a parent that has not been trained."""
+    """Raise ConfigError for what a command cannot do: another stage's file, a parent that has not been trained."""
+    if command == "grpo" and not config.rewards:
+        raise ConfigError("no reward is configured; name at least one below `rewards:`")
+    if command in ("grpo", "reject") and not config.sampling.temperature:
+        raise ConfigError("sampling.temperature is 0: all completions of a problem would be the same; set it to 1")
     if command in TRAINING and config.stage not in ("", command):
         raise ConfigError(
             f"{file or 'command line'}: this configuration is for `python -m grpo {config.stage}`; run that, or set "
@@ -33,12 +38,28 @@ def made_by(path: str, file: str | None) -> str:
     run = Path(path)
     if (run / "model").is_dir() or (run.exists() and not (run / "manifest.json").exists()):
         return ""
-    folders = dict.fromkeys(one.parent for one in included(Path(file).expanduser())) if file else ()
+    folders = dict.fromkeys(one.parent for one in included(shipped.find(Path(file).expanduser()))) if file else ()
     for beside in (one for folder in folders for one in sorted(folder.glob("*.yaml"))):
         try:
             other = load_config(str(beside), checked=False)
         except ConfigError:
             continue
         if other.stage in TRAINING and Path(other.run) == run:
-            return f"python -m grpo {other.stage} --config {beside}"
+            return f"python -m grpo {other.stage} --config {shipped.name(beside)}"
     return ""
+
+
+def demo_settings(command: str) -> tuple[str, list[str]]:
+    """What a command works on where it is given nothing: a file of the demo, and settings on top of it.
+
+    GRPO begins with the SFT model of runs/demo if there is one, else with the embedded model, and the evaluation is of
+    that model where runs/demo holds no finished run.
+    """
+    runs = Path("runs/demo")
+    if command == "grpo" and not (runs / "2-sft" / "model").is_dir():
+        return "experiments/demo/grpo_only.yaml", []
+    if command == "eval" and not any(runs.glob("*/eval.json")):
+        return "experiments/demo/eval.yaml", ["eval.folder=", "run=runs/demo/eval/tiny"]
+    if command == "sample":
+        return "experiments/demo/base.yaml", ["eval.data.count=3", "eval.samples=1", "eval.pass_at=[1]"]
+    return ("experiments/bench/tiny.yaml" if command == "bench" else f"experiments/demo/{command}.yaml"), []

@@ -13,6 +13,7 @@ from grpo.presets import PRESETS, LossConfig
 from grpo.ranges import Range
 from grpo.runs.config import Config
 from grpo.runs.hints import did_you_mean
+from grpo.runs.trackers import check_tracker
 from rewards import get_reward
 
 Mistake = tuple[str, str]
@@ -86,6 +87,9 @@ def _functions(config: Config) -> Iterator[Mistake]:
             get_reward(config.eval.reward)
         except ValueError as error:
             yield "eval.reward", f"is none of the rewards and cannot be used: {error}"
+    for name in config.log.to:
+        if mistake := check_tracker(name):
+            yield "log.to", f"{name} cannot be used: {mistake}"
     if config.loss.delta is not None or _names(config.loss) not in map(_names, PRESETS.values()):
         yield from _losses(config.loss)
 

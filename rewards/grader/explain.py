@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from rewards.grader.algebra import Algebra, sympy_module
 from rewards.grader.answer import Verdict, readings, verdict
@@ -21,7 +22,8 @@ from rewards.grader.values import Unreadable, Value
 
 SECONDS = 10.0
 MEGABYTES = 1024
-_CHILD = "import sys; from rewards.grader.explain import main; main(sys.argv[1:])"
+# its first argument is the folder that holds `rewards`: in the working directory may lie a `rewards.py` of the user's
+_CHILD = "import sys; sys.path[0] = sys.argv.pop(1); from rewards.grader.explain import main; main(sys.argv[1:])"
 
 
 @dataclass
@@ -61,7 +63,7 @@ def explain(gold: str, answer: str, config: GradingConfig | None = None, seconds
     found = verdict(gold.strip(), answer.strip(), config or GradingConfig())
     if not (found.gold and found.answer):
         return Explanation(found, "not read", "not read", "none: nothing was compared")
-    command = [sys.executable, "-c", _CHILD, json.dumps([found.gold, found.answer])]
+    command = [sys.executable, "-c", _CHILD, str(Path(__file__).parents[2]), json.dumps([found.gold, found.answer])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONIOENCODING": "utf-8"}
     late = f"sympy took more than {seconds:g} s and was stopped"
     try:

@@ -163,8 +163,8 @@ def judge(
                 here = [replace(row, kind=kind, sample=i % samples) for i, row in enumerate(here)]
             fresh = [shortened(row, most) for rows in all_gather(here) for row in rows]
             judged += fresh
-            bar.update(len(fresh))
             bar.set_postfix(accuracy=f"{_mean([j.correct for j in judged]):.3f}")
+            bar.update(len(fresh))
             journal.add(fresh, f"{kind}, {len(judged)} of {total} completions")
     return judged
 
