@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 from helpers_grading import graded, paid
 from hypothesis import given
@@ -88,3 +92,13 @@ def test_vectors_in_unit_vectors(values):
 def test_a_fine_difference_does_not_hide_behind_an_integer_letter():
     for tiny in ("10^{-50}\\sqrt{2}", "10^{-900}", "\\frac{\\pi}{10^{30}}", "\\sqrt{2} \\cdot 10^{-61}"):
         assert not equivalent("n!", f"n! + {tiny}") and not equivalent(f"n! + {tiny}", "n!")
+
+
+def test_sympy_is_imported_only_where_it_is_needed_and_never_gets_a_text():
+    source = "import sys; import rewards; from rewards.answer import equivalent as same\n"
+    source += "assert same('x^2+x', 'x(x+1)') and 'sympy' not in sys.modules\n"
+    source += "assert same('(n-1)!', 'n!/n') and 'sympy' in sys.modules"
+    subprocess.run([sys.executable, "-c", source], check=True)
+    forbidden = re.compile(r"sympify|parse_expr|parse_latex|\beval\(|\bexec\(")
+    for path in (Path(__file__).resolve().parents[1] / "rewards" / "grader").rglob("*.py"):
+        assert not forbidden.search(path.read_text(encoding="utf-8")), path

@@ -47,6 +47,8 @@ _NO_NAME = (
     "no not nobody none neither nor never nothing only few some any many most almost nearly about roughly half maybe"
     " perhaps if when what who how why over under until unless although but however suppose assume say everyone"
 )
+_QUANTITIES = frozenset(["remainder", "least", "multiple", "divisor", "factor", "score", "loss", "debt"])
+"""What changes a number beside it, but not as what a sentence is about: the least common multiple is 42."""
 _OBJECT = r"(?:(?:him|her|them|us|me|you|exactly|now|a total of|equal to) )*"
 _STATEMENT = re.compile(
     rf"(?P<before>(?P<lead>{_LEAD}*)(?:(?P<subject>{_SUBJECT}) {_VERB} {_OBJECT}|{_LABEL} ?)?)"
@@ -154,7 +156,9 @@ def _stated(text: str) -> str:
     if not (found := _STATEMENT.fullmatch(text)):
         return ""
     subject = re.findall("[a-z]+", (found["subject"] or "").lower())
-    if not {*_NO_NAME.split()}.isdisjoint(subject[:1]) or {*subject} & ((NO_UNIT | ALSO_CHANGING) - PLAIN):
+    if not {*_NO_NAME.split()}.isdisjoint(subject[:1]) or {*subject} & (
+        (NO_UNIT | ALSO_CHANGING) - PLAIN - _QUANTITIES
+    ):
         return ""
     after = found["after"].replace(",", "").split()
     if found["value"][:1] in "$\\" and not found["value"].strip("\\$").replace(",", "").replace(".", "").isdigit():
