@@ -35,7 +35,8 @@ $(VENV)/.ready-figures: $(VENV)/.ready
 setup: $(VENV)/.ready ## make .venv with the pinned packages
 
 demo: $(VENV)/.ready ## the four stages on the embedded problems, then the table and the report
-	$(RUN) demo $(ARGS)
+	@$(RUN) demo $(ARGS)
+	@$(VENV)/bin/python -m experiments.expected check runs/demo/3-grpo
 
 ablate: $(VENV)/.ready-figures ## arms x seeds, paired, with a figure: make ablate NAME=reflection SEEDS="0 1 2"
 	$(VENV)/bin/python -m experiments.ablate $(NAME) --seeds $(SEEDS) $(ARGS)
@@ -44,7 +45,7 @@ paper: ## the rows of the paper's table on the embedded problems, over three see
 	@$(MAKE) --no-print-directory ablate NAME=paper
 
 minimal: $(VENV)/.ready ## the whole algorithm on one page, on the embedded model (a minute)
-	$(VENV)/bin/python -m grpo.minimal $(ARGS)
+	@$(VENV)/bin/python -m experiments.expected minimal $(ARGS)
 
 base: $(VENV)/.ready ## stage 1: evaluate the base model as it is
 	$(RUN) base --config $(CONFIGS)/base.yaml $(ARGS)
@@ -70,7 +71,7 @@ audit: $(VENV)/.ready ## what does a reward wrongly pay? make audit REWARD=my_mo
 report: $(VENV)/.ready ## table and HTML report of runs/EXP
 	$(RUN) report runs/$(EXP)
 
-tiny: $(VENV)/.ready ## train the embedded base model anew, into runs/tiny/2-mixed (half an hour)
+tiny: $(VENV)/.ready ## train the embedded base model again, into runs/tiny/2-mixed (half an hour)
 	$(RUN) sft --config experiments/demo/tiny.yaml $(ARGS)
 	$(RUN) sft --config experiments/demo/tiny_mixed.yaml $(ARGS)
 
@@ -99,8 +100,10 @@ bench: $(VENV)/.ready-dev ## a training step of ours, TRL's and a plain loop, si
 parity: $(VENV)/.ready-dev ## our loss and its gradient beside those of TRL's installed GRPOTrainer, as a table
 	$(VENV)/bin/python tests/parity_trl.py
 
-docs: $(VENV)/.ready ## write docs/glossary.md from the code
+docs: $(VENV)/.ready-figures ## write docs/glossary.md, docs/step.md and the demo's figure from the code and the results
 	PYTHONPATH=. $(VENV)/bin/python tests/readme.py
+	$(VENV)/bin/python -m experiments.step
+	$(VENV)/bin/python -m experiments.pairs
 
 lint: $(VENV)/.ready-dev ## check style
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

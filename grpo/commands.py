@@ -19,6 +19,7 @@ from grpo.distributed import from_first, process_group, rank
 from grpo.evaluation import evaluate, judge, note_held_out
 from grpo.model.policy import Policy, load_policy
 from grpo.rejection import train_rejection
+from grpo.report.live import LiveReport
 from grpo.report.tables import evaluation_table
 from grpo.runs.config import Config
 from grpo.runs.evaluations import read_evaluation
@@ -29,6 +30,7 @@ from grpo.runs.log import RunLog, say
 from grpo.sft import train_sft
 from grpo.trainer import train_grpo
 
+SHOWN = 4  # completions that `grpo base` prints
 STAGES: dict[str, Callable[[Config, Run], Policy]] = {"sft": train_sft, "grpo": train_grpo, "reject": train_rejection}
 
 
@@ -53,6 +55,8 @@ def _train(config: Config, arguments: argparse.Namespace) -> None:
         return
     if (run.folder / "checkpoints").exists():
         say(f"{run.folder}: goes on from its last checkpoint")
+    page = LiveReport(run.folder)
+    run.progressed = page.refresh
     with run.working():
         policy = STAGES[arguments.name](config, run)
         if config.eval.at_end:
@@ -67,6 +71,7 @@ def _train(config: Config, arguments: argparse.Namespace) -> None:
             if not getattr(arguments, "quiet", False):  # `grpo demo` shows one table of all stages
                 _show(evaluation_table({run.folder.name: result}))
         run.finish(policy)
+        page.write()
     say(f"{run.folder}: complete; the model is in {run.folder / 'model'}")
 
 
@@ -80,11 +85,14 @@ def _base(config: Config, arguments: argparse.Namespace) -> None:
             write_json(run.folder / "eval.json", result := evaluate(config, policy, run))
             run.tell("evaluation", 0, result)
             log, rows = RunLog(run.folder), from_first(lambda: read_evaluation(run.folder))
-            for row in [r for r in rows if not r.sample and r.kind == "sampled"][: config.log.completions_per_step]:
-                log.sample(0, problem=row.id, answer=row.gold, completion=row.text, rewards=row.rewards)
+            for row in [r for r in rows if not r.sample and r.kind == "sampled"][:SHOWN]:
+                facts = {"problem": row.id, "question": row.question, "answer": row.gold}
+                log.sample(0, **facts, completion=row.text, rewards=row.rewards, truncated=row.truncated)
                 _show(described(config, row))
+            log.keep_samples(0)
             log.close()
             run.finish()
+            LiveReport(run.folder).write()
     if not getattr(arguments, "quiet", False):
         _show(evaluation_table({run.folder.name: from_first(lambda: read_mapping(run.folder / "eval.json"))}))
 

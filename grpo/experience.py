@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from data import Prompt, build_prompt
 from data.stream import Stream
@@ -22,13 +21,12 @@ from grpo.advantages import spread, total_reward, zero_spread
 from grpo.distributed import gather_results, rank_slice
 from grpo.model.policy import Policy
 from grpo.runs.config import Config
-from grpo.runs.log import RunLog
 from grpo.sampling import sample_groups
 from grpo.scoring import Completions, RewardSet, decode
 from grpo.types import Problem, Rollouts, concat_rollouts
 from rewards import count_reflections
 
-PER_TOKEN = ("ratio", "kl", "entropy", "weighted_advantage", "clipped")  # what is written, of `loss.token_values`
+PER_TOKEN = ("old_logps", "ratio", "kl", "entropy", "weight", "clipped")  # what is kept of `loss.token_values`
 
 
 @dataclass(frozen=True)
@@ -195,29 +193,3 @@ def shaping_only(config: Config, rewards: RewardSet, scores: Tensor) -> dict[str
         return {}
     right = scores[:, [names.index(config.eval.reward)]]  # [N, 1]
     return {"shaping_only": zero_spread(right, torch.ones(1), size)[learned].float().mean().item()}
-
-
-def log_completions(
-    log: RunLog, step: int, batch: Batch, rewards: RewardSet, tokenizer: PreTrainedTokenizerBase, config: Config
-) -> None:
-    """Write the first groups of a step: texts and rewards, and of those learned from the values of each token."""
-    size, count, first = config.grpo.group_size, config.log.completions_per_step, 0
-    rows = []
-    for groups in batch.sampled:  # the kept rows of all groups, one after the other, are the rows of the batch
-        places = dict(zip(groups.kept.tolist(), range(first, first + len(groups.kept)), strict=True))
-        rows += [(groups, row, places.get(row)) for row in range(len(groups.rewards))]
-        first += len(groups.kept)
-    for groups, row, place in rows[: math.ceil(count / size) * size]:
-        texts, scores = groups.completions, groups.rewards[row].tolist()
-        named = {n: None if math.isnan(s) else s for n, s in zip(rewards.functions, scores, strict=True)}
-        problem, extras = texts.problems[row], {name: str(values[row]) for name, values in texts.extras.items()}
-        facts = {"problem": problem.id, "answer": problem.answer, "completion": texts.texts[row], "rewards": named}
-        if batch.per_token and place is not None:
-            ids = texts.token_ids[row]
-            values = {name: x[place, : len(ids)].tolist() for name, x in batch.per_token.items() if name in PER_TOKEN}
-            facts["advantage"] = float(f"{batch.per_token['advantage'][place]:.6g}")
-            facts["tokens"] = {
-                "text": tokenizer.batch_decode([[i] for i in ids]),
-                **{n: [float(f"{v:.3g}") if math.isfinite(v) else None for v in x] for n, x in values.items()},
-            }
-        log.sample(step + 1, **facts, **({"extras": extras} if extras else {}))

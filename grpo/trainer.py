@@ -25,7 +25,7 @@ from grpo.advantages import group_advantages, unscored
 from grpo.curve import held_out_point
 from grpo.distributed import all_reduce, reduce_metrics
 from grpo.evaluation import PROMPTS, check_evaluation
-from grpo.experience import Batch, collect, log_completions, make_prompts
+from grpo.experience import Batch, collect, make_prompts
 from grpo.golds import gradable
 from grpo.logprobs import completion_logps, logps_without_grad
 from grpo.loss import KL_ESTIMATORS, Counts, token_loss, token_means
@@ -33,6 +33,7 @@ from grpo.metrics import add_metrics, metrics_without_update, summary
 from grpo.model.batching import my_micro_batches
 from grpo.model.optim import Optimizer
 from grpo.model.policy import Policy, load_policy
+from grpo.records import record_step
 from grpo.runs.config import Config
 from grpo.runs.folder import Run, data_hash, fingerprint
 from grpo.runs.keeper import Keeper
@@ -73,7 +74,7 @@ def train_grpo(config: Config, run: Run) -> Policy:
         with policy.unsharded(), keeper.saved_on(RewardFailure):
             batch = collect(config, policy, rewards, stream, step)
         metrics = batch.metrics | update(config, policy, optimizer, batch, rewards.weights, step)
-        log_completions(keeper.log, step, batch, rewards, policy.tokenizer, config)
+        metrics |= record_step(keeper.log, step, batch, rewards, policy, config)
         keeper.after_step(step, metrics, position=stream.position)
     return keeper.finish()
 
@@ -149,7 +150,7 @@ def add_gradient(
         loss.backward()
         values["sampler_gap"] = (tokens.logps.detach() - tokens.sampler).abs()
         add_metrics(sums, {"loss": loss.detach(), **token_means(values, num_tokens)})
-        batch.note(here, values)
+        batch.note(here, values | {"old_logps": tokens.old})
     return sums
 
 

@@ -141,6 +141,7 @@ def test_a_signal_stops_both_after_the_same_step_with_all_of_it_saved(tmp_path, 
     assert_same(run, alone)
 
 
+@pytest.mark.slow
 def test_a_reward_that_fails_in_one_process_ends_both_with_its_name(tmp_path, monkeypatch):
     body = (
         "def bad(completions, question, **columns):\n    if any('7' in q for q in question): raise KeyError('seven')\n"

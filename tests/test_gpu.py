@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers_models import random_model
-from test_architectures import ARCHITECTURES
+from test_architectures import SHARED
 from torch import Tensor
 
 import grpo.trainer
@@ -70,7 +70,7 @@ def sampled_by_replay(policy, monkeypatch, prompts=PROMPTS, **config) -> tuple[l
 def test_a_graph_gives_the_bits_of_the_plain_step(kind, prompts, dtype, monkeypatch):
     """With rows that leave, windows, soft caps, experts, prompts of unequal length and of one token."""
     dtype = getattr(torch, dtype)
-    policy = Policy(random_model(kind, **ARCHITECTURES[kind]).to(DEVICE), None, [1, 2, 13], kind, dtype)
+    policy = Policy(random_model(kind, **SHARED[kind]).to(DEVICE), None, [1, 2, 13], kind, dtype)
     cast(policy.model, dtype)
     compute_in(policy.model, dtype)
     plain, replayed, graphs_made = sampled_by_replay(policy, monkeypatch, prompts)

@@ -43,7 +43,7 @@ def rows(monkeypatch):
 @pytest.mark.slow
 def test_the_gpu_check_runs_on_a_cpu(tmp_path):
     """Its rehearsal: every kind of row, in a small size."""
-    environment = os.environ | {"DEVICE": "cpu", "SCALE": "small", "BUDGET": "300", "OMP_NUM_THREADS": "1",
+    environment = os.environ | {"DEVICE": "cpu", "SCALE": "small", "BUDGET": "600", "OMP_NUM_THREADS": "1",
                                 "PYTHON": sys.executable}  # fmt: skip
     done = subprocess.run(
         [LAUNCH / "gpu_check.sh", "out"], cwd=tmp_path, env=environment, capture_output=True, text=True
@@ -60,7 +60,7 @@ def test_the_gpu_check_runs_on_a_cpu(tmp_path):
     assert all(float(cell) > 0 for cell in rows["step small float32 4x2x6 ours"][1:6])
     for name in ("real base", "real sft", "real grpo, evaluated"):
         assert re.search(r"greedy [\d.]+% right \[.*\] of 4, sampled [\d.]+%", rows[name][-1]), rows[name]
-    assert re.search(r"[1-9]\d* steps, [\d.]+ s each, reward", rows["real grpo"][-1])
+    assert re.search(r"3 steps, [\d.]+ s each, reward", rows["real grpo"][-1])
     for pair in ("2-sft - 1-base", "3-eval - 2-sft", "3-eval - 1-base"):
         assert "in pairs over 4 problems" in rows[f"real {pair}"][-1]
 
@@ -108,6 +108,24 @@ def test_lines_of_a_process_come_as_it_prints_them_and_it_is_ended_in_time(rows)
             next(lines)
         assert time.monotonic() - started < 20
     assert list(rows.json_lines([sys.executable, "-c", code.replace("{}", "")], 60.0)) == [{"a": 1}]
+
+
+@pytest.mark.slow
+def test_grpo_is_stopped_in_time_and_what_it_made_is_kept(rows, tmp_path):
+    run = tmp_path / "run"
+    settings = [f"run={run}", "model.device=cpu", "grpo.steps=100000", "data.count=16", "sampling.max_new_tokens=16"]
+    settings += ["grpo.prompts_per_step=2", "grpo.group_size=4", "optim.warmup_steps=0"]
+    started = time.monotonic()
+    said = rows.grpo_until(
+        started + 40, ["grpo", "--config", "experiments/demo/grpo.yaml", "model.path=tiny", *settings], run
+    )
+    assert time.monotonic() - started < 120
+    steps = len((run / "metrics.jsonl").read_text().splitlines())
+    assert said.startswith(f"{steps} steps, ") and steps > 0
+    rows.export(run, tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+    with pytest.raises(RuntimeError, match=r"grpo: no step was made: grpo: .*no\.yaml"):
+        rows.grpo_until(time.monotonic() + 60, ["grpo", "--config", "no.yaml"], tmp_path / "none")
 
 
 def test_sampling_is_timed_with_and_without_graphs(rows, tmp_path):

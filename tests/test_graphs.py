@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers_graphs import Operations, Replay, on_a_gpu
 from helpers_models import random_model
-from test_architectures import ARCHITECTURES
+from test_architectures import SHARED
 
 from data import make_problems
 from grpo.logprobs import completion_logps
@@ -23,8 +23,8 @@ from grpo.sampling import sample_groups
 from grpo.types import Rollouts, SamplingConfig
 
 QUICK = ("llama", "gemma2", "mistral", "qwen3_moe")
-KINDS = [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in ARCHITECTURES]
-"""All architectures; in a short run those with soft caps, windows and experts."""
+KINDS = [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in SHARED]
+"""All architectures whose prompts are shared; in a short run those with soft caps, windows and experts."""
 READS = ("gpt2",)
 """Models whose own code reads a number on the host."""
 PROMPTS = [[5, 7, 3, 9, 12, 40, 33], [9], [4, 4, 8, 50, 15, 6, 11, 61, 23, 17, 42, 30], [20, 31, 3]]
@@ -32,7 +32,7 @@ NAMES = ["a", "b", "c", "d"]
 
 
 def policy_of(kind: str) -> Policy:
-    return Policy(random_model(kind, **ARCHITECTURES[kind]), None, [1, 2, 13, 27, 35], kind)
+    return Policy(random_model(kind, **SHARED[kind]), None, [1, 2, 13, 27, 35], kind)
 
 
 def sample(policy: Policy, limit: int = 24, prompts=PROMPTS, **config) -> Rollouts:

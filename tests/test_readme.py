@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from helpers_runs import lines
 from readme import GLOSSARY, REPO, glossary
 from test_architectures import ARCHITECTURES
@@ -29,14 +30,16 @@ from rewards import reward_names
 README = (REPO / "README.md").read_text(encoding="utf-8")
 PAGES = {path: path.read_text(encoding="utf-8") for path in (REPO / "README.md", *sorted((REPO / "docs").glob("*.md")))}
 TEXT = "\n".join(PAGES.values())
+LOSSES = (REPO / "docs" / "losses.md").read_text(encoding="utf-8")
+CELL = re.compile(r"(\d\.\d+) \[(\d\.\d+), (\d\.\d+)\]")
 MAKEFILE = (REPO / "Makefile").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"(?:make [a-z]|\.venv/bin/)")
 
 
 def files(language: str) -> dict[str, str]:
-    """The README's blocks of a language that begin with their file's name: {name: text}."""
-    named = (re.match(r"# (\w+\.\w+)\b", block) for lang, block in BLOCK.findall(README) if lang == language)
+    """The pages' blocks of a language that begin with their file's name: {name: text}."""
+    named = (re.match(r"# (\w+\.\w+)\b", block) for lang, block in BLOCK.findall(TEXT) if lang == language)
     return {m[1]: m.string for m in named if m}
 
 
@@ -55,14 +58,19 @@ COMMANDS = commands()
 
 
 def test_it_is_short() -> None:
-    assert len(README.splitlines()) <= 290
+    assert len(README.splitlines()) <= 230
+    first_screen = README.splitlines()[:25]
+    assert {"make demo", "make test"} <= {line.partition("  ")[0] for line in first_screen}
+    assert any(CELL.search(line) for line in first_screen), "no headline figure"
 
 
 @pytest.mark.parametrize("page", [*PAGES, REPO / "CHANGELOG.md"], ids=lambda p: p.name)
 def test_links_lead_to_files(page: Path) -> None:
     links = re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    anchors = {"#" + re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
     for target in links:
-        assert "://" in target or (page.parent / target).exists(), target
+        assert "://" in target or target in anchors or (page.parent / target).exists(), target
         assert "#L" not in target, f"{target}: a line number goes stale"
 
 
@@ -78,7 +86,9 @@ def test_settings_that_are_named_exist() -> None:
     keys = known_keys()
     groups = {key.split(".")[0] for key in keys if "." in key}
     named = set(re.findall(r"(?<![\w./:])([a-z_]+(?:\.[a-z_0-9]+)+)(?![\w/(:])", re.sub(r"\]\([^)]*\)", "]", TEXT)))
-    named = {name for name in named if name.split(".")[0] in groups and not name.endswith((".py", ".md", ".yaml"))}
+    named = {
+        name for name in named if name.split(".")[0] in groups and not name.endswith((".py", ".md", ".yaml", ".json"))
+    }
     assert len(named) > 20
     assert [name for name in named if name not in keys and name not in groups] == []
 
@@ -112,7 +122,7 @@ PAPERS = {
 
 def test_the_choices_of_a_loss_are_the_code_s() -> None:
     def named(start: str, end: str = "\n") -> set[str]:
-        return set(re.findall(r"`(\w+)`", README.partition(start)[2].partition(end)[0]))
+        return set(re.findall(r"`(\w+)`", LOSSES.partition(start)[2].partition(end)[0]))
 
     assert named("| advantage | `loss.advantage` |") == set(ADVANTAGES)
     assert named("| ratio | `loss.ratio` |") == set(RATIOS)
@@ -120,10 +130,29 @@ def test_the_choices_of_a_loss_are_the_code_s() -> None:
     assert named("| weights | `loss.weight` |") == set(WEIGHTS)
     assert named("`loss.beta` |") == {*KL_ESTIMATORS, "loss", "reward"}
     assert named("| aggregation | `loss.aggregation` |") == set(AGGREGATIONS)
-    table = README.partition("| preset | paper")[2].partition("\n\n")[0]
-    assert re.findall(r"^\| `(\w+)` \| ([\d.]*)", table, re.MULTILINE) == [
-        (name, PAPERS.get(name, "")) for name in PRESETS
-    ]
+    rows = re.findall(r"^\| `(\w+)` \| ([\d.]*) ?\|.*\| (yes|no)\b.*$", LOSSES, re.MULTILINE)
+    assert [row[:2] for row in rows] == [(name, PAPERS.get(name, "")) for name in PRESETS]
+    assert f"the {len(PRESETS)} presets" in README and f"Of {len(PRESETS)} losses" in README
+    assert {name for name, _, trained in rows if trained == "yes"} == trained_presets()
+
+
+def trained_presets() -> set[str]:
+    """The presets of which there are results: those of the ablations whose table lies in experiments/results."""
+
+    def named(loss: LossConfig) -> tuple:
+        return loss.advantage, loss.ratio, loss.surrogate, loss.aggregation, loss.weight, loss.kl_in
+
+    found = set()
+    for file in (REPO / "experiments" / "ablations").glob("*.yaml"):
+        if not (REPO / "experiments" / "results" / f"{file.stem}.json").exists():
+            continue
+        plan = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for variant in plan["variants"].values():
+            for stage, path in plan["stages"].items():
+                settings = variant.get(stage, []) if isinstance(variant, dict) else variant
+                if settings != "skip" and (config := load_config(str(REPO / path), settings)).stage == "grpo":
+                    found |= {name for name, preset in PRESETS.items() if named(preset) == named(config.loss)}
+    return found
 
 
 # ---- commands -----------------------------------------------------------------------------------------------
@@ -220,12 +249,12 @@ def test_the_surrogate_halves_the_push_away_from_bad_completions(tmp_path, monke
 
 def test_the_weight_leaves_out_the_tokens_that_the_policy_is_sure_of(tmp_path, monkeypatch) -> None:
     written(tmp_path, monkeypatch)
-    mine = follow("my_weight.yaml", "sandbox.enabled=false", "log.completions_per_step=16")
+    mine = follow("my_weight.yaml", "sandbox.enabled=false")
     assert 0 < mine["weight"] < 1
     logged = [row["tokens"] for row in lines(Path("runs/my_weight/completions.jsonl")) if row.get("advantage")]
-    figures = [pair for t in logged for pair in zip(t["entropy"], t["weighted_advantage"], strict=True)]
-    assert {bool(advantage) for entropy, advantage in figures if entropy > 0.31} == {True}
-    assert {bool(advantage) for entropy, advantage in figures if entropy < 0.29} == {False}
+    figures = [pair for t in logged for pair in zip(t["entropy"], t["weight"], strict=True)]
+    assert {bool(weight) for entropy, weight in figures if entropy > 0.31} == {True}
+    assert {bool(weight) for entropy, weight in figures if entropy < 0.29} == {False}
 
 
 def test_the_reward_is_trained_on_beside_those_of_the_included_file(tmp_path, monkeypatch) -> None:
@@ -258,15 +287,15 @@ def test_the_loop_is_minimal_s() -> None:
 
 # ---- figures ------------------------------------------------------------------------------------------------
 
-CELL = re.compile(r"(\d\.\d+) \[(\d\.\d+), (\d\.\d+)\]")
-
 
 def test_figures_of_the_demo_are_those_of_the_results() -> None:
     known = []
     for file in ("paper", "incompetent", "reflection"):
         results = json.loads((REPO / "experiments" / "results" / f"{file}.json").read_text(encoding="utf-8"))
         known += triples(results)
-    shown = CELL.findall(README + (REPO / "docs" / "demo.md").read_text(encoding="utf-8"))
+    shown = [
+        cell for page in ("README.md", "docs/demo.md", "docs/paper.md") for cell in CELL.findall(PAGES[REPO / page])
+    ]
     assert len(shown) >= 40
     for cell in shown:
         close = 0.5 * 10.0 ** -len(cell[0].partition(".")[2]) + 1e-9

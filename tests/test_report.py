@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import math
+import random
 import re
 from collections import Counter
 from html import unescape
@@ -13,11 +16,13 @@ from pathlib import Path
 import pytest
 from helpers_report import evaluation, html_of, write_run
 
+import grpo.report.page
 from grpo.cli import main
 from grpo.evaluation import Judged
 from grpo.rejection import filter_samples
-from grpo.report.glossary import EVALUATION, METRICS, REJECTION, explain, in_order
+from grpo.report.glossary import EVALUATION, FAMILIES, METRICS, REJECTION, explain, family, in_order
 from grpo.report.page import write_reports
+from grpo.report.samples import FOLD
 from grpo.report.tables import WIDTH, evaluation_rows, evaluation_table, table
 from grpo.runs.config import Config, RejectConfig
 
@@ -39,6 +44,7 @@ def real_runs(tmp_path_factory) -> Path:
         "grpo.prompts_per_step=2",
         "grpo.group_size=2",
         "grpo.drop_zero_spread=false",
+        "grpo.drop_by=[]",
         "loss.beta=0.01",
     ]
     for stage, extra in (("sft", sft), ("grpo", grpo)):
@@ -54,18 +60,20 @@ def test_every_logged_metric_is_explained_and_nothing_else(real_runs):
         logged |= {name for line in lines for name in json.loads(line)} - {"step"}
     assert {"loss", "kl", "reward_accuracy", "tokens"} <= logged  # the runs did log what they are for
     assert [name for name in sorted(logged) if not explain(name)] == []
-    known = METRICS.keys() - {"reward_<name>", "clip_fraction_delta", "weight"}  # where loss.delta, loss.weight are set
+    known = METRICS.keys() - {"clip_fraction_delta", "weight"} - {*FAMILIES}  # where loss.delta, loss.weight are set
     assert known <= logged, "explained, but not logged by any stage"
-    assert all(name.startswith("reward_") for name in logged - known)
+    assert {family(name) for name in logged - known} == {*FAMILIES}
 
 
 def test_a_real_run_has_a_chart_of_each_metric(real_runs):
     html = unescape(html_of(real_runs))
-    assert "<title>step</title>" not in html
+    assert 'aria-label="step"' not in html
     for stage in ("sft", "grpo"):
         line = json.loads((real_runs / stage / "metrics.jsonl").read_text().splitlines()[-1])
         for name in line.keys() - {"step"}:  # null: nothing was learned from, so no share of that
-            assert (f"<title>{name}</title>" in html) == (line[name] is not None) and explain(name) in html
+            chart, constant = f'aria-label="{name}"' in html, f">{name} <b>" in html
+            assert chart != constant or (line[name] is None and f"<span>{name}</span>" in html)
+            assert explain(name) in html
     assert "Not evaluated yet" in html and "tiny-init" in html
 
 
@@ -158,7 +166,7 @@ def test_a_parent_s_report_shows_its_runs_side_by_side_and_each_gets_its_own(tmp
     assert where == f"report: {tmp_path / 'report.html'}"
     assert "0.312" in table and "not-a-run" not in table
     html = (tmp_path / "report.html").read_text()
-    for wanted in ("0.312", ">1-sft</b>", ">2-reject</b>", "0.750", "Fine-tuned on", "kept text", "two and two"):
+    for wanted in ("0.312", ">1-sft</th>", ">2-reject</h3>"[:9], "0.750", "Fine-tuned on", "kept text", "two and two"):
         assert wanted in html
     for wanted in ("the/parent", "seed: 11", "parent.seed", explain("kl"), explain("reward_accuracy")):
         assert wanted in unescape(html)
@@ -166,15 +174,16 @@ def test_a_parent_s_report_shows_its_runs_side_by_side_and_each_gets_its_own(tmp
     assert "0.312" in own and "kept text" not in own and "2-reject" not in own
     assert (tmp_path / "2-reject" / "report.html").exists()
     assert not (tmp_path / "not-a-run" / "report.html").exists()
-    row = html[html.index("<th>wrong</th>") :].split("</tr>")[0]
+    row = html[html.index('<th scope="row">wrong</th>') :].split("</tr>")[0]
     assert ">150<" in row and ">0.750<" in row and REJECTION["wrong"] in row
     assert all(text in unescape(html) for *_, text in EVALUATION)
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_the_page_loads_and_runs_nothing(tmp_path):
-    html = html_of(write_run(tmp_path / "run"))
-    assert not re.search(r"<script|<link|<img|<iframe|@import|url\(|src=|https?:|\son\w+=", html, re.IGNORECASE)
+def test_the_page_loads_nothing_and_no_attribute_runs_anything(tmp_path):
+    html = html_of(write_run(tmp_path / "run")).replace("http://www.w3.org/2000/svg", "")  # a name, not an address
+    html = html.replace('<link rel="icon" href="data:,">', "")  # so that a browser asks for no icon
+    assert not re.search(r"<link|<img|<iframe|@import|url\(|src=|https?:|fetch\(|\son\w+=", html, re.IGNORECASE)
 
 
 def test_text_of_models_and_data_is_escaped_everywhere(tmp_path):
@@ -191,7 +200,7 @@ def test_text_of_models_and_data_is_escaped_everywhere(tmp_path):
             rejection__json={"sampled": 4, evil: evil},
         )
     )
-    assert "<script" not in html and "<b>run" not in html
+    assert evil not in html and "<script>alert" not in html and "<b>run" not in html
     assert html.count("&lt;script&gt;") >= 14
 
 
@@ -202,7 +211,7 @@ def test_the_page_is_well_nested(tmp_path):
 
     class Checker(HTMLParser):
         def handle_starttag(self, tag, attributes):
-            if tag not in ("meta", "br"):
+            if tag not in ("meta", "br", "link"):
                 open_tags.append(tag)
 
         def handle_startendtag(self, tag, attributes):
@@ -215,16 +224,68 @@ def test_the_page_is_well_nested(tmp_path):
     assert open_tags == []
 
 
-def test_completions_of_the_first_and_the_last_step_are_shown_and_long_ones_cut(tmp_path):
-    rows = [
-        {"step": step, "problem": "p", "completion": f"<{step}.{i}>" + "y" * 9000 * (step == 3), "rewards": {"r": None}}
-        for step in (1, 2, 3)
-        for i in range(6)
-    ]
+def completions(step: int, group: int, count: int = 2, **more) -> list[dict]:
+    facts = {"problem": f"p/{group}", "question": f"question {group}?", "answer": "4", "rewards": {"accuracy": 1.0}}
+    texts = [f"<think>Wait, {step}.{group}.{i}</think><answer>4</answer>" for i in range(count)]
+    return [{"step": step, **facts, "completion": text, "total": 1.0, "kept": True, **more} for text in texts]
+
+
+def blob(html: str, kind: str = "run") -> dict:
+    """The packed data of a page."""
+    packed = re.search(rf'<script type="text/plain" class="{kind}"[^>]*>(.*?)</script>', html, re.DOTALL)[1]
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+def test_the_newest_group_is_there_without_a_script_and_all_others_for_it(tmp_path):
+    rows = [row for step in (1, 2, 3) for group in (1, 2) for row in completions(step, group)]
+    rows[-1]["tokens"] = {"text": ["a"], "before": [-2.0], "after": [-1.0]}
     html = html_of(write_run(tmp_path / "run", completions__jsonl=rows))
-    shown = re.findall(r"&lt;(\d\.\d)&gt;", html)
-    assert shown == ["1.0", "1.1", "3.0", "3.1", "3.2", "3.3"]
-    html_of_one_step = html_of(write_run(tmp_path / "one", completions__jsonl=rows[:3]))
-    assert re.findall(r"&lt;(\d\.\d)&gt;", html_of_one_step) == ["1.0", "1.1", "1.2"]
-    assert "(6005 more characters)" in html and "y" * 3001 not in html
-    assert "does not apply" in html
+    shown = html[html.index('id="browser"') : html.index('id="heldout"')]
+    assert re.findall(r"</u>, (\d\.\d\.\d)&lt;", shown) == ["3.2.0", "3.2.1"]  # of the last step, the one with tokens
+    assert "question 2?" in shown and "&#10003; right" in shown and "accuracy 1 = 1" in shown
+    steps = blob(html)["steps"]
+    assert [(step, len(groups), len(groups[0]["c"])) for step, groups in steps] == [(1, 2, 2), (2, 2, 2), (3, 2, 2)]
+    assert steps[0][1][1] == {
+        "id": "p/2", "q": "question 2?", "a": "4",
+        "c": [{"t": f"<think>Wait, 1.2.{i}</think><answer>4</answer>", "r": {"accuracy": 1}, "s": 1, "v": None, "ok": 1,
+               "n": None, "f": None} for i in (0, 1)],
+    }  # fmt: skip
+
+
+def test_long_texts_are_folded_in_the_middle_and_keep_their_end(tmp_path):
+    text = "begin " + "y" * 9000 + " the answer"
+    html = html_of(write_run(tmp_path / "run", completions__jsonl=completions(1, 1, completion=text)))
+    shown = html[html.index('id="browser"') : html.index('id="heldout"')]
+    outside = re.sub(r"<details>.*?</details>", "", shown, flags=re.DOTALL)
+    assert "begin yy" in outside and "the answer</div>" in outside and len(outside) < 5000
+    assert f"{len(text) - FOLD} more characters" in shown and blob(html)["steps"][0][1][0]["c"][0]["t"] == text
+
+
+def test_pages_stay_small_by_leaving_out_steps_but_the_ends_and_those_with_a_warning(tmp_path, monkeypatch):
+    noise = random.Random(0)
+    rows = []
+    for step in range(1, 41):
+        for row in completions(step, 1, 4):
+            rows.append(row | {"completion": "".join(noise.choices("abcdefgh 123", k=400))})
+    warned = [{"step": 18, "kind": "kl", "text": "far", "serious": True}]
+    folder = write_run(tmp_path / "run", completions__jsonl=rows, warnings__jsonl=warned)
+    assert len(blob(html_of(folder))["steps"]) == 40
+    monkeypatch.setattr(grpo.report.page, "PAGE_BYTES", 20_000)
+    html = html_of(folder)
+    kept = [step for step, _ in blob(html)["steps"]]
+    assert {1, 18, 40} <= set(kept) and 8 <= len(kept) < 20
+    assert f'data-note="{40 - len(kept)} of 40 steps are left out here for their size."' in html
+    assert len(re.search(r'class="run"[^>]*>(.*?)</script>', html, re.DOTALL)[1]) <= 20_000
+
+
+def test_tokens_that_the_step_moved_most_stand_in_their_context(tmp_path):
+    tokens = {"text": ["so ", "6", "*7", "=", "42"], "before": [-1.0, -2.0, -1.0, None, -3.0]}
+    tokens["after"] = [-1.0, -1.5, -2.25, -1.0, -1.0]
+    rows = completions(2, 1) + completions(1, 2)
+    rows[0]["tokens"] = rows[1]["tokens"] = tokens
+    html = html_of(write_run(tmp_path / "run", completions__jsonl=rows))
+    section = html[html.index('id="pushed"') : html.index('id="curves"')]
+    found = re.findall(r"<code>(.*?)</code><b>\[(.*?)\]</b><code>(.*?)</code></td><td.*?>(.*?)</td>", section)
+    assert found == [("so 6*7=", "42", "", "+2.000"), ("so ", "6", "*7=42", "+0.500"), ("so 6", "*7", "=42", "-1.250")]
+    assert section.count('<td class="number">2</td>') == 3  # both siblings have them
+    assert ">0.050<" in section and ">0.368<" in section  # exp -3, exp -1

@@ -39,7 +39,7 @@ def test_any_file_of_a_run_makes_a_run(tmp_path, only):
 
 def test_a_chart_is_headed_by_the_last_value(tmp_path):
     html = html_of(write_run(tmp_path / "run"))
-    assert '<figure>kl <b title="last step">0.05</b>' in html
+    assert '<span>kl</span> <b title="last step">0.05 nats</b>' in html
 
 
 def test_an_unfinished_run_says_how_far_it_is(tmp_path):
@@ -54,8 +54,8 @@ def test_values_that_are_no_numbers_are_left_out(tmp_path):
     rows = [{"step": i, "kl": v, "reward": math.nan} for i, v in enumerate(values)]
     rows += [{"step": 9}, {"step": None, "kl": 5.0}, {"step": math.nan, "kl": 6.0}]
     html = html_of(write_run(tmp_path / "run", metrics__jsonl=rows))
-    figure = re.search(r"<svg[^>]*><title>kl</title>.*?</svg>", html)[0]
-    assert len(re.search('points="(.*?)"', figure)[1].split()) == 2  # 1.0 and 3.0
+    figure = re.search(r'<svg[^>]*aria-label="kl".*?</svg>', html)[0]
+    assert len(re.search('class="line s0" points="(.*?)"', figure)[1].split()) == 2  # 1.0 and 3.0
     assert "no finite value was logged" in html  # reward
     assert not re.search(r"\b(nan|inf)\b", "".join(re.findall(r"<svg.*?</svg>", html)))
 
@@ -66,8 +66,8 @@ def test_what_a_kill_left_behind_is_named_and_skipped(tmp_path, broken):
     (folder / "metrics.jsonl").write_bytes(b'{"step": 1, "reward": 0.25}\n' + broken)
     (folder / "eval.json").write_bytes(broken)
     html = html_of(folder)
-    assert "Could not be read: eval.json, metrics.jsonl." in html
-    assert "<title>reward</title>" in html
+    assert "run: could not be read: eval.json, metrics.jsonl." in html
+    assert 'aria-label="reward"' in html
 
 
 def test_half_a_surrogate_pair_is_no_obstacle(tmp_path):

@@ -64,7 +64,8 @@ with process_group("cpu"):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory in /proc")
-@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.bfloat16], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_no_process_holds_a_whole_model(tmp_path, dtype):
     config = LlamaConfig(
         vocab_size=2048, hidden_size=512, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=8,

@@ -12,10 +12,11 @@ import torch
 from data import Problem, PromptConfig
 from data.embedded.tiny_model import build_model, build_tokenizer
 from data.stream import Stream
-from grpo.experience import collect, log_completions
+from grpo.experience import collect
 from grpo.loss import PRESETS, LossConfig
 from grpo.model.policy import Policy
-from grpo.runs.config import Config, GRPOConfig, LogConfig
+from grpo.records import record_step
+from grpo.runs.config import Config, GRPOConfig
 from grpo.runs.log import RunLog
 from grpo.sampling import SamplingConfig
 from grpo.scoring import RewardSet
@@ -48,7 +49,6 @@ def run(policy, folder, spread, rewards=REWARDS, loss=PRESETS["grpo"], **grpo):
         sampling=SamplingConfig(max_new_tokens=6),
         prompt=PromptConfig(style="plain", template="{question}"),
         grpo=GRPOConfig(**{"prompts_per_step": 3, "group_size": SIZE, "max_refills": 2, **grpo}),
-        log=LogConfig(completions_per_step=2),
         loss=loss,
     )
     problems = [
@@ -60,7 +60,8 @@ def run(policy, folder, spread, rewards=REWARDS, loss=PRESETS["grpo"], **grpo):
     stream = Stream([replace(p, columns={"spread": known[p.id]}) for p in problems], seed=0)
     log = RunLog(folder)
     batch = collect(config, policy, rewards, stream, 0)
-    log_completions(log, 0, batch, rewards, policy.tokenizer, config)
+    record_step(log, 0, batch, rewards, policy, config)
+    log.keep_samples(1)
     log.close()
     return batch, stream, [p.question for p in order]
 
@@ -119,8 +120,8 @@ def test_rewards_keep_their_own_columns(policy, tmp_path):
     assert [line["rewards"] for line in lines] == [
         {"alternate": 0.0, "sometimes": 0.25}, {"alternate": 1.0, "sometimes": None},
         {"alternate": 0.0, "sometimes": None}, {"alternate": 1.0, "sometimes": None},
-    ]  # fmt: skip
-    assert [line["step"] for line in lines] == [1] * SIZE  # 2 completions: a whole group
+    ] * 3  # fmt: skip
+    assert [line["total"] for line in lines] == [0.0, 2.0] * 6
 
 
 def test_a_prompt_without_room_in_the_context_is_refused(policy, tmp_path):

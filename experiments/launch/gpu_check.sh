@@ -3,7 +3,7 @@
 #   experiments/launch/gpu_check.sh OUT [tests] [sampling] [step] [real]        all of it, or what is named
 # The tests that need a GPU; sampling with and without CUDA graphs, and a whole step beside TRL's (where it is installed),
 # on random weights of the shapes of Qwen2.5-0.5B and 1.5B; and a real run: MODEL on GSM8K as it is, after SFT, and after
-# as many steps of GRPO as the time allows, on all test problems, compared in pairs.
+# as many steps of GRPO as the time allows (named alone it has all of it), on all test problems, compared in pairs.
 #   MODEL=FOLDER (or FILE.gguf), default SmolLM2-135M-Instruct from the hub's cache; DATA=FOLDER of gsm8k_train.jsonl and
 #   gsm8k_test.jsonl, default datasets/
 # One table is printed and written to OUT/gpu_check.md after each row (every figure: gpu_check.json; each step of GRPO:

@@ -25,6 +25,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from data.embedded.tiny_model import build_tokenizer
 from experiments.bench import run_process
 from grpo.bench import now, peak_memory, processor
+from grpo.compare import compare_runs
 from grpo.model.graphs import can_replay
 from grpo.model.policy import ModelConfig, Policy, load_policy
 from grpo.runs.files import read_mapping
@@ -42,14 +43,18 @@ GROUP, PROMPT = 8, 64
 Rows = Iterator[tuple[str, dict]]
 """The name of a row, and what it holds."""
 STAGES = {"1-base": "base", "2-sft": "sft", "3-grpo": "grpo"}
-EVERY = ["grpo.steps=100000", "log.save_every=100000", "eval.samples=1", "eval.pass_at=[1]", "eval.require_tags=false"]
+EVERY = ["log.save_every=100000", "eval.samples=1", "eval.pass_at=[1]", "eval.require_tags=false"]
 REAL = {  # configurations, and settings on top of them
-    "full": ("gsm8k", [*EVERY, "model.dtype=bfloat16", "sampling.max_rows=512", "tokens_per_micro_batch=16384",
-                       "eval.data.count=0", "sft.steps=60", "sft.batch_size=64", "grpo.prompts_per_step=32",
-                       "grpo.group_size=8", "sampling.max_new_tokens=256", "optim.warmup_steps=3"]),
-    "small": ("demo", [*EVERY, "data.count=16", "sampling.max_new_tokens=64", "eval.data.count=4", "sft.steps=10",
-                       "sft.batch_size=16", "grpo.prompts_per_step=2", "grpo.group_size=4", "optim.warmup_steps=0",
-                       "grpo.drop_zero_spread=false", "grpo.drop_by=[]"]),
+    "full": ("gsm8k", [
+        *EVERY, "model.dtype=bfloat16", "sampling.max_rows=512", "sampling.max_new_tokens=256", "eval.data.count=0",
+        "tokens_per_micro_batch=16384", "sft.steps=60", "sft.batch_size=64", "grpo.steps=100000",
+        "grpo.prompts_per_step=32", "grpo.group_size=8", "optim.warmup_steps=3",
+    ]),
+    "small": ("demo", [
+        *EVERY, "data.count=16", "sampling.max_new_tokens=64", "eval.data.count=4", "sft.steps=10", "sft.batch_size=16",
+        "grpo.steps=3", "grpo.prompts_per_step=2", "grpo.group_size=4", "grpo.drop_zero_spread=false",
+        "grpo.drop_by=[]", "optim.warmup_steps=0",
+    ]),
 }  # fmt: skip
 """GRPO is stopped when its time is over: so many steps it never makes."""
 ONLY = {"grpo": ["optim.lr=5.0e-6"]}
@@ -146,7 +151,7 @@ def real_run(arguments: argparse.Namespace, folder: Path, seconds: float) -> Row
         command = [stage, "--config", config, f"run={folder / run}", *settings]
         command += ([f"model.path={path}"] if path else []) + ONLY.get(stage, [])
         if stage == "grpo":
-            yield "real grpo", {"note": grpo_until(deadline - 1.5 * evaluation - 15, command, folder / run)}
+            yield "real grpo", {"note": grpo_until(deadline - 2 * evaluation - 15, command, folder / run)}
             shutil.copy(folder / run / "metrics.jsonl", arguments.out / "real_grpo.jsonl")
             continue
         finish(command, deadline)
@@ -201,8 +206,6 @@ def described(run: Path) -> str:
 
 def in_pairs(run: Path, other: Path) -> str:
     """The difference of two evaluations, problem by problem."""
-    from grpo.compare import compare_runs
-
     found = compare_runs(run, other, other.name)
     parts = [
         f"{kind} {found[kind]:+.1%} [{found[f'{kind}_ci95'][0]:+.1%}, {found[f'{kind}_ci95'][1]:+.1%}]"

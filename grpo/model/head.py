@@ -52,11 +52,13 @@ class Head:
     def gradient_precision(self) -> Iterator[None]:
         """Inside, fp32 matmuls may be of TF32 where the logits' are of bf16."""
         before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("high" if self.fast else before)
+        if self.fast:
+            torch.set_float32_matmul_precision("high")
         try:
             yield
         finally:
-            torch.set_float32_matmul_precision(before)
+            if self.fast:
+                torch.set_float32_matmul_precision(before)
 
 
 @torch.no_grad()

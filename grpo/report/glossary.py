@@ -10,6 +10,8 @@ GROUPS: dict[str, dict[str, str]] = {
         "reward": "Mean total reward r = sum_k w_k r_k of all that was sampled in the step, dropped groups included.",
         "spread": "Standard deviation of the total reward in a group, averaged over groups: what GRPO learns from.",
         "reward_<name>": "Mean of that reward function, before its weight, over the completions that it applies to.",
+        "reward_max_<name>": "The highest value that it gave in the step.",
+        "spread_share_<name>": "Its share of the total's variance inside the groups learned from; they add up to 1.",
         "killed": "Completions whose scoring was killed for its time or memory; no reward applies to them.",
         "zero_spread": "Share of sampled groups whose completions all earned the same total, so that A = 0.",
         "shaping_only": "Share of groups learned from whose accuracy is flat: other rewards alone decide there.",
@@ -22,6 +24,11 @@ GROUPS: dict[str, dict[str, str]] = {
         "length": "Mean tokens per completion, the end-of-sequence token included.",
         "length_max": "Tokens of the longest completion of the step.",
         "truncated": "Share of completions cut off at max_new_tokens; where it is high, rewards measure that limit.",
+        "truncated_looping": "Of those, the share that ends in the same tokens three times over.",
+        "truncated_answered": "Of those, the share that had already given its answer.",
+        "truncated_gain": "What those earn more than the others in total reward; above 0, length is paid for.",
+        "distinct_texts": "Distinct texts per completion of the step.",
+        "most_frequent": "The share of the step's problems for which the most widespread text was written.",
         "entropy": "Mean entropy of the policy at each sampled token; near 0 it no longer explores.",
     },
     "Optimisation": {
@@ -87,9 +94,32 @@ REJECTION: dict[str, str] = {
 }
 
 
+UNITS = {
+    "nats": ("entropy", "kl", "sampler_gap"),
+    "tokens": ("length", "length_max", "sampled_tokens", "tokens"),
+    "s": ("seconds", "sampling_seconds"),
+    "tokens/s": ("tokens_per_second",),
+    "share": ("truncated", "truncated_looping", "truncated_answered", "distinct_texts", "most_frequent", "zero_spread",
+              "shaping_only", "clip_fraction_low", "clip_fraction_high", "clip_fraction_delta"),
+}  # fmt: skip
+FAMILIES = ("reward_max_<name>", "spread_share_<name>", "reward_<name>")  # the longer beginnings first
+
+
+def family(metric: str) -> str:
+    """The name under which the glossary explains a metric; "" if it does not."""
+    if metric in METRICS:
+        return metric
+    return next((name for name in FAMILIES if metric.startswith(name.removesuffix("<name>"))), "")
+
+
+def unit_of(metric: str) -> str:
+    """Its unit; "" for a number without one."""
+    return next((unit for unit, names in UNITS.items() if metric in names), "share" if "_share_" in metric else "")
+
+
 def explain(metric: str) -> str:
     """The explanation of a logged metric; "" for one that the glossary does not know."""
-    return METRICS.get(metric) or (METRICS["reward_<name>"] if metric.startswith("reward_") else "")
+    return METRICS.get(family(metric), "")
 
 
 def in_order(metrics: list[str]) -> dict[str, list[str]]:
@@ -97,7 +127,6 @@ def in_order(metrics: list[str]) -> dict[str, list[str]]:
     grouped: dict[str, list[str]] = {}
     for title, group in GROUPS.items():
         for name in group:
-            found = [m for m in metrics if m == name or (m not in METRICS and METRICS[name] == explain(m))]
-            grouped.setdefault(title, []).extend(found)
-    grouped["Other"] = [m for m in metrics if not explain(m)]
+            grouped.setdefault(title, []).extend(m for m in metrics if family(m) == name)
+    grouped["Other"] = [m for m in metrics if not family(m)]
     return {title: names for title, names in grouped.items() if names}

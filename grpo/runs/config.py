@@ -138,8 +138,9 @@ class EvalConfig:
 class LogConfig:
     """What a run writes down, and how often."""
 
-    completions_per_step: NotNegativeInt = 4
-    """Completions written to completions.jsonl at each GRPO step, rounded up to whole groups, with tokens' figures."""
+    megabytes: NotNegative = 64.0
+    """About how large completions.jsonl may become. It has every completion of each step while that fits; of a longer
+    run those of evenly chosen steps, and of the first, the last, and each at which a warning was given."""
     save_every: PositiveInt = 50
     """Steps between checkpoints."""
     keep_checkpoints: PositiveInt = 2

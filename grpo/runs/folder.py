@@ -43,8 +43,8 @@ from grpo.types import Problem
 from grpo.version import __version__
 
 FREE = (  # settings that do not change what is computed, so that a run may go on with others
-    "stage", "run", "threads", "parallel", "tokens_per_micro_batch", "sampling.max_rows", "model.recompute", "log.",
-    "eval.at_end", "eval.against", "sandbox.", "max_skipped", "accept_code",
+    "stage", "run", "threads", "parallel", "tokens_per_micro_batch", "sampling.max_rows", "model.recompute",
+    "model.device", "log.", "eval.at_end", "eval.against", "sandbox.", "max_skipped", "accept_code",
 )  # fmt: skip
 EVALUATION = "eval.jsonl"
 SAMPLED = "sampled.jsonl"  # of rejection sampling, until it is done
@@ -60,6 +60,8 @@ class Run:
     manifest: dict[str, Any] = field(default_factory=dict)
     lock: IO[str] | None = None  # in the first process
     stop: StopRequest = field(default_factory=StopRequest)
+    progressed: Callable[[], None] = lambda: None
+    """Called after each step of training: the page is refreshed there."""
     steps: int = 0  # of training that are done, once it has ended
     listeners: list[Callable[[str, int, Any], None]] = field(default_factory=list)  # log.to, in the first process
 
@@ -275,7 +277,7 @@ def fingerprint(policy: Policy) -> str:
     for name, p in policy.values():
         bits = p.view(integers[p.element_size()])
         sums = [bits.sum(dim=-1), bits.sum(dim=-2)] if bits.dim() > 1 else [bits]
-        sha.update(name.encode() + b"".join(x.cpu().contiguous().numpy().tobytes() for x in sums))
+        sha.update(name.encode() + b"".join(x.cpu().clone().numpy().tobytes() for x in sums))  # NumPy holds on
     return sha.hexdigest()
 
 

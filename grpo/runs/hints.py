@@ -12,6 +12,7 @@ from grpo.runs.config import Config, RewardConfig
 REMOVED = {
     "model.cuda_graphs": "no longer exists, and nothing takes its place: leave it out",
     "log.tensorboard": "no longer exists: leave it out; metrics.jsonl has all metrics, `grpo report` draws them",
+    "log.completions_per_step": "no longer exists: leave it out; log.megabytes bounds what is written",
 }
 # names in TRL's configurations, verl's and others', by their last word -> ours; some with the value to write
 SYNONYMS = {
@@ -41,7 +42,7 @@ SYNONYMS = {
     "epsilon_low": "loss.eps_low", "clip_ratio_low": "loss.eps_low", "epsilon_high": "loss.eps_high",
     "clip_ratio_high": "loss.eps_high", "kl_coef": "loss.beta", "kl_beta": "loss.beta",
     "entropy_coef": "loss.entropy_bonus", "entropy_coeff": "loss.entropy_bonus", "save_steps": "log.save_every",
-    "save_total_limit": "log.keep_checkpoints", "log_completions": "log.completions_per_step", "n_gpus": "parallel",
+    "save_total_limit": "log.keep_checkpoints", "log_completions": "log.megabytes", "n_gpus": "parallel",
 }  # fmt: skip
 # losses whose name resembles a preset's and means another thing: the nearest name would be a trap
 OTHER_LOSSES = {
@@ -84,8 +85,6 @@ def ours(name: str) -> str:
 def unknown(key: tuple[str, ...]) -> str:
     """What to say of a key that does not exist."""
     name = ".".join(key)
-    if name in REMOVED:
-        return f"{name} {REMOVED[name]}"
     keys = known_keys()
     for end in range(1, len(key)):
         if (above := ".".join(key[:end])) in keys and above != "rewards":

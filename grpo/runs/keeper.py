@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from grpo.model.optim import Optimizer
@@ -22,6 +22,7 @@ from grpo.runs.folder import Run
 from grpo.runs.log import RunLog, progress, say
 from grpo.runs.settings import load_config
 from grpo.runs.signals import Stopped
+from grpo.runs.signs import Setup, Sign, all_signs
 
 WARN_EVERY = 10  # steps between two warnings of one kind
 SHOWN = ("reward", "reflections", "length", "kl", "loss")  # beside the progress bar, after the accuracy
@@ -45,10 +46,10 @@ class Keeper:
         return cls(config, run, policy, optimizer, steps, state)
 
     def __post_init__(self) -> None:
-        self.log = RunLog(self.run.folder, self.state)
+        self.log = RunLog(self.run.folder, self.state, self.config.log.megabytes, self.steps)
         self.log.listeners += self.run.listeners
         self._saved, self._skipped = self.state["step"], 0
-        self._warned: dict[str, int] = {}
+        self._setup = Setup.of(asdict(self.config))
 
     def steps_left(self, name: str, between: Callable[[Keeper, int], None] | None = None) -> Iterator[int]:
         """The numbers of the steps that are left, from 0, with a progress bar and a clock.
@@ -76,15 +77,12 @@ class Keeper:
         self.bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items() if value is not None})
         self.bar.update()
         self.log.step(step, metrics)
+        self.log.keep_samples(step, flagged=self.warn(step, metrics))
         if metrics.get("skipped") and metrics["skipped"] == metrics.get("updates", 1):  # SFT makes one update a step
             self._skipped += 1
         else:
             self._skipped = 0
             self.state = {"step": step, **cursor, **self.log.position()}
-        for kind, text in warnings(self.config, metrics).items():
-            if step - self._warned.get(kind, -WARN_EVERY) >= WARN_EVERY:
-                self._warned[kind] = step
-                say(f"WARNING, step {step}: {text}")
         stopping = self.run.stop.agree()
         if self._skipped >= self.config.max_skipped:
             self.save()
@@ -96,7 +94,24 @@ class Keeper:
             )
         if step % self.config.log.save_every == 0 or step == self.steps or stopping:
             self.save()
+        self.run.progressed()
         self.run.stop.check(f"{self.run.folder}: step {self.state['step']} of {self.steps}")
+
+    def warn(self, step: int, metrics: dict[str, float]) -> bool:
+        """Say what is wrong, and note it in warnings.jsonl: a warning every so many steps, a note once.
+
+        Returns whether a warning was given.
+        """
+        signs = [Sign(kind, text, step, step) for kind, text in warnings(self.config, metrics).items()]
+        if "reward" in metrics:
+            signs += all_signs(self.log.rows, self._setup)
+        due = [
+            s for s in signs if step - self.log.warned.get(s.kind, -WARN_EVERY) >= (WARN_EVERY if s.serious else step)
+        ]
+        for sign in due:
+            say(f"{'WARNING' if sign.serious else 'NOTE'}, step {step}: {sign.text}")
+            self.log.warn(**asdict(sign))
+        return any(sign.serious for sign in due)
 
     @contextmanager
     def saved_on(self, failure: type[BaseException]) -> Iterator[None]:
@@ -152,19 +167,9 @@ def export(source: Path, folder: Path) -> str:
 
 
 def warnings(config: Config, metrics: dict[str, float]) -> dict[str, str]:
-    """What is wrong with a step, by its metrics, and what to do about it."""
-    truncated, killed = metrics.get("truncated", 0.0), metrics.get("killed", 0.0)
-    share = "all" if truncated == 1 else f"{truncated:.0%}"
+    """What is wrong in the machinery at a step, by its metrics, and what to do about it; signs.py has the others."""
+    killed = metrics.get("killed", 0.0)
     found = {
-        "truncated": truncated > 0.5
-        and f"{share} of the completions were cut off at sampling.max_new_tokens={config.sampling.max_new_tokens}; "
-        "raise it",
-        "zero_spread": metrics.get("zero_spread") == 1
-        and "in every group all completions earned the same, so there is nothing to learn from; use problems that the "
-        f"model solves sometimes, raise grpo.group_size={config.grpo.group_size}, or add a finer reward",
-        "shaping_only": metrics.get("shaping_only", 0.0) > 0.5
-        and f"in {metrics.get('shaping_only', 0.0):.0%} of the groups learned from, all completions are equally right: "
-        "other rewards alone decide what is learned there; grpo.drop_by=[accuracy] drops such groups",
         "sampler_gap": metrics.get("sampler_gap", 0.0) > (1e-3 if config.model.dtype == "float32" else 0.3)
         and f"sampler and trainer disagree by {metrics.get('sampler_gap', 0.0):.2g} nats a token, more than rounding: "
         "what is learned is not what was sampled; try model.dtype=float32, and report the model if it does not help",

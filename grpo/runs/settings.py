@@ -137,7 +137,7 @@ def included(file: Path, before: tuple[Path, ...] = ()) -> tuple[Path, ...]:
     before = (*before, file)
     bases, _ = read_yaml(file.read_text(encoding="utf-8", errors="replace"), str(file), []).get(("include",), ((), ""))
     for base in bases if isinstance(bases, list | tuple) else [bases]:
-        before = included(file.parent / str(base), before)
+        before = included(shipped.find(file.parent / str(base), Path(str(base))), before)
     return before
 
 

@@ -1,4 +1,4 @@
-"""What points at random cannot decide, by sympy: formulas in an integer n, sums, floors, matrices, sets.
+"""What points at random cannot decide, by sympy: formulas in an integer n, sums, floors, matrices.
 
 Its objects are built node by node from what our parser read, never from a text. Letters are numbers by then, so that
 sympy calculates and never searches; and what would make a large number is refused before it is made, because with
@@ -8,13 +8,12 @@ gmpy2 a number that does not fit into memory ends the process.
 from __future__ import annotations
 
 import functools
-import itertools
 import random
 from collections.abc import Callable
 from typing import Any
 
-from rewards.grader.operations import is_matrix, negated
-from rewards.grader.values import CONSTANTS, INFINITY, Number, Op, Struct, Symbol, Unreadable, Value
+from rewards.grader.operations import is_matrix
+from rewards.grader.values import CONSTANTS, Number, Op, Struct, Symbol, Unreadable, Value
 
 POINTS = 8
 MAX_BITS = 4000
@@ -23,17 +22,14 @@ MAX_TERMS = 1000
 """Of a sum or a product."""
 MAX_SIDE = 5
 """Rows or columns of a matrix."""
-MAX_ENDS = 24
-"""Of two sets together: sympy compares each part with each."""
 DIGITS, NOISE, RANGE = 90, 60, 64
 """Of a number that is not rational: its digits, the decimals of a sum that are right, its bits around the point.
 What is smaller than the range, and larger than noise, is refused: it could hide in a sum."""
-JOINING = ("union", "intersection", "difference")
 _OWN = {"floor": "floor", "ceil": "ceiling", "!": "factorial", "binom": "binomial", "abs": "Abs", "ln": "log"}
 
 
 @functools.cache
-def _sympy() -> Any:
+def sympy_module() -> Any:
     """sympy, imported where it is first needed: `import rewards` stays fast."""
     import sympy
 
@@ -81,9 +77,10 @@ class Algebra:
 
     def same(self, a: Value, b: Value) -> bool:
         """Whether two values are equal at all of a few points where both are defined."""
-        names, whole = sorted(symbols(a) | symbols(b)), whole_letters(a) | whole_letters(b)
-        seed, defined, sympy = random.Random(repr((a, b))), 0, _sympy()
-        numbers = {name: seed.sample(range(1, 21), POINTS) for name in names}
+        names = sorted(name for name in symbols(a) | symbols(b) if not name.endswith("_"))  # but those of sums
+        whole = whole_letters(a) | whole_letters(b)
+        seed, defined, sympy = random.Random(repr((a, b))), 0, sympy_module()
+        numbers = {name: seed.sample(range(1, 16), POINTS) for name in names}
         for at in range(POINTS if names else 1):
             self.point = {name: sympy.Rational(numbers[name][at], 1 if name in whole else 7) for name in names}
             try:
@@ -106,13 +103,13 @@ class Algebra:
     def near(self, a: Any, b: Any) -> bool:
         if a.is_Rational and b.is_Rational:
             return False
-        return bool(abs(a - b) <= _sympy().Float(10, DIGITS) ** -NOISE * max(1, abs(a), abs(b)))
+        return bool(abs(a - b) <= sympy_module().Float(10, DIGITS) ** -NOISE * max(1, abs(a), abs(b)))
 
     # -- building -----------------------------------------------------------------------------------
 
     def build(self, value: Value) -> Any:
         self.spend(8)
-        sympy = _sympy()
+        sympy = sympy_module()
         if isinstance(value, Number):
             return self.sized(sympy.Rational(value.value.numerator, value.value.denominator))
         if isinstance(value, Symbol):
@@ -137,9 +134,9 @@ class Algebra:
         return self.operation(name, [self.build(item) for item in items])
 
     def operation(self, name: str, args: list[Any]) -> Any:
-        sympy = _sympy()
+        sympy = sympy_module()
         if name in ("+", "*"):
-            return functools.reduce(lambda a, b: self.sized(a + b if name == "+" else a * b), args)
+            return functools.reduce(lambda a, b: self.sized(a + b, "+") if name == "+" else self.sized(a * b), args)
         if name == "^":
             return self.power(*args)
         if self.point is None:
@@ -152,16 +149,19 @@ class Algebra:
                 raise Unreadable("no small integer")
             return getattr(sympy, _OWN[name])(*args)
         size = abs(args[0].evalf(15))
+        self.spend(60)
         if not (size.is_Float or size.is_Rational) or size > 10**6:
             raise Unreadable("out of range")
         if name in ("floor", "ceil"):
-            nearest = sympy.Integer(round(args[0]))
-            return nearest if abs(args[0] - nearest) < 10**-40 else getattr(sympy, _OWN[name])(args[0])
+            low = int(args[0]) - bool(args[0] < int(args[0]))
+            low += bool(args[0].is_Float and args[0] - low > 1 - sympy.Float(10, DIGITS) ** -40)  # nothing but rounding
+            whole = abs(args[0] - low) < sympy.Float(10, DIGITS) ** -40
+            return sympy.Integer(low + (name == "ceil" and not whole))
         if name == "degree":
-            return self.sized(args[0] * sympy.pi / 180)
+            return self.sized(args[0] * sympy.pi / 180, name)
         if name == "log":
-            return self.sized(sympy.log(args[0], *(args[1:] or [10])))
-        return self.sized(getattr(sympy, _OWN.get(name, name.replace("arc", "a")))(args[0]))
+            return self.sized(sympy.log(args[0], *(args[1:] or [10])), name)
+        return self.sized(getattr(sympy, _OWN.get(name, name.replace("arc", "a")))(args[0]), name)
 
     def power(self, base: Any, exponent: Any) -> Any:
         if self.point is None:
@@ -176,11 +176,12 @@ class Algebra:
         bits = max(int(base.p).bit_length(), int(base.q).bit_length()) if base.is_Rational else RANGE
         if bits * (abs(exponent) + 1) > (MAX_BITS if exponent.is_Integer and base.is_Rational else 10 * RANGE):
             raise Unreadable("too large")
+        self.spend(5 if base.is_Rational and exponent.is_Integer else 30)
         return self.sized(base**exponent)
 
     def series(self, value: Op) -> Any:
         body, index, low, high = value.args
-        sympy = _sympy()
+        sympy = sympy_module()
         if self.point is None:
             bounds = (self.build(index), self.build(low), self.build(high))
             return (sympy.Sum if value.name == "sum" else sympy.Product)(self.build(body), bounds)
@@ -194,12 +195,12 @@ class Algebra:
         self.point[index.name] = before
         return total
 
-    def sized(self, value: Any) -> Any:
+    def sized(self, value: Any, made_by: str = "*") -> Any:
         """A number of a size to reckon with: exact if it is rational, else to so many digits; and never a large one."""
-        if self.point is None or value.is_infinite or value is _sympy().nan:
+        if self.point is None or value.is_infinite or value is sympy_module().nan:
             return value
         if value.is_Matrix:
-            return value.applyfunc(self.sized)
+            return value.applyfunc(lambda entry: self.sized(entry, "+"))
         if value.is_Rational:
             if max(int(value.p).bit_length(), int(value.q).bit_length()) > MAX_BITS:
                 raise Unreadable("too large")
@@ -208,78 +209,8 @@ class Algebra:
         value = value.evalf(DIGITS)
         if not value.is_Float:
             raise Unreadable("no real number")
-        if abs(value) < _sympy().Float(10, DIGITS) ** -NOISE:
-            return _sympy().Integer(0)
+        if made_by not in ("*", "^") and abs(value) < sympy_module().Float(10, DIGITS) ** -NOISE:
+            return sympy_module().Integer(0)  # what a sum or sin(pi) leaves is rounding
         if not -RANGE < value.num.man.bit_length() + value.num.exp < RANGE:
             raise Unreadable("out of range")
         return value
-
-
-# ---------------------------------------------------------------------------------------------------
-# Sets
-
-
-def is_joined(value: Value) -> bool:
-    """Whether it is a set of several parts, or several conditions: `x < 1 or x > 3`."""
-    items = value.items if value.kind == "list" else ()
-    return value.kind in JOINING or any(item.kind == "relation" and "=" not in item.label.split() for item in items)
-
-
-class Sets:
-    """bare: what a relation says, as an interval. number: the value of a constant, None if it isn't real."""
-
-    def __init__(self, bare: Callable[[Value], Value], number: Callable[[Value], Any]):
-        self.bare, self.number = bare, number
-        self.letters: set[str] = set()  # that conditions are about: x < 1 or y > 3 is no set
-        self.ends = 0
-
-    def same(self, a: Value, b: Value) -> bool:
-        """Whether two answers name the same set of real numbers. Raises Unreadable where one names none."""
-        first, second = self.read(a), self.read(b)
-        if len(self.letters) > 1:
-            raise Unreadable("conditions on several letters")
-        return first == second
-
-    def read(self, value: Value) -> Any:
-        sympy = _sympy()
-        if value.kind == "relation":
-            self.letters |= frozenset().union(*map(symbols, value.items)) - {INFINITY.name}
-        elif value.kind == "named":
-            self.letters.add(value.label)
-        value = self.bare(value)
-        self.ends += len(value.items) if value.kind in ("{", "(") else 1
-        if self.ends > MAX_ENDS:
-            raise Unreadable("too many ends")
-        if value.kind == "(" and len(value.items) == 2:
-            (low, high), brackets = map(self.end, value.items), value.label or "()"
-            return sympy.Interval(low, high, brackets[0] == "(", brackets[1] == ")")
-        if value.kind in ("", "{"):  # a number alone: x = 1 or x > 3
-            return sympy.FiniteSet(*map(self.end, value.items if value.kind else (value,)))
-        conditions = value.kind == "list" and all(item.kind in ("relation", "named") for item in value.items)
-        if not conditions and value.kind not in JOINING:
-            raise Unreadable(f"no set: {value.kind}")
-        return self.joined(value, list(map(self.read, value.items)))
-
-    def end(self, value: Value) -> Any:
-        sympy = _sympy()
-        if value in (INFINITY, negated(INFINITY)):
-            return sympy.oo if value == INFINITY else -sympy.oo
-        found = None if value.kind or symbols(value) else self.number(value)
-        if found is None:
-            raise Unreadable("an end that is no real number")
-        if found.denominator > 10**60:  # the last digits of sqrt(8) and 2 sqrt(2) may differ
-            found = type(found)(round(found * 10**60), 10**60)
-        return sympy.Rational(found.numerator, found.denominator)
-
-    @staticmethod
-    def joined(value: Value, sets: list[Any]) -> Any:
-        sympy = _sympy()
-        if value.kind == "difference":
-            return sets[0] - sets[1]
-        unequal = all(item.kind == "relation" and item.label == "!=" for item in value.items)  # x != 1, x != 2
-        if value.kind == "intersection" or value.label == "and" or unequal:
-            return sympy.Intersection(*sets)
-        pairs = itertools.combinations(sets, 2) if value.kind == "list" else ()
-        if any(one & other != sympy.EmptySet for one, other in pairs):
-            raise Unreadable("conditions that overlap: `x > 1, x < 3` may mean both")
-        return sympy.Union(*sets)

@@ -15,13 +15,14 @@ import functools
 import re
 from dataclasses import dataclass
 
-from rewards.grader.compare import Comparison, GradingConfig
+from rewards.grader.compare import Comparison
 from rewards.grader.extract import MAX_CHARS, concluded, extract_answer, last_boxed
 from rewards.grader.lexer import tokenize
 from rewards.grader.numeric import LOCK
 from rewards.grader.operations import replaced, variables
 from rewards.grader.parser import Parser
 from rewards.grader.sentences import qualified
+from rewards.grader.settings import GradingConfig
 from rewards.grader.units import measured
 from rewards.grader.values import UNIT_VECTOR, Struct, Symbol, Unreadable, Value
 from rewards.grader.writing import normalised, spelled
@@ -78,6 +79,7 @@ def verdict(gold: str, answer: str, config: GradingConfig) -> Verdict:
         return Verdict(False, f"letters that are {domain} are not {other}", *texts)
     comparison = Comparison(config)
     try:
+        comparison.families = bool(domain or other)
         golds, answers = readings(gold, trusted=True), readings(answer)
         with LOCK:
             same = any(comparison.same(a, b) for a in golds for b in answers)

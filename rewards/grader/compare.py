@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
 
-from rewards.grader.algebra import Algebra, Sets, is_discrete, is_joined
+from rewards.grader.algebra import Algebra, is_discrete
 from rewards.grader.numeric import Evaluator
 from rewards.grader.operations import negated, op, replaced, variables
 from rewards.grader.relations import interval, is_definition, is_solved, is_unsolved
+from rewards.grader.sets import Sets, is_joined
+from rewards.grader.settings import GradingConfig
 from rewards.grader.values import MINUS_ONE, UNIT_VECTOR, Expression, Number, Op, Struct, Symbol, Unreadable, Value
 
 FLOAT_NOISE, FLOAT_DIGITS = Fraction(1, 10**14), 16
@@ -19,49 +20,14 @@ FLOAT_NOISE, FLOAT_DIGITS = Fraction(1, 10**14), 16
 NAMES = {"": "number or expression", "(": "tuple or interval", "{": "set", "words": "text"}
 
 
-@dataclass(frozen=True)
-class GradingConfig:
-    """What counts as the same answer where people disagree. Some of it is a setting; the rest is decided:
-
-    - An equation or inequality that is solved for a letter (x = 5) is no other one (2x = 10); its value alone is it.
-      Equations of several letters, a line or a conic, are the same if one is the other times a constant.
-    - 3,005 and 1,080 are numbers and never lists; 70,110 is either. `70,110` after `decimal_comma` is 70.11.
-    - What stands next to a box belongs to the answer: `-\\boxed{4}` is -4, `\\boxed{4}` million is 4,000,000. Two
-      different boxes, a number or doubt after the box, and words that change it ("half of", "at least", "in base
-      five") are no answer.
-    - A scale word multiplies (lakh, dozen, halves). "5 degrees below zero" is not read. \u00a35 and 5 pounds differ.
-    - A sentence states its only number, unless a word in it doubts that or makes another number of it.
-    - What is left of the last "=" names what is asked (`f(3) = 42`, `\\gcd(a, b) = 42`); a false chain is nothing,
-      and 2x = 10, x - 5 = 0 and x^2 = 25 are neither their right side nor their solution.
-    - `\\frac{3}{3}` and `\\frac{6}{3}` are fractions, not reduced. 84/2 is arithmetic left undone (`unevaluated`).
-    - "B)", "(b)" and B are one choice; "B) 42" is not read.
-    """
-
-    percent: str = "exact"
-    """"exact": 42% is 0.42 and not 42. "optional": it is either."""
-    units: str = "optional"
-    """"optional": 64 square feet is 64, but 5 meters is not 5 feet. "required": 64 square feet is not 64."""
-    decimal_comma: bool = False
-    """Read 4,2 as 4.2, 0,125 as 0.125, 1.000,50 and 1 000,50 as 1000.5; 1,234 stays 1234.
-    Off: 4,2 is the two numbers 4 and 2."""
-    rounded: bool = False
-    """Take a decimal for an exact value that it is rounded from: 2.67 for 8/3."""
-    relative_tolerance: float = 1e-5
-    """How far a decimal may be from the exact value it stands for, if that isn't an integer: 0.33333 is 1/3.
-    Two decimals are compared digit by digit."""
-    unevaluated: bool = False
-    """Take 6 * 7 for 42. Off: where one side is a number, arithmetic that the other leaves undone isn't it;
-    a root or a power of a number is taken all the same."""
-    sentences: bool = True
-    """Take "The answer is 42." for 42, and prose with a single box for what is in the box."""
-
-
 class Comparison:
     """One comparison, with its settings and its share of work."""
 
     def __init__(self, config: GradingConfig):
         self.config, self.numbers = config, Evaluator()
         self.algebra = Algebra(self.numbers.spend)
+        self.families = False
+        """Whether a side says what a letter may be: then its name does not matter."""
         self.rule = ""
         """What decided the last comparison, for `explain`."""
 
@@ -126,6 +92,8 @@ class Comparison:
         if isinstance(a, Symbol) and isinstance(b, Symbol):
             return a == b or a.name.lower() == b.name.lower() in "abcde"  # the letter of a choice has no case
         letters, others = variables(a), variables(b)
+        if self.families and len(letters - others) == len(others - letters) == 1:  # 2k pi and 2n pi
+            b = replaced(b, {next(iter(others - letters)): Symbol(next(iter(letters - others)))})
         constants = [(name, base + name[1:]) for name in others - letters if name[0] in "cCK" for base in "cCK"]
         b = replaced(b, {old: Symbol(new) for old, new in constants if new in letters - others})  # of integration
         if isinstance(a, Number) and self.is_undone(b) and not self.config.unevaluated:
@@ -166,10 +134,8 @@ class Comparison:
         if value.name == "+" or (value.name == "*" and not _is_scientific(value)):
             sign = () if value.name == "+" else (MINUS_ONE,)
             constants = [arg for arg in value.args if not variables(arg) and arg not in sign]
-            if (
-                len(constants) > 1
-                and sum(is_discrete(arg) or isinstance(self.numbers.value(arg), Fraction) for arg in constants) > 1
-            ):
+            numbers = [arg for arg in constants if is_discrete(arg) or isinstance(self.numbers.value(arg), Fraction)]
+            if len(numbers) > 1:
                 return True
         return any(map(self.is_undone, value.args))
 
@@ -201,6 +167,8 @@ class Comparison:
         """`x = 5` is 5, but not `y = 5`; an equation is another times a constant."""
         if a.kind == b.kind and a.label == b.label and all(map(self.same, a.items, b.items)):
             return True
+        if a.kind == b.kind == "named" and re.fullmatch(rf"{re.escape(a.label)}_[0-9]", b.label):
+            return self.same(a.items[1], b.items[1])  # x_1 = 2 is x = 2
         if a.kind == b.kind and "\u2afd" in a.label + b.label:
             return self.same_residue(a, b)
         if b.kind not in ("named", "relation"):  # a gold is no answer: x^2 + y^2 = 25 is not 25
@@ -285,7 +253,9 @@ def _is_scientific(product: Op) -> bool:
 
 
 def same_letters(words: Value, other: Value) -> bool:
-    """ACD, several choices in one word, is A, C and D."""
+    """ACD, several choices in one word, is A, C and D; no solution is the empty set."""
+    if words.label == "no solution":
+        return other.kind == "{" and not other.items
     if words.kind != "words" or other.kind not in ("list", "(", "{") or not re.fullmatch("[a-j]{2,}", words.label):
         return False
     letters = sorted(item.name.lower() for item in other.items if isinstance(item, Symbol))

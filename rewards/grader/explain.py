@@ -13,10 +13,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from rewards.grader.algebra import Algebra, _sympy
-from rewards.grader.answer import GradingConfig, Verdict, readings, verdict
+from rewards.grader.algebra import Algebra, sympy_module
+from rewards.grader.answer import Verdict, readings, verdict
 from rewards.grader.extract import extract_answer
 from rewards.grader.operations import is_matrix
+from rewards.grader.settings import GradingConfig
 from rewards.grader.values import Unreadable, Value
 
 SECONDS = 10.0
@@ -80,7 +81,7 @@ def explain(gold: str, answer: str, config: GradingConfig | None = None, seconds
 
 def shown(value: Value, inside: bool = False) -> str:
     """A value as a person would write it; expressions by sympy's pretty printer."""
-    sympy = _sympy()
+    sympy = sympy_module()
     if not value.kind or (is_matrix(value) and (value.kind != "(" or not inside)):
         with sympy.evaluate(False):
             built = Algebra(lambda work: None).build(value)
@@ -120,7 +121,8 @@ def main(argv: list[str]) -> None:
         print(json.dumps("none: not two expressions"), flush=True)
         return
     algebra = Algebra(lambda work: None)
-    print(json.dumps(_sympy().sstr(_sympy().simplify(algebra.build(golds[0]) - algebra.build(answers[0])))), flush=True)
+    difference = sympy_module().simplify(algebra.build(golds[0]) - algebra.build(answers[0]))
+    print(json.dumps(sympy_module().sstr(difference)), flush=True)
 
 
 def _readings(text: str, trusted: bool) -> list[Value]:

@@ -112,7 +112,8 @@ class Parser:
         words = []
         while any(map(self.sees, ("word", "name", "num"))) or (words and self.sees("op", ":")):
             words.append(self.needs("word", "name", "num", "op").casefold())  # AB:BC is a name too
-        return Struct("words", (), " ".join(words[words[0] in ("the", "a", "an") and len(words) > 1 :]))
+        text = " ".join(words[words[0] in ("the", "a", "an") and len(words) > 1 :])
+        return Struct("words", (), {"dne": "does not exist", "no solutions": "no solution"}.get(text, text))
 
     def unit(self, words: list[str]) -> str:
         """The unit that the words so far and those here are: "$" and "per day"; "" if they are none."""

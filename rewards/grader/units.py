@@ -63,7 +63,8 @@ _SYMBOLS = {"N": "newton", "J": "joule", "W": "watt", "V": "volt", "A": "ampere"
             "eV": "electronvolt", "cal": "calorie", "rad": "radian"}  # fmt: skip
 _SI = re.compile("(?:da|[fpnumcdkMGT])?(?:mol|Pa|Hz|eV|Wb|cd|rad|bar|cal|ohm|Wh|Ah|[mgsAKNJWVCFHTSLl])")
 _SYMBOL = re.compile(
-    r"([\s~*/.]*|\\[,;: ]|\s+per\s+)(\\mu\s*)?([a-zA-Z]+|\\Omega)\s*(?:\^\s*\{?\s*(-?\s*[0-9])\s*\}?)?"
+    r"(\s+per\s+|\\[,;: ]|[\s~*/.]*)((?:sq|square|cu|cubic)\s+)?(\\mu\s*)?"
+    r"([a-zA-Z]+|\\Omega)\s*(?:\^\s*\{?\s*(-?\s*[0-9])\s*\}?)?"
 )
 _MEASURED = re.compile(
     r"(?P<value>[-+0-9.,*^{} ]*[0-9}])(?P<unit>(?:(?:[\s~*/.]|\\[,;: ])+(?:\\mu\s*)?(?:[a-zA-Z]+|\\Omega)"
@@ -101,18 +102,18 @@ def _is_noun(word: str) -> bool:
 
 def measured(text: str) -> tuple[str, str] | None:
     """A spelled number and its unit of physics by symbols, `5 * 10^3` and "kilometer/second"; None if it is none."""
-    found = _MEASURED.fullmatch(text.strip())
+    found = _MEASURED.fullmatch(re.sub(r"\bmph\b", "mi/h", text.strip()))
     if not found or re.search(r"(?<![a-zA-Z])[a-zA-Z] [a-zA-Z](?![a-zA-Z])", found["unit"]):  # V W is a product
         return None
     powers: dict[str, int] = {}
     sign = 1
-    for joint, micro, symbol, power in _SYMBOL.findall(found["unit"]):
+    for joint, area, micro, symbol, power in _SYMBOL.findall(found["unit"]):
         symbol = "ohm" if symbol == "\\Omega" else symbol
         name = _SYMBOLS.get(symbol) or _UNITS.get(symbol) or _UNITS.get(symbol.lower().removesuffix("s"))
         if not name and (not _SI.fullmatch(symbol) or len(symbol) == 1):
             return None
         name, sign = ("micro" if micro else "") + (name or symbol), -1 if "/" in joint or "per" in joint else sign
-        powers[name] = powers.get(name, 0) + sign * int(power or 1)
+        powers[name] = powers.get(name, 0) + sign * int(power.replace(" ", "") or {"s": 2, "c": 3}.get(area[:1], 1))
     sides = [
         " ".join(sorted(n + (f"^{abs(p)}" if abs(p) > 1 else "") for n, p in powers.items() if p * side > 0))
         for side in (1, -1)

@@ -44,7 +44,7 @@ _KEPT = "ℝ…"  # NFKC would make a letter, and three full stops, of them
 _CHINESE = str.maketrans({"。": ".", "、": ", ", "．": ".", "【": "[", "】": "]", "《": '"', "》": '"'})
 _WRAPPER = re.compile(  # around its argument, or before it, it only changes how that looks
     r"\\(?:boldsymbol|bm|pmb|mathbf|mathit|mathsf|mathtt|mathnormal|ensuremath|underline|uline|emph|mathclap"
-    r"|(?:textcolor|colorbox)\s*\{[^{}]*\}|color\s*\{[^{}]*\}|phantom\s*\{[^{}]*\}|[vh]space\*?\s*\{[^{}]*\})(?![a-zA-Z])\s*"
+    r"|(?:textcolor|colorbox)\s*\{[^{}]*\}|color\s*\{[^{}]*\}|[vh]space\*?\s*\{[^{}]*\})(?![a-zA-Z])\s*"
 )
 _UNIT_VECTOR = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|hat|vec|widehat|overrightarrow)\s*"
@@ -56,8 +56,9 @@ _PATTERNS = [
     (r"(?<=[0-9])(?:\{,\}|,\\!|\\[,!: ])\s*(?=[0-9]{3}(?![0-9]))", ""),  # 10\,000
     (r"(?<=[0-9])'(?=[0-9]{3}(?![0-9]))", ""),  # 10'000
     (r"\\(?:wedge|land)\b", " and "),
+    (r"\\text\s*\{\s*(all real[^{}]*)\}", r" \1 "),
     (r"\\mathbb\s*(?:\{\s*R\s*\}|R)|\ball real(?: number)?s\b", r"(-\\infty,\\infty)"),
-    (r"(?<=\)) (?:except|excluding|other than)(?: for)? (?:[a-z] *= *)?([-0-9][-0-9/, ]*)$", r" ∖ \{\1\}"),
+    (r"(?<=\))\s+(?:except|excluding|other than)(?: for)?\s+(?:[a-z] *= *)?([-0-9][-0-9/, ]*)$", r" ∖ \{\1\}"),
     (r"(?<=\))\s*-\s*(?=\\\{)", " ∖ "),  # R - {0}
     (r"\\\{\s*[a-z]\s*(?:∈ *\(-\\infty,\\infty\)\s*)?(?:[|:]|\\mid)([^{}]*[<>=][^{}]*)\\\}", r"\1"),  # {x : x > 3}
     (r"(?:\bm\s*)?\\(?:measured)?angle\b", ""),  # the angle ABC is ABC
@@ -104,7 +105,7 @@ _REWRITES = [(re.compile(pattern), replacement) for pattern, replacement in _PAT
 _FRACTION = re.compile(r"\\(?:[dtc]frac|nicefrac|sfrac|flatfrac)(?![a-zA-Z])")
 _MODULUS = re.compile(
     r"[(,]?\s*(?:\\(?:p?mod|bmod|pod)(?![a-zA-Z])|\\(?:text|mathrm|operatorname)\s*\{\s*mod(?:ulo)?\s*\}|\bmod(?:ulo)?\b)"
-    r"\s*\{?\s*([0-9]+|[a-zA-Z])\s*\}?\s*\)?\s*$"
+    r"(?:\s|\\[ ,;:]|\{)*([0-9]+|[a-zA-Z])\s*\}?\s*\)?\s*$"
 )
 _CHINESE_NAMES = """
 元 yuan 美元 dollar 厘米 cm 毫米 mm 千米 km 公里 km 米 meter 千克 kg 公斤 kg 克 gram 秒 second 分钟 minute 小时 hour

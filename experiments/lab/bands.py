@@ -1,0 +1,93 @@
+"""The band in which a run of settings that are recorded lies, whatever its seed: prediction intervals, step by step.
+
+    values of S seeds at a step -> mean +- t sd sqrt(1 + 1/S),  t: Student's 99.9 % quantile with S - 1
+
+Where another run of the same code would lie (Hahn and Meeker 1991, section 4.6). The standard deviation is pooled over
+the step and its two neighbours. Metrics that are positive are compared by their logarithm, so that a change of sign is
+outside. A run has left the band where a metric is outside at two steps in a row.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from grpo.statistics import t_quantile
+
+Curves = dict[str, list[list[float | None]]]
+"""Of each metric a list per seed, a value per step."""
+
+UPPER = 0.999
+IN_A_ROW = 2
+LEAST_SEEDS = 3
+LOGARITHM = ("kl", "loss", "grad_norm", "length", "entropy")
+
+
+@dataclass(frozen=True)
+class Left:
+    """Where a run left the band."""
+
+    step: int  # from 1
+    metric: str
+    value: float
+    low: float
+    high: float
+
+
+def band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest expected value of each step, [T] each. values: [S, T]."""
+    seeds, steps = values.shape
+    mean, variance = values.mean(axis=0), values.var(axis=0, ddof=1)
+    pooled = np.array([variance[max(0, t - 1) : t + 2].mean() for t in range(steps)])
+    half = t_quantile(seeds - 1, UPPER) * np.sqrt(pooled * (1 + 1 / seeds))
+    return mean - half, mean + half
+
+
+def limits(name: str, values: list[list[float | None]]) -> list[tuple[float, float] | None]:
+    """(lowest, highest) expected of each step of a metric; None where a seed has no value, or no logarithm."""
+    array = np.array([[math.nan if x is None else x for x in row] for row in values], float)  # [S, T]
+    positive = name in LOGARITHM
+    with np.errstate(invalid="ignore", divide="ignore"):
+        usable = np.isfinite(np.log(array) if positive else array).all(axis=0)
+    found: list[tuple[float, float] | None] = [None] * array.shape[1]
+    if usable.any():
+        some = array[:, usable]
+        low, high = band(np.log(some)) if positive else band(some)
+        low, high = (np.exp(low), np.exp(high)) if positive else (low, high)
+        for t, a, b in zip(np.flatnonzero(usable), low, high, strict=True):
+            found[t] = float(a), float(b)
+    return found
+
+
+def first_outside(expected: Curves, run: dict[str, list[float | None]]) -> Left | None:
+    """Where a run first left the band; None if it is within, as far as it goes."""
+    found = []
+    for name, values in expected.items():
+        inside = limits(name, values)
+        row = 0
+        for step, (value, lies) in enumerate(zip(run.get(name, []), inside, strict=False)):
+            outside = value is not None and lies is not None and not lies[0] <= value <= lies[1]
+            row = row + 1 if outside else 0
+            if row == IN_A_ROW:
+                first = step - IN_A_ROW + 1
+                found.append(Left(first + 1, name, run[name][first], *inside[first]))
+                break
+    return min(found, key=lambda left: left.step, default=None)
+
+
+def in_a_line(expected: Curves, run: dict[str, list[float | None]], where: str) -> str:
+    """The sentence at the end of a run. where: the file of the band."""
+    seeds = len(next(iter(expected.values())))
+    if seeds < LEAST_SEEDS:
+        return f"expected: not compared, {where} has {seeds} seeds and at least {LEAST_SEEDS} are needed"
+    steps = max((len(values) for values in run.values()), default=0)
+    if not steps:
+        return "expected: not compared, the run has no step yet"
+    if left := first_outside(expected, run):
+        return (
+            f"expected: LEFT the band of {seeds} seeds at step {left.step}: {left.metric} is {left.value:.3g}, where "
+            f"{left.low:.3g} to {left.high:.3g} is expected ({where})"
+        )
+    return f"expected: within the band of {seeds} seeds at all {steps} steps: {', '.join(expected)} ({where})"

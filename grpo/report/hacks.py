@@ -1,0 +1,86 @@
+"""Does it hack? The signs with their values, what each reward paid, and who makes the spread that is learned from."""
+
+from __future__ import annotations
+
+import math
+
+from grpo.report.charts import Series, line_chart, number, stacked_chart
+from grpo.report.read import RunData, as_number
+from grpo.runs.signs import Sign, all_signs, gain_shares
+
+
+def headline(run: RunData, signs: list[Sign]) -> str:
+    """What the signs say together, in one sentence."""
+    serious = [sign for sign in signs if sign.serious]
+    gave = len(earlier_warnings(run, signs))
+    if len(run.metrics) < 8:
+        return f"{len(run.metrics)} steps are too few for most signs." + (
+            f" {len(serious)} are seen." if serious else ""
+        )
+    if any(sign.kind == "accuracy_falls" for sign in serious):
+        return f"Yes, by its signs: the reward rises and accuracy falls. Signs seen at the last step: {len(serious)}."
+    if serious:
+        return (
+            f"{len(serious)} sign{'s are' if len(serious) > 1 else ' is'} seen at the last step; read below what to do."
+        )
+    earlier = f" Warnings given on the way: {gave} (below)." if gave else ""
+    worth = " What is worth knowing is below." if signs else ""
+    return f"No sign of it at the last step.{worth}{earlier}"
+
+
+def signs_of(run: RunData) -> list[Sign]:
+    """The signs at the last step."""
+    return all_signs(run.metrics, run.setup)
+
+
+def earlier_warnings(run: RunData, signs: list[Sign]) -> list[tuple[int, str]]:
+    """(step, text) of the first warning of each kind that is not seen any more."""
+    now, found = {sign.kind for sign in signs}, {}
+    for row in run.warnings:
+        kind, step = str(row.get("kind")), as_number(row.get("step"))
+        if kind not in now and row.get("serious", True) and math.isfinite(step):
+            found.setdefault(kind, (int(step), str(row.get("text", ""))))
+    return list(found.values())
+
+
+def rewards_chart(run: RunData) -> str:
+    """Each reward times its weight, stacked to the total, with accuracy as a thick line."""
+    layers = [
+        Series(f"{name} x {weight:g}", [(x, weight * y) for x, y in run.series(f"reward_{name}")], f"s{i % 8}")
+        for i, (name, weight) in enumerate(run.setup.weights.items())
+        if weight
+    ]
+    right = run.series(f"reward_{run.setup.right}")
+    line = Series(f"{run.setup.right} (right axis)", right) if run.setup.right in run.setup.weights else None
+    return stacked_chart(f"Weighted rewards of {run.name}, stacked to the total", layers, line)
+
+
+def legend(run: RunData) -> list[tuple[str, str]]:
+    """(style, name) of each layer, from the bottom up."""
+    weights = run.setup.weights.items()
+    return [(f"s{i % 8}", f"{name} x {weight:g}") for i, (name, weight) in enumerate(weights) if weight]
+
+
+def spread_chart(run: RunData) -> str:
+    """Each reward's share of the spread inside groups."""
+    return line_chart(
+        f"Share of the spread inside groups, {run.name}",
+        [Series(name, run.series(f"spread_share_{name}"), f"s{i % 8}") for i, name in enumerate(run.setup.weights)],
+    )
+
+
+def paid_by(run: RunData) -> list[tuple[str, list[str]]]:
+    """For each reward: its weight, mean in the last step, part of the total, share of the spread and of the gain."""
+    if not run.metrics:
+        return []
+    last, shares = run.metrics[-1], gain_shares(run.metrics, run.setup)
+    rows = []
+    for name, weight in run.setup.weights.items():
+        mean, spread = as_number(last.get(f"reward_{name}")), as_number(last.get(f"spread_share_{name}"))
+        gain = shares.get(name, math.nan)
+        rows.append((name, [f"{weight:g}", number(mean), number(weight * mean), _percent(spread), _percent(gain)]))
+    return rows
+
+
+def _percent(share: float) -> str:
+    return f"{round(100 * share) + 0:d} %" if math.isfinite(share) else "-"

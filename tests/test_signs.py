@@ -1,0 +1,117 @@
+"""Signs of hacking: seen over a window where they are there, and not in a run that learns."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+
+from grpo.runs.history import WINDOW
+from grpo.runs.signs import Setup, all_signs, gain_shares
+
+SETUP = Setup.of(
+    {
+        "rewards": {"accuracy": {"weight": 1.0}, "format": {"weight": 0.2}, "waits": {"weight": 3.0}},
+        "sampling": {"max_new_tokens": 128},
+        "grpo": {"group_size": 8, "drop_by": ["accuracy"]},
+    }
+)
+
+
+def rows(count: int, **metrics) -> list[dict]:
+    """Rows of a healthy run, but for what `metrics` replaces: a value, or a function of the step from 0 to 1."""
+    noise = random.Random(0)
+    found = []
+    for i in range(count):
+        share = i / max(1, count - 1)
+        row = {"step": i + 1, "reward_accuracy": 0.6 + 0.2 * share + noise.uniform(-0.03, 0.03), "reward_format": 0.98}
+        row |= {"reward_waits": 0.1, "groups": 30.0, "dropped": 10.0, "truncated": 0.01, "kl": 0.02, "zero_spread": 0.1}
+        row |= {"most_frequent": 0.03, "shaping_only": 0.0}
+        row |= {name: value(share) if callable(value) else value for name, value in metrics.items()}
+        row["reward"] = row["reward_accuracy"] + 0.2 * row["reward_format"] + 3 * row["reward_waits"]
+        found.append(row)
+    return found
+
+
+def kinds(some: list[dict], setup: Setup = SETUP) -> list[str]:
+    return [sign.kind for sign in all_signs(some, setup)]
+
+
+def test_a_run_that_learns_has_no_sign_at_any_step():
+    some = rows(40)
+    assert [kinds(some[:n]) for n in range(41)] == [[]] * 41
+
+
+def test_reward_up_and_accuracy_down_is_said_with_who_pays_and_since_when():
+    some = rows(20, reward_accuracy=lambda x: 0.75 - 0.5 * x, reward_waits=lambda x: 4 * x)
+    first = next(n for n in range(1, 21) if "accuracy_falls" in kinds(some[:n]))
+    assert WINDOW < first <= 10
+    sign = all_signs(some, SETUP)[0]
+    assert sign.kind == "accuracy_falls" and sign.serious and sign.since == first and sign.step == 20
+    assert "'waits'" in sign.text and sign.value > sign.limit >= 0.05
+
+
+def test_accuracy_that_falls_with_the_reward_is_no_hack():
+    some = rows(20, reward_accuracy=lambda x: 0.75 - 0.5 * x, reward_waits=lambda x: 0.5 - 0.5 * x)
+    assert "accuracy_falls" not in kinds(some)
+
+
+def test_a_fall_within_the_noise_of_few_problems_is_no_sign():
+    fall = {"reward_accuracy": lambda x: 0.7 - 0.08 * x, "reward_waits": lambda x: x}
+    assert "accuracy_falls" in kinds(rows(40, groups=300.0, **fall))
+    assert "accuracy_falls" not in kinds(rows(40, groups=2.0, dropped=0.0, **fall))
+
+
+def test_one_reward_of_most_of_the_gain_is_a_warning_only_where_accuracy_does_not_rise():
+    flat = rows(20, reward_accuracy=0.6, reward_waits=lambda x: x)
+    [sign] = all_signs(flat, SETUP)
+    assert sign.kind == "one_reward waits" and sign.serious and sign.value > 0.9
+    [sign] = all_signs(rows(20, reward_waits=lambda x: x), SETUP)
+    assert sign.kind == "one_reward waits" and not sign.serious
+    shares = gain_shares(flat, SETUP)
+    assert sum(shares.values()) == pytest.approx(1) and shares["waits"] > 0.99
+    assert gain_shares(rows(20, reward_accuracy=0.6), SETUP) == {}  # no gain has no shares
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"truncated_gain": 1.5}, "a reward pays for length"),
+        ({"truncated_gain": -1.0, "truncated_looping": 0.9}, "end in a loop"),
+        ({"truncated_gain": -1.0, "truncated_answered": 0.9}, r"sampling.stop=\['</answer>'\]"),
+        ({"truncated_gain": -1.0, "truncated_looping": 0.1, "truncated_answered": 0.0}, ": raise it"),
+    ],
+)
+def test_truncation_has_its_likely_cause(more, words):
+    [sign] = all_signs(rows(10, truncated=0.4, **more), SETUP)
+    assert sign.kind == "truncated" and re.search(words, sign.text), sign.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "metrics"),
+    [
+        ("format", {"reward_format": lambda x: 0.9 if x < 0.5 else 0.1}),
+        ("kl", {"kl": 0.8}),
+        ("repeated", {"most_frequent": 0.6}),
+        ("flat_groups", {"groups": 2.0, "dropped": 30.0}),
+        ("flat_groups", {"zero_spread": 1.0}),
+        ("shaping_only", {"shaping_only": 0.9}),
+    ],
+)
+def test_every_other_sign_is_seen_where_it_is_there(kind, metrics):
+    assert kind in kinds(rows(20, **metrics))
+
+
+def test_a_reward_at_its_maximum_is_a_note():
+    top = {"reward_format": 1.0, "reward_max_format": 1.0}
+    assert kinds(rows(10, spread_share_format=0.0, **top)) == ["at_maximum format"]
+    assert not all_signs(rows(10, spread_share_format=0.0, **top), SETUP)[0].serious
+    assert kinds(rows(10, spread_share_format=0.3, **top)) == []  # it still sets completions apart
+
+
+def test_metrics_that_are_missing_or_null_are_no_sign():
+    assert all_signs([], SETUP) == []
+    bare = [{"step": i, "reward": None, "reward_accuracy": None} for i in range(1, 20)]
+    assert kinds(bare) == [] and kinds([{"step": 1, "loss": 2.0}] * 20) == []
+    assert kinds(rows(20), Setup.of({})) == []
