@@ -53,13 +53,13 @@ class RunLog:
     def sample(self, step: int, **facts: Any) -> None:
         """One line of completions.jsonl, if `keep_samples` keeps those of the step."""
         self._pending.append({"step": step, **facts})
+        self._tell("text", step, facts)  # those of a step come before its scalars
 
     def keep_samples(self, step: int, flagged: bool = False) -> None:
         """Write what was sampled in a step, or leave it out: all steps while the bound allows, else every second or
         fourth and so on. The first, the last and the flagged ones are written in any case.
         """
-        rows, self._pending = self._pending, []
-        lines = "".join(map(_line, rows))
+        lines, self._pending = "".join(map(_line, self._pending)), []
         if not lines:
             return
         size, there = len(lines.encode()), os.fstat(self.completions.fileno()).st_size
@@ -71,8 +71,6 @@ class RunLog:
         if kept or (step % every == 0 and there + size <= self._bytes):
             self.completions.write(lines)
             self.completions.flush()
-            for row in rows:
-                self._tell("text", step, row)
 
     def _tell(self, kind: str, step: int, what: dict[str, Any]) -> None:
         for listener in self.listeners:
