@@ -36,7 +36,7 @@ setup(
     description="The reference GRPO trainer: from scratch in PyTorch, with a reflection reward",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     keywords=["GRPO", "reinforcement learning", "language models", "reasoning", "RLVR"],
     classifiers=[

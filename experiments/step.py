@@ -46,9 +46,9 @@ The prompt:
 ONE = """With every ratio 1, each term is -A_i, and the advantages add up to 0. **That is why the loss starts at 0.**
 The gradient is not 0: its norm is {norm:.4f}, since the gradient of a ratio is that of the log-prob."""
 TWO = """Ratios differ from 1 now, and the KL to the reference is above 0. The norm of the gradient is {norm:.4f}."""
-TOKENS = """A = {advantage:+.4f}, the same for each token. Ratio and KL are those of the second update. `clip` stands
-where the ratio lies beyond {bound:g}, so that the token has no gradient of the policy term.
-The last column is the log-prob after both updates less that before them.
+TOKENS = """A = {advantage:+.4f}, the same for each token. Ratio and KL are of the second update. `clip` stands
+where the ratio lies beyond {bound:g}, so that the token has no gradient of the policy term. The last column is the
+log-prob after both updates less that before them.
 
 | token | old log-prob | log-prob | ratio | clip | KL | the step |
 |---|---|---|---|---|---|---|"""

@@ -18,14 +18,14 @@ from grpo.version import __version__
 
 if TYPE_CHECKING:
     from grpo.api import train_grpo, train_reject, train_sft
-    from grpo.evaluate import evaluate
+    from grpo.evaluation import evaluate
     from grpo.model.policy import load_policy
     from grpo.runs.settings import load_config
 
 __all__ = ["__version__", "evaluate", "load_config", "load_policy", "train_grpo", "train_reject", "train_sft"]
 
 _HOME = {
-    "evaluate": "grpo.evaluate",
+    "evaluate": "grpo.evaluation",
     "load_config": "grpo.runs.settings",
     "load_policy": "grpo.model.policy",
     "train_grpo": "grpo.api",

@@ -16,7 +16,7 @@ from grpo.bench import bench
 from grpo.bench import table as bench_table
 from grpo.compare import evaluate_models, with_parent
 from grpo.distributed import from_first, process_group, rank
-from grpo.evaluate import evaluate, judge, note_held_out
+from grpo.evaluation import evaluate, judge, note_held_out
 from grpo.model.policy import Policy, load_policy
 from grpo.rejection import train_rejection
 from grpo.report.live import LiveReport

@@ -16,7 +16,7 @@ import numpy as np
 
 from data import load_problems
 from grpo.distributed import from_first
-from grpo.evaluate import evaluate, note_held_out
+from grpo.evaluation import evaluate, note_held_out
 from grpo.model.policy import load_policy
 from grpo.runs.config import Config
 from grpo.runs.evaluations import evaluation_of, models_in, parent_among, read_evaluation

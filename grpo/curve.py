@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.distributed import from_first
-from grpo.evaluate import describe, held_out, judge_held_out, origin, per_problem
+from grpo.evaluation import describe, held_out, judge_held_out, origin, per_problem
 from grpo.model.sharding import is_sharded
 from grpo.runs.files import write_text
 from grpo.runs.folder import EVALUATION

@@ -22,8 +22,7 @@ gets stories of one to three. At first it answers 46 % of them correctly: it for
 30 steps it answers 94 % correctly, with tags. It then checks most steps ("Wait, 6 + 7 = 13."), at first hardly any.
 
 The trainer (`trainer.py`) computes the same numbers: `tests/test_minimal.py` compares samples, advantages, loss,
-gradients and weights. It is faster: it computes a prompt once for its group, and it computes nothing for padding or
-for completions that have ended.
+gradients and weights. It is faster: it computes a prompt once for its group, and nothing for padding or ended rows.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import Any
 from data import DataError, fitting, load_problems
 from data.sources.jsonl import parse_row
 from grpo.distributed import from_first
-from grpo.evaluate import check_evaluation, judge, judged_by, origin
+from grpo.evaluation import check_evaluation, judge, judged_by, origin
 from grpo.golds import gradable
 from grpo.model.policy import Policy, load_policy
 from grpo.report.tables import table

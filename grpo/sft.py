@@ -19,7 +19,7 @@ from data.prompts import after_response, prompts_hash
 from data.stream import Stream
 from grpo.curve import held_out_point
 from grpo.distributed import all_reduce
-from grpo.evaluate import PROMPTS, check_evaluation
+from grpo.evaluation import PROMPTS, check_evaluation
 from grpo.logprobs import completion_logps
 from grpo.model.batching import my_micro_batches
 from grpo.model.optim import Optimizer

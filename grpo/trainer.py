@@ -24,7 +24,7 @@ from data.stream import Stream
 from grpo.advantages import group_advantages, unscored
 from grpo.curve import held_out_point
 from grpo.distributed import all_reduce, reduce_metrics
-from grpo.evaluate import PROMPTS, check_evaluation
+from grpo.evaluation import PROMPTS, check_evaluation
 from grpo.experience import Batch, collect, make_prompts
 from grpo.golds import gradable
 from grpo.logprobs import completion_logps, logps_without_grad

@@ -95,6 +95,7 @@ def one_line(capsys) -> str:
     """What the command said on stderr: one line, no traceback."""
     text = capsys.readouterr().err
     said = [line for line in text.replace("\r", "\n").splitlines() if line.startswith("grpo: ") and "%|" not in line]
+    said = [line for line in said if "M parameters; " not in line]  # what a stage is about to do
     assert "Traceback" not in text
     assert len(said) == 1 and text.rstrip().endswith(said[0]), text
     return said[0]

@@ -207,7 +207,7 @@ def test_greedy_decoding_is_that_of_generate(kind, load):
 
 
 @pytest.mark.parametrize("prompts", [[[9]], [[9], [5, 7]], [[9], [5]], [[5, 7], [4, 8]]], ids=str)
-@pytest.mark.parametrize("kind", ["qwen3_5_text", pytest.param("mamba2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", [pytest.param("qwen3_5_text", marks=pytest.mark.slow), "mamba2"])
 def test_prompts_of_one_or_two_tokens(kind, prompts, load):
     """Nothing, or a single token, is computed before decoding begins; layers with a state ignore a mask of that."""
     policy = load(kind)

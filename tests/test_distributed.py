@@ -288,6 +288,8 @@ def test_the_group_reduces_tensors_of_both_kinds(monkeypatch):
     made = {}
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(distributed, "find_device", torch.device)
+    monkeypatch.setattr(distributed.torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(distributed.torch.cuda, "set_device", lambda number: None)
     monkeypatch.setattr(distributed.dist, "init_process_group", lambda backend, **_: made.update(backend=backend))
     monkeypatch.setattr(distributed.dist, "barrier", lambda: None)
@@ -296,3 +298,6 @@ def test_the_group_reduces_tensors_of_both_kinds(monkeypatch):
         pass
     kinds = dict(part.split(":") for part in made["backend"].split(","))
     assert kinds == {"cpu": "gloo", "cuda": "nccl"}
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ValueError, match="process 1 of this machine has no GPU, there are 1: start 1 processes"):
+        distributed.process_group("cuda").__enter__()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from data import Problem, load_problems
 from grpo import experience
-from grpo.evaluate import (
+from grpo.evaluation import (
     Judged,
     describe,
     evaluate,

@@ -15,7 +15,7 @@ from helpers_runs import grpo as run_stage
 from data import make_problems
 from data.embedded.tiny_model import build_model, build_tokenizer
 from grpo import cli
-from grpo.evaluate import evaluate
+from grpo.evaluation import evaluate
 from grpo.model.policy import ModelConfig, load_policy
 from grpo.runs.config import Config
 from grpo.runs.folder import open_run

@@ -16,7 +16,8 @@ PACKAGES = ("grpo", "rewards", "data")
 FILES = [path for package in PACKAGES for path in sorted((REPO / package).rglob("*.py"))]
 MODULES = {".".join(p.relative_to(REPO).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
 READ_PATH = ("sampling", "logprobs", "advantages", "weights", "loss", "trainer")  # presets.py is settings
-LOOP = [f"grpo.{name}" for name in (*READ_PATH[:2], "trainer", "experience", "scoring", "evaluate", "sft", "rejection")]
+LOOP = ["trainer", "experience", "scoring", "evaluation", "sft", "rejection"]
+LOOP = [f"grpo.{name}" for name in (*READ_PATH[:2], *LOOP)]
 LOOP += ["grpo.bench", "grpo.cli", "grpo.commands", "grpo.compare", "grpo.curve", "grpo.minimal"]  # a list: test names
 
 REWARDS = [f"rewards.{n}" for n in ("accuracy", "format", "habits", "length", "reflection", "repetition")]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import grpo.rejection
 from data import load_problems
-from grpo.evaluate import Judged, judge
+from grpo.evaluation import Judged, judge
 from grpo.model.policy import load_policy
 from grpo.rejection import filter_samples
 from grpo.runs.config import Config, RejectConfig

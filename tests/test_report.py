@@ -18,7 +18,7 @@ from helpers_report import evaluation, html_of, write_run
 
 import grpo.report.page
 from grpo.cli import main
-from grpo.evaluate import Judged
+from grpo.evaluation import Judged
 from grpo.rejection import filter_samples
 from grpo.report.glossary import EVALUATION, FAMILIES, METRICS, REJECTION, explain, family, in_order
 from grpo.report.page import write_reports

@@ -12,7 +12,7 @@ from rewards.grader.units import NO_UNIT, PLAIN, SCALES, counted
 from rewards.grader.values import Unreadable
 
 PHRASE = re.compile(
-    r"(?:\b(?:(?:the )?(?:final |correct )?answer is|(?:final )?answer ?[:=])|答案(?:是|为|:))[ :]*", re.IGNORECASE
+    r"(?:\b(?:(?:the |my |our )?(?:final |correct )?answer(?: is| ?[:=]))|答案(?:是|为|:))[ :]*", re.IGNORECASE
 )
 HEDGE = re.compile(
     r"\b(?:not|never|cannot|isn't|aren't|wasn't|can't|don't|doesn't|won't|wrong|incorrect|either|or|maybe|perhaps"

@@ -110,7 +110,7 @@ def measured(text: str) -> tuple[str, str] | None:
     for joint, area, micro, symbol, power in _SYMBOL.findall(found["unit"]):
         symbol = "ohm" if symbol == "\\Omega" else symbol
         name = _SYMBOLS.get(symbol) or _UNITS.get(symbol) or _UNITS.get(symbol.lower().removesuffix("s"))
-        if not name and (not _SI.fullmatch(symbol) or len(symbol) == 1):
+        if symbol.lower() in NO_UNIT or (not name and (not _SI.fullmatch(symbol) or len(symbol) == 1)):
             return None
         name, sign = ("micro" if micro else "") + (name or symbol), -1 if "/" in joint or "per" in joint else sign
         powers[name] = powers.get(name, 0) + sign * int(power.replace(" ", "") or {"s": 2, "c": 3}.get(area[:1], 1))
