@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
+from pathlib import Path
 
 import pytest
 
@@ -115,3 +117,35 @@ def test_metrics_that_are_missing_or_null_are_no_sign():
     bare = [{"step": i, "reward": None, "reward_accuracy": None} for i in range(1, 20)]
     assert kinds(bare) == [] and kinds([{"step": 1, "loss": 2.0}] * 20) == []
     assert kinds(rows(20), Setup.of({})) == []
+
+
+# ---- runs that were made ---------------------------------------------------------------------------------------
+
+
+def recorded() -> dict[str, list[dict]]:
+    """Metrics of experiments/demo/grpo.yaml (seeds 0 and 1), and of two planted rewards of weight 3 on it (seed 0): one
+    that counts the word "wait", and one that pays 1 for any. What the limits were chosen on.
+    """
+    lines = (Path(__file__).parent / "signs_runs.jsonl").read_text(encoding="utf-8").splitlines()
+    runs = map(json.loads, lines)
+    return {run["run"]: [dict(zip(run["columns"], row, strict=True)) for row in run["rows"]] for run in runs}
+
+
+DEMO = {"accuracy": {"weight": 1.0}, "format": {"weight": 0.2}, "reflection": {"weight": 0.2}}
+
+
+@pytest.mark.parametrize("name", ["hack, counted", "hack, capped"])
+def test_on_a_planted_hack_the_first_sign_is_seen_by_step_10(name):
+    some, setup = recorded()[name], Setup.of({"rewards": DEMO | {"waits": {"weight": 3.0}}})
+    first = next(n for n in range(1, len(some) + 1) if "accuracy_falls" in kinds(some[:n], setup))
+    assert 5 <= first <= 10
+    assert "'waits'" in next(s for s in all_signs(some[:first], setup) if s.kind == "accuracy_falls").text
+
+
+@pytest.mark.parametrize("name", ["demo, seed 0", "demo, seed 1"])
+def test_on_the_demo_no_warning_is_given_at_any_step(name):
+    some, setup = recorded()[name], Setup.of({"rewards": DEMO})
+    assert len(some) == 25
+    seen = [sign for n in range(1, 26) for sign in all_signs(some[:n], setup)]
+    assert [sign.text for sign in seen if sign.serious] == []
+    assert seen  # notes there are

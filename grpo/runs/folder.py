@@ -5,6 +5,7 @@
     checkpoints/     to resume from                    model/             the result
     eval.json        its evaluation                    eval.jsonl         each completion that it judged
     curve.jsonl      evaluations during training       report.html        all of it, to look at
+    warnings.jsonl   what was warned of, and when
 
 The same command continues an unfinished run and leaves a finished one alone; another configuration in the same
 folder is refused, once there is anything to lose. Nothing is ever overwritten. Of several processes, the first writes.

@@ -27,7 +27,7 @@ import numpy as np
 from grpo.runs.history import WINDOW, History, Row, trailing
 
 FALL = 0.05  # accuracy below its best window: 5 points
-SURE = 2.0  # and that many standard errors
+SURE = 1.5  # and that many standard errors, which are an upper bound (about two of the true ones)
 GAIN = 0.15  # a gain of the total below this share of what the rewards can give is no gain
 HALF = 0.5
 TRUNCATED = 0.2
