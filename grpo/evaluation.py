@@ -68,8 +68,8 @@ def evaluate(config: Config, policy: Policy, run: Run | None = None) -> dict[str
     """
     problems = held_out(config, policy)
     say_start("eval", config, policy, len(problems))
-    journal = Journal(run, EVALUATION, origin(config, policy, problems) if run else "")
     with policy.unsharded():
+        journal = Journal(run, EVALUATION, origin(config, policy, problems) if run else "")
         return summary(config, problems, *judge_held_out(config, policy, problems, journal))
 
 
