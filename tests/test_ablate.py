@@ -137,6 +137,13 @@ def test_runs_are_named_by_their_settings_and_code(plan: Path, monkeypatch) -> N
     assert not before & after  # with another loss or trainer, say, nothing of before is used
 
 
+def test_a_stage_by_another_name_runs_as_its_file_says(tmp_path: Path) -> None:
+    grpo = REPO / "experiments/demo/grpo.yaml"
+    file = tmp_path / "plan.yaml"
+    file.write_text(f"stages: {{sft: {grpo}}}\nvariants: {{a: []}}")
+    assert read_plan(file).stages[0].command == "grpo"
+
+
 def test_each_stage_starts_from_the_run_before_it(plan: Path) -> None:
     chain = nodes_of(in_folder(plan), Path("r"), [7])["halved", 7]
     assert [node.stage.command for node in chain] == ["sft", "grpo"]
@@ -214,7 +221,7 @@ def test_shipped_ablations_are_valid(file: Path, monkeypatch) -> None:
         ("stages: {sft: F}\nvariants: {a: {sft: [{sft.steps: 1}]}}", "variants.a: settings are lists"),
         ("stages: {sft: F}\nvariants: {a: [sft.stepps=1]}", "unknown key 'sft.stepps'; did you mean 'sft.steps'?"),
         ("stages: [", "while parsing a flow node"),
-        ("stages: {warm: F}\nvariants: {a: []}", "stages.warm: state its command, one of base, sft, grpo, reject"),
+        ("stages: {warm: COMMON}\nvariants: {a: []}", "stages.warm: state its command, one of base, sft, grpo, reject"),
         ("stages: {sft: F}\nvariants: {a: []}\nbaseline: b", "baseline: no variant is called 'b'; there are a"),
         ("stages: {sft: F}\nvariants: {a: []}\ntarget: 80", "target: is an accuracy from 0 to 1, not 80"),
         ("stages: {sft: F}\nvariants: {a: []}\nseeds: [1]", "no key is called 'seeds'"),
@@ -224,7 +231,7 @@ def test_shipped_ablations_are_valid(file: Path, monkeypatch) -> None:
 def test_a_plan_that_is_wrong_runs_nothing(tmp_path, capsys, monkeypatch, text, reason):
     monkeypatch.setattr(runner, "run_all", lambda *_: pytest.fail("ran"))
     file = tmp_path / "plan.yaml"
-    file.write_text(text.replace("F}", f"{REPO / 'experiments/demo/sft.yaml'}}}"))
+    file.write_text(text.replace("COMMON", COMMON).replace("F}", f"{REPO / 'experiments/demo/sft.yaml'}}}"))
     assert ablate.main([str(file)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith(f"ablate: {file}: ") and reason in error

@@ -1,7 +1,7 @@
 """An ablation as a YAML file: stages, variants, and the runs that follow from them.
 
     about: what is asked
-    stages:                                 in order; the name is the command, or the command is stated
+    stages:                                 in order; the command is stated here, by the file's `stage`, or by the name
       sft: experiments/demo/sft.yaml
       longer: {file: my.yaml, command: grpo}
     settings: {grpo: [eval.every=5]}        for all variants, by stage or as a list for all stages
@@ -104,10 +104,12 @@ def read_stage(name: str, how: Any) -> Stage:
     how = {"file": how} if isinstance(how, str) else how
     if not isinstance(how, dict) or not isinstance(how.get("file"), str) or how.keys() - {"file", "command"}:
         raise ValueError(f"stages.{name}: is FILE or {{file: FILE, command: COMMAND}}")
-    if (command := str(how.get("command", name))) not in COMMANDS:
-        raise ValueError(f"stages.{name}: state its command, one of {', '.join(COMMANDS)}: {{file: F, command: C}}")
     if not Path(how["file"]).is_file():
         raise ValueError(f"stages: no such file: {how['file']}")
+    command = str(how.get("command") or load_config(how["file"], checked=False).stage or name)
+    if command not in COMMANDS:
+        choices = ", ".join(COMMANDS)
+        raise ValueError(f"stages.{name}: state its command, one of {choices}: {{file: F, command: C}}")
     return Stage(name, how["file"], command)
 
 
