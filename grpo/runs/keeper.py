@@ -105,9 +105,8 @@ class Keeper:
         signs = [Sign(kind, text, step, step) for kind, text in warnings(self.config, metrics).items()]
         if "reward" in metrics:
             signs += all_signs(self.log.rows, self._setup)
-        due = [
-            s for s in signs if step - self.log.warned.get(s.kind, -WARN_EVERY) >= (WARN_EVERY if s.serious else step)
-        ]
+        last = self.log.warned  # the step at which each kind was said last
+        due = [s for s in signs if s.kind not in last or (s.serious and step - last[s.kind] >= WARN_EVERY)]
         for sign in due:
             say(f"{'WARNING' if sign.serious else 'NOTE'}, step {step}: {sign.text}")
             self.log.warn(**asdict(sign))
@@ -115,7 +114,7 @@ class Keeper:
 
     @contextmanager
     def saved_on(self, failure: type[BaseException]) -> Iterator[None]:
-        """What is trained before such a failure is not lost, and goes on when its cause is mended."""
+        """What is trained before such a failure is not lost; the run resumes when its cause is fixed."""
         try:
             yield
         except failure:
@@ -174,7 +173,7 @@ def warnings(config: Config, metrics: dict[str, float]) -> dict[str, str]:
         and f"sampler and trainer disagree by {metrics.get('sampler_gap', 0.0):.2g} nats a token, more than rounding: "
         "what is learned is not what was sampled; try model.dtype=float32, and report the model if it does not help",
         "killed": killed
-        and f"the scoring of {killed:.0f} completions was killed for its time or memory, and they have no score; mend "
+        and f"the scoring of {killed:.0f} completions was killed for its time or memory, and they have no score; fix "
         f"the reward, or raise sandbox.seconds={config.sandbox.seconds:g} or "
         f"sandbox.megabytes={config.sandbox.megabytes}",
         "skipped": metrics.get("skipped")
