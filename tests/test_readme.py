@@ -87,7 +87,9 @@ def test_settings_that_are_named_exist() -> None:
     groups = {key.split(".")[0] for key in keys if "." in key}
     named = set(re.findall(r"(?<![\w./:])([a-z_]+(?:\.[a-z_0-9]+)+)(?![\w/(:])", re.sub(r"\]\([^)]*\)", "]", TEXT)))
     named = {
-        name for name in named if name.split(".")[0] in groups and not name.endswith((".py", ".md", ".yaml", ".json"))
+        name
+        for name in named
+        if name.split(".")[0] in groups and not name.endswith((".py", ".md", ".yaml", ".json", ".jsonl"))
     }
     assert len(named) > 20
     assert [name for name in named if name not in keys and name not in groups] == []
@@ -169,7 +171,7 @@ def test_make_commands_have_a_target_and_a_valid_configuration(command: str) -> 
     target, *rest = shlex.split(command)[1:]
     assert re.search(rf"^{target}:.*##", MAKEFILE, re.MULTILINE)
     given = dict(word.split("=", 1) for word in rest)
-    assert given.keys() <= {"EXP", "ARGS", "REWARD", "MODEL"}
+    assert given.keys() <= {"EXP", "ARGS", "REWARD", "MODEL", "NAME", "SEEDS"}
     file = REPO / "experiments" / given.get("EXP", "demo") / f"{target}.yaml"
     if file.exists():
         load_config(str(file), shlex.split(given.get("ARGS", "")))

@@ -114,7 +114,7 @@ def test_open_r1s_functions_work_in_a_configuration(tmp_path, monkeypatch, chat_
         tags = ("<think>", "</think>", "<answer>", "</answer>")
         assert given["tag_count_reward"] == 0.25 * sum(text.count(tag) == 1 for tag in tags)
         assert -1 <= given["cosine_reward"] <= 1
-    assert [s["rewards"]["curriculum"] for s in samples[4:8]] == [1.0, None, 1.0, None]
+    assert [s["rewards"]["curriculum"] for s in samples if s["step"] == 2][:4] == [1.0, None, 1.0, None]
 
 
 @pytest.mark.parametrize("sandbox", ["false", "true"])

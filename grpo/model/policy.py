@@ -200,6 +200,7 @@ class Policy(nn.Module):
         """
         if distributed.rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
+        sharding.reshard(self)  # `state_dict` does so too: what is gathered now would be shards there
         gathered = sharding.gather_into(folder / "gathered", self.model)
         if distributed.rank():
             return
