@@ -58,6 +58,7 @@ def arguments(plan: Path, *more: str) -> list[str]:
     return [str(plan), "--seeds", "3", "4", "--runs", str(folder / "runs"), "--out", str(folder / "out"), *more]
 
 
+@pytest.mark.slow
 def test_two_arms_two_seeds_killed_and_continued(plan: Path) -> None:
     """The whole: killed in the middle, continued, with the same results as one that was never stopped."""
     environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}

@@ -14,6 +14,7 @@ import pytest
 import torch
 from helpers_runs import command, lines, one_line, weights
 from helpers_runs import grpo as run_stage
+from helpers_slow import slow
 from safetensors.torch import load_file
 
 import grpo.experience
@@ -79,7 +80,7 @@ def test_training_is_the_same_with_a_curve_and_without(whole, tmp_path):
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs) and not (tmp_path / "plain" / "curve.jsonl").exists()
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+@pytest.mark.parametrize("stop", [slow(1), slow(2), 3, slow(4)])
 def test_a_run_that_is_stopped_and_continued_has_the_same_curve(whole, tmp_path, stop):
     """Bit for bit: stopped before a point, behind it, and with checkpoints at every second step."""
     run, original = tmp_path / "run", grpo.trainer.update

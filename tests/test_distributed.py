@@ -112,7 +112,7 @@ def kill_one(run: Path, process: subprocess.Popen, number: int) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
-@pytest.mark.parametrize("parallel, number", [("ddp", 0), slow("fsdp", 1)])
+@pytest.mark.parametrize("parallel, number", [slow("ddp", 0), slow("fsdp", 1)])
 def test_a_killed_process_ends_the_run_which_goes_on_with_one(tmp_path, alone, parallel, number):
     run = tmp_path / "run"
     process = start(arguments("grpo", run, parallel=parallel))
