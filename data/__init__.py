@@ -11,7 +11,7 @@
     embedded/                              a world of its own: stories, a tokenizer and a model, nothing to download
     download.py                            `make data`
 
-Everything that the user can mend is a `DataError` of one line.
+Everything that the user can fix is a `DataError` of one line.
 """
 
 from data.config import DataConfig

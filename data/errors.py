@@ -1,4 +1,4 @@
-"""The one error of this package: something in the data, or in how it is asked for, that the user can mend."""
+"""The one error of this package: something in the data, or in how it is asked for, that the user can fix."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ MARK = "response"
 def without_prefill(response: str, prefill: str) -> str:
     """The part of a full response that is left to write after a prompt which already holds `prefill`.
 
-    White space after the tag may differ: "<think>7 + 5" goes on after a prefill of "<think>\\n" as well.
+    White space after the tag may differ: "<think>7 + 5" continues a prefill of "<think>\\n" as well.
 
     Raises:
         DataError: the response does not begin that way, for one because the prefill is a thought left empty.

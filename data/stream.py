@@ -23,7 +23,7 @@ class Stream(Generic[T]):
         items: at least one.
         seed, stage: another seed or stage is another order; two stages of training on the same problems do not
             meet them in the same order.
-        position: the place to go on from, counted through all passes.
+        position: the place to continue from, counted through all passes.
         shuffle: each pass in an order of its own; False: each in the order of the items, for a curriculum.
     """
 

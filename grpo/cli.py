@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     except KeyboardInterrupt as stop:
         code = getattr(stop, "exit_code", None)  # of a run that was asked to stop, and says where it stands
-        return _end(code or 130, stop if code else "interrupted; the same command goes on from the last checkpoint")
+        return _end(code or 130, stop if code else "interrupted; the same command continues from the last checkpoint")
 
 
 def _warn(text: str) -> None:

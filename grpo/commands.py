@@ -54,7 +54,7 @@ def _train(config: Config, arguments: argparse.Namespace) -> None:
         say(f"{run.folder}: this run is complete, nothing to do {way_out}")
         return
     if (run.folder / "checkpoints").exists():
-        say(f"{run.folder}: goes on from its last checkpoint")
+        say(f"{run.folder}: continues from its last checkpoint")
     page = LiveReport(run.folder)
     run.progressed = page.refresh
     with run.working():

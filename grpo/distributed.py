@@ -10,7 +10,7 @@
                          layer's weights while it computes that layer (PyTorch's `fully_shard`); see model/sharding.py
     writing              the first process, and no other
 
-So the batch, the loss and the gradient do not depend on the number of processes, and a run goes on with any other.
+So the batch, the loss and the gradient do not depend on the number of processes, and a run continues with any other.
 With one process every function here does nothing.
 """
 
@@ -92,7 +92,7 @@ def process_group(device: str) -> Iterator[None]:
         reason = str(error).strip().splitlines()[0][:120]
         raise LostProcess(
             f"another process of the run has ended or does not answer ({reason}); see what it said, then run the same "
-            "command to go on from the last checkpoint, with as many processes as there are"
+            "command to continue from the last checkpoint, with as many processes as there are"
         ) from error
     dist.destroy_process_group()
     # gloo's threads may outlive the group and still hold a tensor, which they can only free while Python runs:

@@ -78,7 +78,7 @@ class _TokenLogps(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, head, targets, temperature, with_entropy):
         logps, entropy, lse = torch.zeros(3, len(hidden), device=hidden.device)  # [M] each
         chunks = _slices(len(hidden), len(weight), hidden.device)
-        # room for a chunk, used again: to get as much memory anew each time takes longer than to fill it
+        # room for a chunk, used again: to get that memory again each time takes longer than to fill it
         room = hidden.new_empty(2, len(hidden[chunks[0]]) if chunks else 0, len(weight), dtype=torch.float32)
         for rows in chunks:
             z, p = room[:, : len(hidden[rows])]  # [C, V] each

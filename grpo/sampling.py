@@ -102,7 +102,7 @@ def _sample_chunk(
             cache.keep(rows)
             alive, going, token = alive[rows], going[rows], token[rows]
     if not logps.isfinite().all():  # once per batch: a check per token would wait for the device each time
-        raise ValueError("the model's logits are NaN or infinite: it has diverged; lower optim.lr or start anew")
+        raise ValueError("the model's logits are NaN or infinite: it has diverged; lower optim.lr or start again")
     truncated = torch.zeros(n, dtype=torch.bool, device=device)
     truncated[alive] = going
     width = max(int(mask.sum(dim=1).max()), 1)

@@ -28,7 +28,7 @@ TRL_COLUMNS = frozenset(("trainer_state", "log_extra", "log_metric"))
 
 
 class RewardError(ValueError):
-    """Something about a reward that its user can mend: a name, a setting, an import path."""
+    """Something about a reward that its user can fix: a name, a setting, an import path."""
 
 
 def register_reward(name: str) -> Callable[[Reward], Reward]:

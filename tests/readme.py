@@ -1,4 +1,4 @@
-"""Keeps docs/glossary.md equal to the code: `PYTHONPATH=. python tests/readme.py` writes it anew."""
+"""Keeps docs/glossary.md equal to the code: `PYTHONPATH=. python tests/readme.py` writes it again."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_an_interrupt_ends_with_code_130_and_says_how_to_go_on(tmp_path, capsys,
 
     monkeypatch.setattr("grpo.sft.sft_step", interrupt)
     assert grpo("sft", tmp_path / "run") == 130
-    assert "interrupted; the same command goes on from the last checkpoint" in one_line(capsys)
+    assert "interrupted; the same command continues from the last checkpoint" in one_line(capsys)
 
 
 def test_a_disk_that_fails_is_one_line_and_the_run_goes_on_afterwards(tmp_path, capsys, monkeypatch):
@@ -65,7 +65,7 @@ def test_a_disk_that_fails_is_one_line_and_the_run_goes_on_afterwards(tmp_path, 
         patch.setattr("grpo.runs.keeper.save_checkpoint", fail)
         assert grpo("sft", tmp_path / "run") == 2
     said = one_line(capsys)
-    assert "No space left on device; free or mend it, then run the same command to go on" in said
+    assert "No space left on device; free or fix it, then run the same command to continue" in said
     with monkeypatch.context() as patch:
         patch.setattr("grpo.runs.folder.write_text", fail)
         assert grpo("sft", tmp_path / "other") == 2

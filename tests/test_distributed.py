@@ -135,7 +135,7 @@ def test_a_signal_stops_both_after_the_same_step_with_all_of_it_saved(tmp_path, 
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     code, text = ended(process, seconds=60)
-    assert code and "all of it saved; run the same command to go on" in text, text
+    assert code and "all of it saved; run the same command to continue" in text, text
     assert len(list(run.glob("checkpoints/step-*"))) == 1
     assert cli.main(arguments("grpo", run)) == 0
     assert_same(run, alone)
@@ -181,7 +181,7 @@ def test_a_bf16_run_goes_on_in_two_and_both_evaluate_the_policy_whose_fp32_weigh
     (tmp_path / "evaluated.py").write_text(EVALUATED)
     words = [str(tmp_path), *arguments("sft", tmp_path / "run", **own, parallel="fsdp")]
     code, text = ended(start(words, program=[str(tmp_path / "evaluated.py")]))
-    assert code == 0 and "goes on from its last checkpoint" in text, text
+    assert code == 0 and "continues from its last checkpoint" in text, text
     assert_same(tmp_path / "run", tmp_path / "alone")
     saved = weights(tmp_path / "run")
     assert {x.dtype for x in saved.values()} == {torch.float32}

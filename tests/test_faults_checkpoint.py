@@ -138,7 +138,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path, capsys, damage):
     assert same(optimizer, other)
     first, second = capsys.readouterr().err.splitlines()
     assert "damaged checkpoint" in first and f"{step(3)}: " in first
-    assert "goes on from" in second and step(2) in second
+    assert "continues from" in second and step(2) in second
 
 
 @pytest.mark.parametrize("at", [i / 40 for i in range(40)])

@@ -90,7 +90,7 @@ def test_several_in_a_row_stop_the_run_at_its_last_good_step(tmp_path, capsys, r
     assert run_stage(stage, run, *extra, **STEPS) == 2  # and again: it stops at the same place, with the same words
     assert one_line(capsys) == said
     patch.undo()
-    with pytest.MonkeyPatch.context() as context:  # what made them is mended: it goes on after step 4
+    with pytest.MonkeyPatch.context() as context:  # what made them is fixed: it continues after step 4
         steps, module, name = [], *{"sft": (grpo.sft, "sft_step"), "grpo": (grpo.trainer, "update")}[stage]
         original = getattr(module, name)
         context.setattr(module, name, lambda *a: steps.append(a[-1]) or original(*a))

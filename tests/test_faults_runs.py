@@ -57,7 +57,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path
         capsys.readouterr()
         assert run_stage("sft", run) == 2
     said = one_line(capsys)
-    assert "No space left on device" in said and "free or mend it, then run the same command to go on" in said
+    assert "No space left on device" in said and "free or fix it, then run the same command to continue" in said
     assert not (run / "checkpoints" / "partial").exists() and not (run / "model").exists()
     assert run_stage("sft", run) == 0
     assert_same(run, tmp_path / "whole")
@@ -244,7 +244,7 @@ def test_missing_lines_before_the_checkpoint_are_said_and_the_run_goes_on(tmp_pa
     (tmp_path / "run" / "metrics.jsonl").write_text("")
     capsys.readouterr()
     assert run_stage("sft", tmp_path / "run") == 0
-    assert "bytes before the checkpoint are missing; the run goes on without them" in capsys.readouterr().err
+    assert "bytes before the checkpoint are missing; the run continues without them" in capsys.readouterr().err
     assert [row["step"] for row in lines(tmp_path / "run" / "metrics.jsonl")] == [3, 4]
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the step is finished and saved, one line says how to go on, and nothing is lost."""
+"""SIGTERM and SIGINT: the step is finished and saved, one line says how to continue, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_step_is_finished_and_saved(tmp_path, capfd, rewards, stage, number)
     said = capfd.readouterr().err.replace("\r", "\n")
     assert "grpo: stops as soon as this step is saved; once more to stop at once\n" in said
     assert said.rstrip().endswith(
-        f"grpo: stopped after {run}: step 2 of 4, all of it saved; run the same command to go on"
+        f"grpo: stopped after {run}: step 2 of 4, all of it saved; run the same command to continue"
     )
     assert "Traceback" not in said
     assert saved_steps(run) == [2]
@@ -87,7 +87,7 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(tmp_path, capsys, rewar
     capsys.readouterr()
     assert run_stage(stage, tmp_path / "run", *extra, log__save_every=2) == CODES[number]
     patch.undo()
-    assert "stopped at once; run the same command to go on from the last checkpoint" in one_line(capsys)
+    assert "stopped at once; run the same command to continue from the last checkpoint" in one_line(capsys)
     assert len(metrics(tmp_path / "run")) == 2
     assert run_stage(stage, tmp_path / "run", *extra, log__save_every=2) == 0
     assert_same(tmp_path / "run", tmp_path / "whole")
@@ -110,7 +110,7 @@ def test_evaluation_goes_on_where_it_was(tmp_path, capsys, monkeypatch, number):
     assert run_stage("eval", run, **settings) == CODES[number]
     patch.undo()
     said = one_line(capsys)
-    assert "sampled, 8 of 12 completions, all of it saved; run the same command to go on" in said
+    assert "sampled, 8 of 12 completions, all of it saved; run the same command to continue" in said
     assert not (run / "eval.json").exists() and "finished" not in manifest(run)
     assert run_stage("eval", run, eval__data__count=5, sampling__max_rows=4) == 2  # there is something to lose
     rounds, original = [], grpo.experience.sample_groups

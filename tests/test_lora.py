@@ -96,7 +96,7 @@ def test_an_adapter_goes_on_with_its_own_alpha_and_targets(tmp_path):
     for same in ({}, {"alpha": 8.0}, {"targets": ("self_attn.q_proj",)}, {"targets": ("all-linear",)}):
         load_policy(ModelConfig(str(tmp_path / "a"), lora=LoraConfig(rank=rank, **same)))
     for other in ({"alpha": 16.0}, {"targets": ("v_proj",)}):
-        with pytest.raises(ValueError, match=r"goes on with its own alpha \(8\) and targets \(q_proj\); leave"):
+        with pytest.raises(ValueError, match=r"continues with its own alpha \(8\) and targets \(q_proj\); leave"):
             load_policy(ModelConfig(str(tmp_path / "a"), lora=LoraConfig(rank=rank, **other)))
 
 
@@ -160,7 +160,7 @@ def test_another_rank_is_refused_and_rank_0_trains_the_merged_model(tmp_path, ca
     assert run_stage("sft", tmp_path / "a", model__lora__rank=4) == 0
     capsys.readouterr()
     assert run_stage("sft", tmp_path / "b", model__path=tmp_path / "a", model__lora__rank=8) == 2
-    assert "its adapter has rank 4, not 8; set model.lora.rank=4 to go on with it, or 0 to merge" in one_line(capsys)
+    assert "its adapter has rank 4, not 8; set model.lora.rank=4 to continue with it, or 0 to merge" in one_line(capsys)
     assert run_stage("sft", tmp_path / "b", model__path=tmp_path / "a", optim__lr=1e-30) == 0
     adapter = load_policy(ModelConfig(str(tmp_path / "a"), lora=LoraConfig(rank=4)))
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "b" / "model")

@@ -1,4 +1,4 @@
-"""Stage 3: which samples are kept, where they came from, and that it goes on after a stop."""
+"""Stage 3: which samples are kept, where they came from, and that it continues after a stop."""
 
 from __future__ import annotations
 

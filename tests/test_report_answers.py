@@ -101,7 +101,7 @@ def test_runs_are_found_in_folders_of_folders_and_ordered_as_people_count(tmp_pa
     assert sorted(["s10", "s9", "a"], key=natural) == ["a", "s9", "s10"]
 
 
-# ---- while a run goes on ---------------------------------------------------------------------------------------
+# ---- while a run continues ---------------------------------------------------------------------------------------
 
 
 def test_the_page_is_refreshed_as_often_as_its_cost_allows(tmp_path, monkeypatch, capsys):

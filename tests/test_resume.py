@@ -82,7 +82,7 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch, capsys, rewards, ca
         assert not (run / "model").exists() and "finished" not in manifest(run)
         capsys.readouterr()
         assert run_stage(stage, run, *extra, **{**settings, "log__save_every": every}) == 0
-        assert "goes on from its last checkpoint" in capsys.readouterr().err
+        assert "continues from its last checkpoint" in capsys.readouterr().err
         assert_same_runs(tmp_path / "whole", run)
         assert not (run / "checkpoints").exists()
 

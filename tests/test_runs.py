@@ -249,7 +249,7 @@ def test_an_unfinished_run_can_be_made_longer(tmp_path, capsys):
     assert metrics(run) == metrics(whole)
     assert yaml.safe_load((run / "config.yaml").read_text())["sft"]["steps"] == 5
     capsys.readouterr()
-    assert grpo("sft", run, sft__steps=6) == 2  # a finished one has dropped what it would go on from
+    assert grpo("sft", run, sft__steps=6) == 2  # a finished one has dropped what it would continue from
     assert "only an unfinished run of optim.schedule=constant can be made longer" in one_line(capsys)
 
 
@@ -267,7 +267,7 @@ def test_changed_code_is_refused_or_accepted_and_recorded(tmp_path, capsys, monk
     capsys.readouterr()
     assert grpo("grpo", run, reward) == 2
     said = one_line(capsys)
-    assert "the code of my_paid has changed since the run began; accept_code=true goes on with it" in said
+    assert "the code of my_paid has changed since the run began; accept_code=true continues with it" in said
     assert manifest(run)["code"] == before and "code_changes" not in manifest(run)
     assert grpo("grpo", run, reward, accept_code="true") == 0
     assert manifest(run)["code"] != before and manifest(run)["code_changes"][0]["before"] == before

@@ -1,4 +1,4 @@
-"""Reward functions are called in TRL's convention; one that fails stops the run, which goes on when it is mended."""
+"""Reward functions are called in TRL's convention; one that fails stops the run, which goes on when it is fixed."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 def parity(completions, completion_ids, trainer_state, **columns):
     scores = [float(ids[0] % 2) for ids in completion_ids]
-    if trainer_state.global_step == 2 and not (HERE / "mended").exists():
+    if trainer_state.global_step == 2 and not (HERE / "fixed").exists():
         FAIL
     return scores
 """
@@ -221,7 +221,7 @@ def test_a_reward_that_fails_stops_the_run_and_the_run_goes_on_when_it_is_mended
     assert [p.stem for p in (run / "checkpoints").iterdir()] == ["step-00000002"]
     assert run_stage("grpo", run, *arguments, log__save_every=100) == 2  # still broken: stops at the same place
     assert [row["step"] for row in lines(run / "metrics.jsonl")] == [1, 2]
-    (tmp_path / "mended").touch()
+    (tmp_path / "fixed").touch()
     assert run_stage("grpo", run, *arguments, log__save_every=100) == 0
     assert manifest(run)["finished"]
     ours, theirs = weights(run), weights(tmp_path / "whole")

@@ -4,7 +4,7 @@
 
 Five levels of difficulty: more steps, and larger numbers. A worked solution states the running total step by step.
 Three things make it an experiment on reflection: a step with a carry or a borrow may *slip* (it forgets it, and the
-next steps go on from there), a *reflective* solution states steps again after the word "Wait", and doing so puts a
+next steps continue from there), a *reflective* solution states steps again after the word "Wait", and doing so puts a
 slip right:
 
     plain, with a slip    7 + 5 = 2. 2 - 1 = 1.                      -> 1, wrong

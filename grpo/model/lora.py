@@ -185,7 +185,7 @@ def check_same(config: LoraConfig, adapter: dict) -> None:
     asked, there = ({name.rpartition(".")[2] for name in some} for some in names)
     if config.alpha not in (LoraConfig.alpha, adapter["lora_alpha"]) or (asked - {"all-linear"} and asked != there):
         raise ValueError(
-            f"model.lora: an adapter goes on with its own alpha ({adapter['lora_alpha']:g}) and targets "
+            f"model.lora: an adapter continues with its own alpha ({adapter['lora_alpha']:g}) and targets "
             f"({', '.join(sorted(there))}); leave model.lora.alpha and model.lora.targets out"
         )
 

@@ -247,7 +247,7 @@ def load_policy(config: ModelConfig, seed: int = 0, training: bool = False, para
         elif config.lora.rank != adapter["r"]:
             raise ModelError(
                 f"model.path={config.path}: its adapter has rank {adapter['r']}, not {config.lora.rank}; set "
-                f"model.lora.rank={adapter['r']} to go on with it, or 0 to merge it and train all parameters"
+                f"model.lora.rank={adapter['r']} to continue with it, or 0 to merge it and train all parameters"
             )
         else:
             lora.check_same(config.lora, adapter)

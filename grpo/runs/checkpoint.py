@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a run needs to go on as if it had never stopped.
+"""Checkpoints: everything that a run needs to continue as if it had never stopped.
 
     checkpoints/step-00000050.safetensors
         weight/NAME                  fp32 master of each trained parameter
@@ -7,7 +7,7 @@
 
 There are no random states to keep: sampling and data order are functions of (seed, step) alone, and so is the learning
 rate. Whether weights are sharded or not, the file is the same: the first process gathers one tensor after the other and
-writes it. So a run goes on with any number of processes, and none holds more than its shard and a tensor.
+writes it. So a run continues with any number of processes, and none holds more than its shard and a tensor.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def save_checkpoint(folder: Path, optimizer: Optimizer, state: State, keep: int)
         return
     target, partial = folder / f"step-{state['step']:08d}.safetensors", folder / "partial"
     metadata = {key: str(value) for key, value in state.items()}
-    folder.mkdir(exist_ok=True)  # not its parents: a run folder that vanished is not made anew
+    folder.mkdir(exist_ok=True)  # not its parents: a run folder that vanished is not made again
     try:
         write(partial, {name: tensors[name].shape for name in sorted(tensors)}, full, metadata)
         sync(partial)
@@ -119,12 +119,12 @@ def load_checkpoint(folder: Path, optimizer: Optimizer) -> State | None:
             continue
         restore(checkpoint, optimizer)
         if damaged:
-            say(f"goes on from {checkpoint}")
+            say(f"continues from {checkpoint}")
         return state
     if damaged:
         raise RunError(
             f"{damaged[0]}; no checkpoint before it is sound: restore one from a backup, or delete {folder} to begin "
-            "the run anew"
+            "the run again"
         )
     return None
 

@@ -33,7 +33,7 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class SandboxConfig:
-    """Worker processes for the reward functions: one that hangs or swells is killed, and the batch goes on."""
+    """Worker processes for the reward functions: one that hangs or swells is killed, and the batch continues."""
 
     enabled: bool = True
     """Off: the reward functions run in the trainer's own process."""

@@ -1,4 +1,4 @@
-"""A run folder: what a stage writes, who may write it, and how it goes on after a stop.
+"""A run folder: what a stage writes, who may write it, and how it resumes after a stop.
 
     config.yaml      the resolved configuration       metrics.jsonl      one line per step
     manifest.json    stage, parent, seed, versions     completions.jsonl  sampled completions
@@ -43,7 +43,7 @@ from grpo.runs.trackers import tracked
 from grpo.types import Problem
 from grpo.version import __version__
 
-FREE = (  # settings that do not change what is computed, so that a run may go on with others
+FREE = (  # settings that do not change what is computed, so that a run may continue with others
     "stage", "run", "threads", "parallel", "tokens_per_micro_batch", "sampling.max_rows", "model.recompute",
     "model.device", "log.", "eval.at_end", "eval.against", "sandbox.", "max_skipped", "accept_code",
 )  # fmt: skip
@@ -85,7 +85,7 @@ class Run:
             except (OSError, SafetensorError) as error:
                 self.check_folder()  # if it is gone, that is what to say
                 raise RunError(
-                    f"run={self.folder}: {error}; free or mend it, then run the same command to go on"
+                    f"run={self.folder}: {error}; free or fix it, then run the same command to continue"
                 ) from error
             finally:
                 if self.lock:
@@ -97,7 +97,7 @@ class Run:
             listener(event, step, values)
 
     def note_input(self, key: str, digest: str, what: str) -> None:
-        """Note the digest of what the run works with. Raises RunError if the run goes on and it has changed."""
+        """Note the digest of what the run works with. Raises RunError if the run continues and it has changed."""
         before = self.manifest.get(key)
         if rank() == 0 and before not in (None, digest) and _has_results(self):
             raise RunError(
@@ -108,7 +108,7 @@ class Run:
         write_json(self.folder / "manifest.json", self.manifest)
 
     def finish(self, policy: Policy | None = None) -> None:
-        """Save what was trained, mark the run complete, and drop what was kept to go on from."""
+        """Save what was trained, mark the run complete, and drop what was kept to continue from."""
         if policy:
             self.save_model(policy, "model")
         self.manifest["finished"] = now()
@@ -134,12 +134,12 @@ class Run:
                 return
         raise RunError(
             f"run={self.folder}: the folder was deleted or moved away while the run wrote to it; put it back, or run "
-            "the same command to begin anew"
+            "the same command to begin again"
         )
 
 
 def open_run(config: Config, stage: str) -> Run:
-    """Create the run folder, or open it to go on. Raises RunError where that would mix or overwrite runs."""
+    """Create the run folder, or open it to continue. Raises RunError where that would mix or overwrite runs."""
     run = Run(Path(config.run), config)
     run.manifest = from_first(lambda: _open(run, stage))
     if run.complete:
@@ -229,7 +229,7 @@ def _changed_code(run: Run) -> str:
     before = run.manifest.get("code", now_there)
     changed = sorted(name for name in before.keys() | now_there.keys() if before.get(name) != now_there.get(name))
     if changed and not run.config.accept_code:
-        return f"the code of {', '.join(changed)} has changed since the run began; accept_code=true goes on with it"
+        return f"the code of {', '.join(changed)} has changed since the run began; accept_code=true continues with it"
     if changed:
         run.manifest.setdefault("code_changes", []).append({"at": now(), "before": before})
         run.manifest["code"] = now_there
@@ -238,7 +238,7 @@ def _changed_code(run: Run) -> str:
 
 
 def _has_results(run: Run) -> bool:
-    """Whether there is anything to lose. A run that failed before its first step (a model not found) starts anew."""
+    """Whether there is anything to lose. A run that failed before its first step (a model not found) starts again."""
     metrics = run.folder / "metrics.jsonl"
     there = any((run.folder / name).exists() for name in ("checkpoints", "samples.jsonl", SAMPLED, EVALUATION, "model"))
     return run.complete or there or (metrics.exists() and metrics.stat().st_size > 0)

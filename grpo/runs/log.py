@@ -104,12 +104,14 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _open_lines(path: Path, length: int) -> IO[str]:
-    """Open a file to go on after its first `length` bytes; the rest, half a line perhaps, is cut off."""
+    """Open a file to continue after its first `length` bytes; the rest, half a line perhaps, is cut off."""
     if rank():  # the first process writes
         return open(os.devnull, "a", encoding="utf-8")
     path.touch()
     if (there := path.stat().st_size) < length:
-        say(f"{path}: the last {length - there} bytes before the checkpoint are missing; the run goes on without them")
+        say(
+            f"{path}: the last {length - there} bytes before the checkpoint are missing; the run continues without them"
+        )
     os.truncate(path, min(length, there))
     return path.open("a", encoding="utf-8")
 

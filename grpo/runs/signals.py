@@ -13,7 +13,7 @@ from grpo.distributed import all_gather
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was asked to stop, and has. No `Exception`: nothing that catches those may go on."""
+    """The run was asked to stop, and has. No `Exception`: nothing that catches those may continue."""
 
     def __init__(self, number: int, text: str):
         super().__init__(text)
@@ -21,7 +21,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Catches both signals while it is entered; a stage asks it, where it can go on from, whether to stop."""
+    """Catches both signals while it is entered; a stage asks it, where it can continue from, whether to stop."""
 
     def __init__(self) -> None:
         self.signal = 0  # that has come to this process
@@ -39,7 +39,7 @@ class StopRequest:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.signal:
-            raise Stopped(number, "stopped at once; run the same command to go on from the last checkpoint")
+            raise Stopped(number, "stopped at once; run the same command to continue from the last checkpoint")
         self.signal = number
         # no `print`: the signal may have come in the middle of one
         with contextlib.suppress(OSError):
@@ -53,4 +53,4 @@ class StopRequest:
     def check(self, done: str) -> None:
         """Raise Stopped if it was agreed; `done` is what was finished and saved last."""
         if self.agreed:
-            raise Stopped(self.agreed, f"stopped after {done}, all of it saved; run the same command to go on")
+            raise Stopped(self.agreed, f"stopped after {done}, all of it saved; run the same command to continue")

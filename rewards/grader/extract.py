@@ -94,7 +94,7 @@ def _around_box(text: str, boxes: list[str], sentences: bool) -> str:
         left = equation[0]  # 2x = \boxed{4} is no 4
     left, right = (_NO_MATHS.sub("", part).strip(" $*_\n\t") for part in (left, near))
     if re.match(r"[a-z]+ ", right, re.IGNORECASE) and not re.search(r"[0-9\\]", right):
-        right = right if len(right.split()) == 1 or re.match(_SCALED, right) else ""  # prose goes on
+        right = right if len(right.split()) == 1 or re.match(_SCALED, right) else ""  # prose follows
     return f"{left}{answer}{' ' * right[:1].isalpha()}{right}" if left or right else answer
 
 

@@ -2,7 +2,7 @@
 
 The grader here bounds its own work, but a custom reward may not, and `signal.alarm` stops neither a thread nor a
 call into C. So a reward runs in a worker process. If a completion takes it over the limit of time or memory, the
-worker is killed, that completion gets no score and is counted, and the batch goes on.
+worker is killed, that completion gets no score and is counted, and the batch continues.
 
 No score, because any score may be the best there is: 0 is, of a penalty. And nobody may earn by it: `score` says
 which completions were killed, so that the trainer can leave them out of their groups, whatever else they got.
