@@ -49,8 +49,8 @@ def bench(config: Config, steps: int = 3, warmup_tokens: int = 0) -> dict:
     for step in progress(range(steps + 1), desc="bench", unit="step"):
         started, sampling = now(device), config.sampling if step else first
         with policy.unsharded():
-            part = sample_groups(policy, token_ids, ids, config.grpo.group_size, sampling, config.seed, step)
-        rollouts = concat_rollouts(all_gather(part))
+            mine = sample_groups(policy, token_ids, ids, config.grpo.group_size, sampling, config.seed, step)
+        rollouts = concat_rollouts(all_gather(mine))
         sampled = now(device)
         rewards = torch.rand(len(rollouts), 1, generator=torch.Generator().manual_seed(step))
         metrics = update(config, policy, optimizer, Batch(rollouts, rewards, {}), torch.ones(1), step)

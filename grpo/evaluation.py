@@ -58,7 +58,8 @@ def check_evaluation(config: Config, policy: Policy, run: Run) -> None:
         return
     problems = note_held_out(config, policy, run)
     one = Completions([""], [policy.eos_ids[:1]], make_prompts(config, policy, problems[:1]), problems[:1])
-    judges(replace(config, sandbox=replace(config.sandbox, enabled=False)))(one, progress_of(config))  # has it columns?
+    here = replace(config, sandbox=replace(config.sandbox, enabled=False))
+    evaluation_rewards(here)(one, progress_of(config))  # are the columns there?
 
 
 def evaluate(config: Config, policy: Policy, run: Run | None = None) -> dict[str, Any]:
@@ -123,7 +124,7 @@ def judged_by(config: Config) -> dict[str, RewardConfig]:
     return {config.eval.reward: config.rewards.get(config.eval.reward, RewardConfig())}
 
 
-def judges(config: Config) -> RewardSet:
+def evaluation_rewards(config: Config) -> RewardSet:
     """The rewards of the run, with their arguments there, and the one that says which completion is right."""
     name = config.eval.reward
     right = config.rewards.get(name, RewardConfig())
@@ -149,7 +150,7 @@ def judge(
     """
     config = replace(config, sampling=replace(config.sampling, temperature=temperature))
     prompts, per_round = make_prompts(config, policy, problems), max(1, config.sampling.max_rows // samples)
-    journal, total, rewards = journal or Journal(), len(problems) * samples, judges(config)
+    journal, total, rewards = journal or Journal(), len(problems) * samples, evaluation_rewards(config)
     judged = journal.resume(kind, total, per_round * samples)
     with progress(total=total, initial=len(judged), desc=kind, unit="completion", leave=bool(journal.path)) as bar:
         for first in range(len(judged) // samples, len(problems), per_round):

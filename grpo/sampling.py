@@ -48,13 +48,13 @@ def sample_groups(
     Returns Rollouts with N = P * group_size rows, groups adjacent and in the order of the prompts.
     """
     per_chunk = max(1, config.max_rows // group_size)
-    parts = []
+    chunks = []
     for first in range(0, len(prompts), per_chunk):
         some = slice(first, first + per_chunk)
         names = [(p, s) for p in problem_ids[some] for s in range(group_size)]
         draws = np.stack([uniforms(seed, step, p, s, config.max_new_tokens) for p, s in names])  # [N, T]
-        parts.append(_sample_chunk(policy, prompts[some], group_size, config, torch.from_numpy(draws)))
-    return concat_rollouts(parts)
+        chunks.append(_sample_chunk(policy, prompts[some], group_size, config, torch.from_numpy(draws)))
+    return concat_rollouts(chunks)
 
 
 @torch.no_grad()

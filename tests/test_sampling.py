@@ -259,7 +259,7 @@ def test_a_short_prompt_may_be_the_last_that_is_left(make_policy):
 
 @pytest.mark.parametrize("dtype, limit", [("float32", 1e-4), ("bfloat16", 0.1)])
 def test_the_samplers_log_probs_are_the_trainers_with_thirty_layers(dtype, limit, smollm2_folder):
-    """In bfloat16 to some hundredths of a nat: matmuls of other shapes round otherwise."""
+    """In bfloat16 to a few hundredths of a nat: matmuls of other shapes round otherwise."""
     policy = load_policy(ModelConfig(str(smollm2_folder), dtype=dtype))
     prompts = [[1, 504, 1343, 314, 253], list(range(300, 340))]
     rollouts = sample(policy, prompts, IDS[:2], group_size=2, config=SamplingConfig(max_new_tokens=16))

@@ -97,8 +97,8 @@ class Sandbox:
             state = getattr(sent["trainer_state"], "__dict__", {})
             sent["trainer_state"] = {key: v for key, v in state.items() if isinstance(v, int | float | str)}
         with self._lock:
-            scores, told = self._score(sent)
-        for name, args, named in told:
+            scores, logged = self._score(sent)
+        for name, args, named in logged:
             hooks[name](*args, **named)
         return scores
 
@@ -111,7 +111,7 @@ class Sandbox:
         count = len(columns["completions"])
         answer = self._ask(columns, count)
         if not answer.failure:
-            return Scores(answer.values), answer.told
+            return Scores(answer.values), answer.logged
         if count == 1:
             self._count(answer.failure)
             return Scores([None], [0]), []
@@ -121,7 +121,7 @@ class Sandbox:
         if together.failure:  # together they are too many: what each got alone must do
             together = _joined(alone.values())
         scores = dict(zip(rest, together.values, strict=True))
-        return Scores([scores.get(row) for row in range(count)], killed), together.told
+        return Scores([scores.get(row) for row in range(count)], killed), together.logged
 
     def _try_each(self, columns: dict[str, Any], count: int) -> tuple[dict[int, Answer | RewardError], list[int]]:
         """What each completion gets alone (or how the reward raises then) by its row, and which were killed."""
@@ -172,13 +172,13 @@ class Sandbox:
 
 def _joined(answers: Iterable[Answer | RewardError]) -> Answer:
     """The answers of several calls as one; raises where one of them raised."""
-    values, told = [], []
+    values, logged = [], []
     for answer in answers:
         if isinstance(answer, RewardError):
             raise answer
         values += answer.values
-        told += answer.told
-    return Answer(values, told=told)
+        logged += answer.logged
+    return Answer(values, logged=logged)
 
 
 def _rows(columns: dict[str, Any], rows: list[int], count: int) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Answer:
     values: list[float | None] = field(default_factory=list)
     failure: str = ""
     """Why there are no values: "time", "memory" or "crash"; the worker is gone then."""
-    told: list[Call] = field(default_factory=list)
+    logged: list[Call] = field(default_factory=list)
     seconds: float = 0.0
     """How long it took."""
     first: bool = False
@@ -90,8 +90,8 @@ class Worker:
         if kind != "scores":
             self.kill()  # after a MemoryError too: what is left of it may be in pieces
             return Answer(failure=kind, seconds=took)
-        values, told = result
-        return Answer(values, told=[tuple(call) for call in told], seconds=took, first=first)
+        values, logged = result
+        return Answer(values, logged=[tuple(call) for call in logged], seconds=took, first=first)
 
     def kill(self) -> None:
         """End the process; a later call starts a new one."""
@@ -172,14 +172,14 @@ def main(argv: list[str]) -> None:
 
 def _answer(reward: Any, columns: dict[str, Any]) -> tuple[str, Any]:
     """One call: what kind of end it had, and the scores or the reason."""
-    told: list[Call] = []
+    logged: list[Call] = []
     for hook in HOOKS:
         if hook in columns:
-            columns[hook] = lambda *args, hook=hook, **named: told.append((hook, list(args), named))
+            columns[hook] = lambda *args, hook=hook, **named: logged.append((hook, list(args), named))
     if "trainer_state" in columns:
         columns["trainer_state"] = SimpleNamespace(**columns["trainer_state"])
     try:
-        return "scores", ([_score(score) for score in call_reward(reward, columns)], told)
+        return "scores", ([_score(score) for score in call_reward(reward, columns)], logged)
     except UnusableReward as error:
         return "unusable", str(error)
     except MemoryError:
@@ -194,7 +194,7 @@ def _score(score: Any) -> Any:
 
 
 def _any(value: Any) -> Any:
-    """What a hook was told, as JSON can hold it."""
+    """What a hook was called with, as JSON can hold it."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
