@@ -52,7 +52,7 @@ def same(ours: Rollouts, theirs: Rollouts) -> None:
 def test_samples_do_not_depend_on_how_many_slots_are_attended_to(kind, block, monkeypatch):
     policy = policy_of(kind)
     expected = sample(policy)
-    assert len({len(tokens) for tokens in expected.token_lists()}) > 3  # rows leave
+    assert len({len(tokens) for tokens in expected.token_lists()}) > 2  # rows leave
     monkeypatch.setitem(cache.BLOCKS, "cpu", block)
     same(sample(policy), expected)
 

@@ -148,7 +148,9 @@ def same(run: Path, whole: Path) -> bool:
     contents = []
     for folder in (run, whole):
         files = sorted(f for name in KEPT for f in [folder / name, *(folder / name).rglob("*")] if f.is_file())
-        content = {f.relative_to(folder): f.read_bytes() for f in files if f.name != "metrics.jsonl"}
+        # the clock differs, and a model card names its run
+        files = [f for f in files if f.name not in ("metrics.jsonl", "README.md")]
+        content = {f.relative_to(folder): f.read_bytes() for f in files}
         rows = metrics(folder) if (folder / "metrics.jsonl").exists() else None
         contents.append((content, rows, sorted(f.name for f in folder.iterdir())))
     return contents[0] == contents[1]
