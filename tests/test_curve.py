@@ -99,6 +99,7 @@ def test_a_run_that_is_stopped_and_continued_has_the_same_curve(whole, tmp_path,
         assert (run / name).read_bytes() == (whole / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_stop_in_the_middle_of_a_point_saves_the_steps_before_it(whole, tmp_path):
     run, original, calls = tmp_path / "run", grpo.experience.sample_groups, []
     with pytest.MonkeyPatch.context() as patch:
