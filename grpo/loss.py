@@ -180,7 +180,7 @@ AGGREGATIONS = {f.__name__: f for f in (sequence_mean, token_mean, constant, seq
 def token_loss(tokens: Tokens, config: LossConfig, counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a micro-batch; the sum over all micro-batches is the loss of the mini-batch that `counts` counts.
 
-    Returns it, and what is of interest of each token (`token_values`). Raises ValueError if a term needs log-probs of
+    Returns the loss, and the values of each token that are logged (`token_values`). Raises ValueError if a term needs log-probs of
     the reference, or entropies, that are not there.
     """
     detached = tokens.detach()
