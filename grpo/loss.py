@@ -180,8 +180,8 @@ AGGREGATIONS = {f.__name__: f for f in (sequence_mean, token_mean, constant, seq
 def token_loss(tokens: Tokens, config: LossConfig, counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a micro-batch; the sum over all micro-batches is the loss of the mini-batch that `counts` counts.
 
-    Returns the loss, and the values of each token that are logged (`token_values`). Raises ValueError if a term needs log-probs of
-    the reference, or entropies, that are not there.
+    Returns the loss, and the values of each token that are logged (`token_values`). Raises ValueError if a term needs
+    log-probs of the reference, or entropies, that are not there.
     """
     detached = tokens.detach()
     ratio = RATIOS[config.ratio](tokens.logps, tokens.old, tokens.advantages, tokens.mask, config)  # [B, T]

@@ -88,8 +88,8 @@ class BatchConstants:
     reference: Tensor | None
     """[N, T] log-probs of the frozen reference; None without KL."""
     old: Tensor | None
-    """[N, T] log-probs of the policy before its first update on the batch. None where a batch gets one update: then they
-    are the current ones."""
+    """[N, T] log-probs of the policy before its first update on the batch. None where a batch gets one
+    update: then they are the current ones."""
     old_entropy: Tensor | None
     """[N, T] entropies of that policy, for weights that compare a token with all others of its mini-batch."""
 
