@@ -103,7 +103,7 @@ parity: $(VENV)/.ready-dev ## our loss and its gradient beside those of TRL's in
 docs: $(VENV)/.ready-figures ## write docs/glossary.md, docs/step.md and the demo's figure from the code and the results
 	PYTHONPATH=. $(VENV)/bin/python tests/readme.py
 	$(VENV)/bin/python -m experiments.step
-	$(VENV)/bin/python -m experiments.pairs
+	$(VENV)/bin/python -m experiments.pages
 
 lint: $(VENV)/.ready-dev ## check style
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
