@@ -23,9 +23,16 @@ from grpo.statistics import Difference, crossed
 
 REPO = Path(__file__).parents[1]
 RESULTS, FIGURE = REPO / "experiments" / "results", REPO / "docs" / "demo.svg"
-PAGES = [REPO / name for name in ("README.md", "docs/demo.md", "docs/losses.md")]
+PAGES = [REPO / name for name in ("README.md", "docs/demo.md", "docs/losses.md", "docs/paper.md")]
 MARKS = re.compile(r"(<!-- python -m experiments\.pages (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
+MATH_500 = {  # of its README
+    "base": ("45.4", "58.6"),
+    "SFT, full": ("58.2", "66.2"),
+    "SFT, LoRA": ("42.2", "-"),
+    "SFT + GRPO": ("50.0", "57.6"),
+    "GRPO only": ("54.6", "73.8"),
+}
 BY_TOTAL = "groups dropped by total reward"
 STAGES = {"base": "base", "SFT, full": "sft", "SFT, LoRA": "sft", "SFT + GRPO": "grpo", "GRPO only": "grpo"}
 LESS = (
@@ -130,6 +137,16 @@ def levels() -> str:
     return "\n".join(lines)
 
 
+def beside_the_paper() -> str:
+    """MATH-500 of the paper's two sizes, and the demo's accuracy."""
+    found = read("paper")
+    lines = ["| model | 1.5B, MATH-500 | 7B, MATH-500 | here, the demo: sampled, held out |", "|---|---|---|---|"]
+    for variant, stage in STAGES.items():
+        here = values(found, variant, stage, *COLUMNS["accuracy, sampled"])
+        lines.append(f"| {' | '.join([variant, *MATH_500[variant], here])} |")
+    return "\n".join([*lines, "", facts(found)])
+
+
 def differences(name: str, pairs: list[tuple[str, str]]) -> str:
     """A table of paired differences."""
     found = read(name)
@@ -140,6 +157,19 @@ def differences(name: str, pairs: list[tuple[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def losses() -> str:
+    """Each preset's accuracy, and in pairs what it is less that of `grpo`."""
+    found = read("losses")
+    lines = ["| preset | accuracy, sampled | less `grpo` | | accuracy, greedy | less `grpo` | |", "|---" * 7 + "|"]
+    for variant in found["variants"]:
+        cells = [variant]
+        for kind in KINDS:
+            cells.append(values(found, variant, "sft" if variant == "SFT" else "grpo", kind, "accuracy"))
+            cells.append(" | " if variant == "grpo" else in_a_cell(difference(found, variant, "grpo", kind)))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", facts(found)])
+
+
 def less_none(name: str, variants: tuple[str, ...]) -> str:
     return differences(name, [(variant, "none") for variant in variants if variant != "none"])
 
@@ -147,10 +177,12 @@ def less_none(name: str, variants: tuple[str, ...]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "headline": headline,
     "paper": lambda: rows("paper", STAGES, "model"),
+    "beside_the_paper": beside_the_paper,
     "levels": levels,
     "pairs": lambda: differences("paper", list(LESS)),
     "reflection": lambda: rows("reflection", dict.fromkeys(REFLECTION, "grpo"), "reflection reward"),
     "reflection_pairs": lambda: less_none("reflection", REFLECTION),
+    "losses": losses,
     "incompetent": lambda: rows("incompetent", dict.fromkeys(INCOMPETENT, "grpo"), "reflection reward"),
     "incompetent_pairs": lambda: less_none("incompetent", INCOMPETENT),
 }

@@ -1,53 +1,48 @@
-"""The documented differences are what the committed results say, paired by seed."""
+"""The tables and intervals of README and docs are what the committed results say."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
+import numpy as np
 import pytest
 
-from experiments import pairs
+from experiments import pages
+from grpo.statistics import Difference, crossed
 
-REPO = Path(__file__).parents[1]
 PAIR = re.compile(r"([-+]0\.\d{3})\s+\[([-+]0\.\d{3}), ([-+]0\.\d{3})\]")
 
 
-def test_the_table_of_differences_is_current():
-    page = pairs.PAGE.read_text(encoding="utf-8")
-    assert pairs.replaced(page, pairs.table()) == page, "write it again: make docs"
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
+def test_the_tables_are_current(page):
+    text = page.read_text(encoding="utf-8")
+    assert pages.MARKS.search(text) and pages.replaced(text) == text, "write it again: make docs"
 
 
-@pytest.mark.parametrize("name", ["docs/demo.md", "README.md"])
-def test_each_interval_in_the_text_is_one_of_the_table_or_of_its_own_pair(name):
-    there = set(PAIR.findall(pairs.table()))
-    found = pairs.read("incompetent")
-    gated = pairs.by_seed(
-        *(pairs.accuracy(found, (v, "grpo"), "sampled") for v in ("gated, groups dropped by total reward", "gated"))
-    )
-    there.add(tuple(f"{x:+.3f}" for x in (gated.mean, gated.low, gated.high)))
-    text = (REPO / name).read_text(encoding="utf-8")
-    assert set(PAIR.findall(text)) <= there
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
+def test_each_interval_in_the_text_is_one_of_a_table(page):
+    """Text may repeat an interval of a table, and state no other."""
+    there = {pair for table in pages.TABLES.values() for pair in PAIR.findall(table())}
+    assert set(PAIR.findall(page.read_text(encoding="utf-8"))) <= there
 
 
-def test_a_difference_by_seed_is_students():
-    d = pairs.by_seed([0.5, 0.6, 0.7], [0.4, 0.4, 0.4])
-    assert (d.mean, d.low, d.high) == pytest.approx(
-        (0.2, 0.2 - 4.303 * 0.1 / 3**0.5, 0.2 + 4.303 * 0.1 / 3**0.5), abs=1e-4
-    )
-    assert not d.shown and pairs.by_seed([0.5, 0.51], [0.1, 0.11]).shown
-    with pytest.raises(ValueError, match="the same seeds twice"):
-        pairs.by_seed([0.5], [0.4])
+def test_a_difference_is_that_of_the_lab():
+    found = {"right": {"a": {"sampled": [[1.0, 0.5, 0.0], [1.0, 1.0, 0.5]]}, "b": {"sampled": [[0.0] * 3] * 2}}}
+    d = pages.difference(found, "a", "b", "sampled")
+    assert d == crossed(np.array(found["right"]["a"]["sampled"]), np.zeros((2, 3)))
+    assert pages.in_a_cell(Difference(0.1, -0.05, 0.25, 3, 2)) == "+0.100 [-0.050, +0.250] | not shown"
+    assert pages.in_a_cell(Difference(0.1, 0.05, 0.15, 3, 2)).endswith("| shown")
 
 
 def test_the_figure_has_the_same_bytes_for_the_same_values(tmp_path):
     pytest.importorskip("matplotlib")
     for name in "ab":
-        assert pairs.draw(tmp_path / f"{name}.svg")
+        assert pages.draw(tmp_path / f"{name}.svg")
     text = (tmp_path / "a.svg").read_bytes()
     assert text == (tmp_path / "b.svg").read_bytes() and b"SFT + GRPO" in text and b"dc:date" not in text
 
 
-def test_a_page_without_the_marks_is_refused():
-    with pytest.raises(ValueError, match="the marks"):
-        pairs.replaced("no marks", "text")
+def test_a_table_that_nothing_writes_is_an_error():
+    with pytest.raises(KeyError, match="nothing"):
+        pages.replaced("<!-- python -m experiments.pages nothing -->\n<!-- end -->")
+    assert pages.replaced("no marks") == "no marks"
