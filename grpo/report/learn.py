@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import PurePath
 
 from grpo.report.charts import Series, dot_chart, finite, line_chart
+from grpo.report.expected import behind
 from grpo.report.read import Row, RunData, as_number
 from grpo.runs.history import WINDOW, History
 
@@ -86,8 +87,8 @@ def dots(runs: list[RunData]) -> str:
     return dot_chart("Held-out accuracy with 95 % intervals: sampled (filled), greedy (hollow)", rows)
 
 
-def accuracy_chart(run: RunData) -> str:
-    """The held-out curve, where the run has one, over the accuracy on training problems."""
+def accuracy_chart(run: RunData, band: Row) -> str:
+    """The held-out curve, where the run has one, over the accuracy on training problems, the expected band behind."""
     right = run.series(f"reward_{run.setup.right}")
     means = History(run.metrics).mean(f"reward_{run.setup.right}").tolist() if run.metrics else []
     smooth = [(x, y) for (x, _), y in zip(right, means, strict=True)]
@@ -96,6 +97,7 @@ def accuracy_chart(run: RunData) -> str:
     return line_chart(
         f"Accuracy of {run.name}",
         [
+            *behind(f"reward_{run.setup.right}", band, smooth=True),
             Series(f"training, mean of {WINDOW} steps", smooth, "s0"),
             Series("held-out, sampled", curve, "s1"),
             Series("held-out, greedy", greedy, "s2"),
