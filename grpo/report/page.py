@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,14 @@ def write_reports(folder: Path) -> str:
 def write_report(run: Path) -> None:
     """Write the page of one run folder. Raises OSError, ValueError."""
     write_text(run / "report.html", page(run.resolve().name, [read_run(run)]))
+
+
+def write_folder(folder: Path, evaluations: dict[str, Row]) -> None:
+    """Write the page of a folder of runs, and none of its runs'. evaluations: what to show of runs in place of their
+    eval.json, by their path below the folder. Raises OSError, ValueError."""
+    runs = [read_run(path, name_in(path, folder)) for path in find_runs(folder)]
+    runs = [replace(run, evaluation=evaluations.get(run.name, run.evaluation)) for run in runs]
+    write_text(folder / "report.html", page(folder.resolve().name, runs))
 
 
 def name_in(run: Path, folder: Path) -> str:
