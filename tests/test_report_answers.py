@@ -122,6 +122,9 @@ def test_the_page_is_refreshed_as_often_as_its_cost_allows(tmp_path, monkeypatch
     monkeypatch.setattr("grpo.report.live.write_report", lambda folder: (_ for _ in ()).throw(OSError("full")))
     live.write()
     assert "report.html cannot be written: full" in capsys.readouterr().err
+    monkeypatch.setattr("grpo.report.live.write_report", lambda folder: {}["a template of another version"])
+    live.write()
+    assert "report.html cannot be written: KeyError: 'a template of another version'" in capsys.readouterr().err
 
 
 def test_while_grpo_is_at_work_its_page_has_the_newest_group(tmp_path, monkeypatch):

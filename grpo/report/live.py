@@ -51,7 +51,8 @@ def written(folder: Path, write: Callable[[], None]) -> bool:
         return False
     try:
         write()
-    except (OSError, ValueError) as error:
-        say(f"{folder}: report.html cannot be written: {error}")
+    except Exception as error:  # whatever is wrong with a page, it must not cost a run
+        text = str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
+        say(f"{folder}: report.html cannot be written: {' '.join(text.split())}")
         return False
     return True

@@ -16,7 +16,7 @@ from typing import Any
 
 import jinja2
 
-from grpo.report import curves, expected, hacks, learn, samples
+from grpo.report import curves, expected, hacks, learn, samples, tokens
 from grpo.report.glossary import REJECTION
 from grpo.report.read import Row, RunData, as_number, find_runs, read_run
 from grpo.report.tables import evaluation_rows, evaluation_table
@@ -115,7 +115,8 @@ def section(run: RunData, most: int, recorded: Row) -> dict[str, Any]:
         else "On training problems, which are other ones at each step. A held-out curve needs eval.every.",
         "hack": hack_section(run) if grpo and run.metrics else None,
         "newest": samples.newest_group(run),
-        "moved": with_probabilities(samples.moved_tokens(run)),
+        "pushed": tokens.over_the_run(run),
+        "moved": tokens.moved_tokens(run),
         "rejection": [
             (k, [v, f"{as_number(v) / sampled:.3f}"], REJECTION.get(k, "")) for k, v in run.rejection.items()
         ],
@@ -145,10 +146,3 @@ def hack_section(run: RunData) -> dict[str, Any]:
         "spread_legend": [(f"s{i % 8}", name) for i, name in enumerate(run.setup.weights)] if spread else [],
         "paid": [(name, cells, "") for name, cells in hacks.paid_by(run)],
     }
-
-
-def with_probabilities(moved: Row | None) -> Row | None:
-    """The moved tokens with their probabilities, which people read more easily than log-probs."""
-    for token in [] if moved is None else [*moved["raised"], *moved["lowered"]]:
-        token["p_before"], token["p_after"] = (math.exp(min(0.0, token[name])) for name in ("before", "after"))
-    return moved

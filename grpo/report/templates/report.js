@@ -331,13 +331,14 @@
       fill(group, groups.map((x, i) => [i, x.id]), state.group);
       fill(shade, shades.map((name) => [name, SHADES[name][0]]), state.shade);
       const values = new Map(g.c.filter((c) => c.k).map((c) => [c, c.k.text.map((_, i) => SHADES[state.shade][1](c.k, i))]));
-      const most = Math.max(1e-9, ...[...values.values()].flat().filter(Number.isFinite).map(Math.abs));
+      const sizes = [...values.values()].flat().filter(Number.isFinite).map(Math.abs).sort((a, b) => a - b);
+      const most = Math.max(1e-9, sizes[Math.ceil(0.98 * sizes.length) - 1] ?? 0); // one outlier leaves the others their shade
       view.replaceChildren(
         el("h3", {}, `${r.name}, step ${state.step}: the tokens of all its chosen groups that the update moved most`),
         el("h4", {}, "Most raised"), moved(groups, 1), el("h4", {}, "Most lowered"), moved(groups, -1),
         el("h3", {}, `Group ${g.id}, shaded by ${SHADES[state.shade][0]}`),
         el("p", { class: "question" }, g.q),
-        el("p", { class: "about" }, `Full shade: ${short(most)}. A solid line below: raised, a dotted one: lowered. Struck: clipped.`),
+        el("p", { class: "about" }, `Full shade: ${short(most)} or more. A solid line below: raised, a dotted one: lowered. Struck: clipped.`),
         el("div", { class: "group" }, ...g.c.filter((c) => c.k).map((c) => {
           const kind = c.ok === undefined ? "" : c.ok ? "right" : "wrong";
           return el("article", { class: kind }, el("header", {}, verdict(c), el("span", {}, `advantage ${signed(c.v)}`)), ...tokens(c, values.get(c), most));
