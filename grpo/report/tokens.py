@@ -60,6 +60,12 @@ def probability(logp: float) -> float:
     return math.exp(min(0.0, logp))
 
 
+def in_words(logp: float) -> str:
+    """A probability, which people read more easily than a log-prob."""
+    p = probability(logp)
+    return f"{p:.3f}" if p >= 0.001 else "<0.001"
+
+
 def moved_tokens(run: RunData, count: int = 8) -> Row | None:
     """The tokens that the newest step with tokens raised and lowered most, with their context."""
     steps = steps_of(run)
@@ -79,8 +85,9 @@ def moved_tokens(run: RunData, count: int = 8) -> Row | None:
                 at += len(text)
         if moved:
             moved = distinct(sorted(moved, key=lambda token: -abs(token["change"])))
-            for token in moved:  # people read probabilities more easily than log-probs
-                token["p_before"], token["p_after"] = (probability(token[name]) for name in ("before", "after"))
+            for token in moved:
+                token |= {name: token[name].replace("\n", "\u23ce") for name in ("left", "text", "right")}
+                token |= {f"p_{name}": in_words(token[name]) for name in ("before", "after")}
             raised, lowered = ([t for t in moved if sign * t["change"] > 0][:count] for sign in (1, -1))
             return {"step": step, "raised": raised, "lowered": lowered}
     return None

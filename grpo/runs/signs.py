@@ -198,10 +198,8 @@ def at_maximum(history: History, setup: Setup) -> list[Sign]:
     """A reward whose mean rose to its highest value so far, and which no longer sets completions apart."""
     found = []
     for name in setup.weights:
-        mean, share = (
-            history.mean(f"reward_{name}"),
-            np.abs(np.nan_to_num(history.mean(f"spread_share_{name}"), nan=1.0)),
-        )
+        mean = history.mean(f"reward_{name}")
+        share = np.abs(np.nan_to_num(history.mean(f"spread_share_{name}"), nan=1.0))
         highest = np.fmax.accumulate(np.nan_to_num(history.column(f"reward_max_{name}"), nan=-np.inf))
         risen = mean - mean[min(WINDOW, len(mean)) - 1] >= RISEN * highest
         seen = (mean >= 0.99 * highest) & (highest > 0) & (share < 0.02) & risen
@@ -271,9 +269,8 @@ def flat_groups(history: History, setup: Setup) -> list[Sign]:
     elif right < 0.2:
         cause = "most are wrong throughout: the problems are too hard; use easier ones, or a finer reward"
     else:
-        cause = (
-            f"raise grpo.group_size={setup.group_size}, use problems that the model solves sometimes, or a finer reward"
-        )
+        size = setup.group_size
+        cause = f"raise grpo.group_size={size}, use problems that the model solves sometimes, or a finer reward"
     where = "every group" if share[-1] == 1 else f"{share[-1]:.0%} of the groups"
     text = f"in {where} all completions earned the same, so there is nothing to learn from: {cause}"
     return _sign(history, "flat_groups", share > FLAT, share, FLAT, text)

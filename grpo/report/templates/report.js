@@ -256,6 +256,8 @@
     entropy: ["entropy", (k, i) => k.entropy[i]], ratio: ["ratio \u2212 1", (k, i) => k.ratio[i] - 1], weight: ["weight \u2212 1", (k, i) => k.weight[i] - 1],
   };
   const seen = (text) => (text === "\n" ? "\u23ce\n" : text);
+  const inline = (text) => text.replaceAll("\n", "\u23ce");
+  const chance = (logp) => (logp < Math.log(0.001) ? "<0.001" : Math.exp(logp).toFixed(3));
 
   function pushed(area, runs) {
     const stepsOf = (r) => r.data.steps.filter(([, groups]) => groups.some((g) => g.c.some((c) => c.k)));
@@ -315,8 +317,8 @@
       return table(sign > 0 ? "Most raised tokens" : "Most lowered tokens",
         [["in context", ""], ["change of log p", "number"], ["p before", "number"], ["p after", "number"], ["times", "number"], ["the first of them in a completion", ""]],
         [...rows.values()].slice(0, 10).map(({ c, i, change, left, right, times }) => [
-          el("span", {}, el("code", {}, left), el("b", {}, `[${seen(c.k.text[i])}]`), el("code", {}, right)),
-          signed(change, 3), Math.exp(c.k.before[i]).toFixed(3), Math.exp(c.k.after[i]).toFixed(3), String(times),
+          el("span", {}, el("code", {}, inline(left)), el("b", {}, `[${inline(c.k.text[i])}]`), el("code", {}, inline(right))),
+          signed(change, 3), chance(c.k.before[i]), chance(c.k.after[i]), String(times),
           `${c.ok === undefined ? "" : c.ok ? "right, " : "wrong, "}advantage ${signed(c.v)}`]));
     }
     function show() {
