@@ -10,24 +10,26 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SETTINGS = ("bench/tiny.yaml", "demo/*.yaml", "gsm8k/*.yaml", "paper/*.yaml", "svamp/*.yaml")
+SHIPPED = ("bench/tiny.yaml", "demo/*.yaml", "gsm8k/*.yaml", "paper/*.yaml", "svamp/*.yaml")
+SHIPPED += ("results/expected/demo.json",)  # the band that the report draws behind the demo's curves
 
 
-class BuildWithSettings(build_py):
-    """A built package also holds the stages' YAML files, as grpo/experiments/: a checkout has them beside `grpo`."""
+class BuildWithExperiments(build_py):
+    """A built package also holds the stages' YAML files and the demo's expected band, as grpo/experiments/: a checkout
+    has them beside `grpo`."""
 
     def run(self) -> None:
         super().run()
-        for file in [] if self.editable_mode else self.settings():
+        for file in [] if self.editable_mode else self.shipped():
             target = Path(self.build_lib, "grpo", file)
             self.mkpath(str(target.parent))
             self.copy_file(str(file), str(target))
 
-    def settings(self) -> list[Path]:
-        return [file for names in SETTINGS for file in sorted(Path("experiments").glob(names))]
+    def shipped(self) -> list[Path]:
+        return [file for names in SHIPPED for file in sorted(Path("experiments").glob(names))]
 
     def get_source_files(self) -> list[str]:  # what a source distribution needs
-        return [*super().get_source_files(), *map(str, self.settings())]
+        return [*super().get_source_files(), *map(str, self.shipped())]
 
 
 setup(
@@ -50,7 +52,7 @@ setup(
         "Typing :: Typed",
     ],
     project_urls={"Paper": "https://arxiv.org/abs/2603.14041"},
-    cmdclass={"build_py": BuildWithSettings},
+    cmdclass={"build_py": BuildWithExperiments},
     python_requires=">=3.11",
     packages=[
         "grpo",

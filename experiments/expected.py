@@ -6,8 +6,8 @@
     python -m experiments.expected check runs/demo/3-grpo                      a line (`make demo` ends with it)
     python -m experiments.expected minimal [SEED]                              `make minimal`: run it, then the line
 
-A band file holds values, of each metric a list per seed, not limits and not pictures. experiments/lab/bands.py says
-what the band is. Making one continues where it was stopped.
+A band file holds values, of each metric a list per seed, not limits and not pictures. grpo/bands.py says what the band
+is. Making one continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.ablate import cores
-from experiments.lab.bands import Curves, in_a_line
 from experiments.lab.plan import Node, Plan, Stage, nodes_of
 from experiments.lab.results import where_from
 from experiments.lab.runner import Failed, run_all
+from grpo import bands
+from grpo.bands import Curves
 from grpo.curve import read_rows
 from grpo.runs.files import RunError, read_mapping, write_text
 from grpo.runs.folder import flatten
@@ -35,8 +36,6 @@ from grpo.runs.folder import flatten
 FOLDER = Path(__file__).parent / "results" / "expected"
 DEMO = ("reward", "reward_accuracy", "reward_format", "reflections", "length", "entropy", "kl", "loss", "grad_norm")
 LINE = re.compile(r"^step +\d+ ")
-FREE = ("run", "seed", "threads", "model.path", "model.device", "parallel", "log.", "eval.", "sandbox.", "max_skipped")
-FREE += ("accept_code", "tokens_per_micro_batch", "sampling.max_rows", "data.root", "model.recompute")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -191,18 +190,17 @@ def check_run(run: Path, band: Path) -> str:
     """A line: does a run of the demo's GRPO lie within the band?"""
     if not band.is_file():
         return f"expected: not compared, {band} is not there"
-    expected, here = read_mapping(band), shaping(run)
-    there = expected["settings"]
-    if different := [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]:
+    expected = read_mapping(band)
+    if different := bands.differing(expected, shaping(run)):
         return f"expected: not compared, the run's settings are not those of the band: {', '.join(different[:4])}"
-    return in_a_line(expected["curves"], demo_curves(run), short(band))
+    return f"expected: {bands.verdict(expected['curves'], demo_curves(run))} ({short(band)})"
 
 
 def shaping(run: Path) -> dict[str, Any]:
     """The settings that shape the curves. Raises RunError where the run cannot be read."""
     if not (run / "config.yaml").is_file():
         raise RunError(f"{run}: no run is there")
-    return {key: x for key, x in flatten(read_mapping(run / "config.yaml")).items() if not key.startswith(FREE)}
+    return bands.shaping(flatten(read_mapping(run / "config.yaml")))
 
 
 def run_minimal(given: argparse.Namespace) -> int:
@@ -215,7 +213,7 @@ def run_minimal(given: argparse.Namespace) -> int:
             lines.append(line)
     if not process.returncode and given.band.is_file():
         expected = read_mapping(given.band)["curves"]
-        print(in_a_line(expected, minimal_curves("".join(lines)), short(given.band)))
+        print(f"expected: {bands.verdict(expected, minimal_curves(''.join(lines)))} ({short(given.band)})")
     return process.returncode
 
 

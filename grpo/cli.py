@@ -212,7 +212,7 @@ DEMO = (("base", "base"), ("sft", "sft"), ("grpo", "grpo"), ("eval", "eval"))
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    """The demo's stages one after another, then their table, once, and the report."""
+    """The demo's stages one after another; the last shows their table, once, and writes their page."""
     for text in arguments.overrides:
         if text.partition("=")[0] in ("run", "model.path", "stage", "eval.folder"):
             raise ConfigError(f"demo: {text.partition('=')[0]} differs from stage to stage; run the stages one by one")
@@ -221,9 +221,6 @@ def _demo(arguments: argparse.Namespace) -> None:
         stage = argparse.Namespace(name=name, config=f"experiments/demo/{file}.yaml", overrides=arguments.overrides,
                                    json=False, quiet=name != "eval")  # fmt: skip
         _configured(stage)
-    from grpo.report.page import write_reports
-
-    print("\n" + write_reports(Path("runs/demo")).rpartition("\n")[2])
 
 
 def _audit(arguments: argparse.Namespace) -> int:
@@ -240,12 +237,12 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from grpo.report.page import find_runs, write_reports
+    from grpo.report.page import find_runs, name_in, write_reports
     from grpo.runs.files import read_mapping
 
     table = write_reports(arguments.folder)
     if arguments.json:
-        found = [run / "eval.json" for run in find_runs(arguments.folder)]
-        evaluations = {file.parent.name: read_mapping(file) for file in found if file.exists()}
+        found = {name_in(run, arguments.folder): run / "eval.json" for run in find_runs(arguments.folder)}
+        evaluations = {name: read_mapping(file) for name, file in found.items() if file.exists()}
         table = json.dumps({"evaluations": evaluations, "report": str(arguments.folder / "report.html")})
     print(table)

@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from transformers.utils import logging as transformers_logging
@@ -19,7 +20,7 @@ from grpo.distributed import from_first, process_group, rank
 from grpo.evaluation import evaluate, judge, note_held_out
 from grpo.model.policy import Policy, load_policy
 from grpo.rejection import train_rejection
-from grpo.report.live import LiveReport
+from grpo.report.live import LiveReport, write_evaluation
 from grpo.report.tables import evaluation_table
 from grpo.runs.config import Config
 from grpo.runs.evaluations import read_evaluation
@@ -99,8 +100,11 @@ def _base(config: Config, arguments: argparse.Namespace) -> None:
 
 def _evaluate(config: Config, arguments: argparse.Namespace) -> None:
     """Stage 4: evaluate config.model, or every model of eval.folder, and show them side by side."""
-    results = evaluate_models(config)
-    _show(json.dumps(results) if getattr(arguments, "json", False) else evaluation_table(results))
+    results, made = evaluate_models(config)
+    page = write_evaluation(Path(config.eval.folder) if config.eval.folder else None, results, made)
+    _show(json.dumps(results) if arguments.json else evaluation_table(results))
+    if page:
+        say(f"report: {page}")
 
 
 def _show(text: str) -> None:

@@ -26,9 +26,10 @@ from grpo.runs.journal import Judged
 from grpo.statistics import paired
 
 
-def evaluate_models(config: Config) -> dict[str, dict[str, Any]]:
-    """Evaluate config.model, or every model of eval.folder. Returns the figures by name, with paired differences.
+def evaluate_models(config: Config) -> tuple[dict[str, dict[str, Any]], list[Path]]:
+    """Evaluate config.model, or every model of eval.folder.
 
+    Returns the figures by name, with paired differences, and the folders of the evaluations that are this command's.
     What a run has evaluated itself, in the same way, is not evaluated again. Raises RunError, ValueError.
     """
     folder, against = config.eval.folder, config.eval.against
@@ -37,7 +38,16 @@ def evaluate_models(config: Config) -> dict[str, dict[str, Any]]:
         models[against] = against
     data = data_hash(load_problems(config.eval.data, config.eval.seed))
     runs = {name: evaluate_model(config, name, path, data) for name, path in models.items()}
-    return from_first(lambda: in_pairs(config, models, runs, data))
+    results = from_first(lambda: in_pairs(config, models, runs, data))
+    made = {name: run for name, run in runs.items() if is_made_here(config, run)}
+    for name, run in made.items():  # all are evaluated now, so it has its difference
+        write_json(run / "eval.json", results[name])
+    return results, list(made.values())
+
+
+def is_made_here(config: Config, run: Path) -> bool:
+    """Whether an evaluation is this command's, and not the one of a training run."""
+    return run.is_relative_to(config.run) and read_mapping(run / "manifest.json").get("stage") == "eval"
 
 
 def evaluate_model(config: Config, name: str, path: str, data: str) -> Path:

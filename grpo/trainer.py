@@ -22,6 +22,7 @@ from data import fitting, load_problems
 from data.prompts import prompts_hash
 from data.stream import Stream
 from grpo.advantages import group_advantages, unscored
+from grpo.audits import say_audits
 from grpo.curve import held_out_point
 from grpo.distributed import all_reduce, reduce_metrics
 from grpo.evaluation import PROMPTS, check_evaluation
@@ -70,6 +71,7 @@ def train_grpo(config: Config, run: Run) -> Policy:
     stream = Stream(problems, config.seed, position, stage=run.stage, shuffle=config.data.shuffle)
 
     say_start("grpo", config, policy, len(problems))
+    say_audits(config, rewards, problems, chat=prompts[0].messages is not None)
     for step in keeper.steps_left("grpo", held_out_point):
         with policy.unsharded(), keeper.saved_on(RewardFailure):
             batch = collect(config, policy, rewards, stream, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -61,6 +62,35 @@ def test_grpo_eval_shows_each_model_beside_its_parent(runs, tmp_path, capsys):
     assert words[2:] == ["-", "1-base", "2-sft"]
     found = json.loads((folder / "3-sft" / "eval.json").read_text())["paired"]
     assert f"{found['sampled']:+.3f}" in table and f"{found['sampled_ci95'][0]:+.3f} to " in table
+
+
+def test_grpo_eval_writes_the_page_of_the_folder_and_of_what_it_evaluated(runs, tmp_path, capsys):
+    folder, settings = runs
+    (folder / "report.html").unlink(missing_ok=True)
+    assert run_stage("eval", tmp_path / "eval", **settings, eval__against="1-base") == 0
+    assert f"report: {folder / 'report.html'}" in capsys.readouterr().err
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    verdict = re.search(r'<p class="lead">3-sft: (.*?)</p>', page)[1]
+    assert (
+        "1-base" in verdict and "2-sft" not in verdict and "on the same 12 problems" in verdict
+    )  # as the table has it
+    one = {k: v for k, v in settings.items() if k != "eval__folder"} | {"model__path": folder / "3-sft"}
+    assert run_stage("eval", tmp_path / "alone", **one, eval__against=folder / "1-base") == 0
+    assert f"report: {tmp_path / 'alone' / 'report.html'}" in capsys.readouterr().err
+    paired = json.loads((tmp_path / "alone" / "eval.json").read_text())["paired"]
+    assert paired["against"] == str(folder / "1-base") and paired["problems"] == 12
+    assert "1-base" in (tmp_path / "alone" / "report.html").read_text(encoding="utf-8").partition("By level")[0]
+    assert json.loads((folder / "3-sft" / "eval.json").read_text())["paired"]["against"] == "2-sft"  # as it was
+    assert (folder / "1-base" / "report.html").is_file()  # a stage's page, written at its end
+
+
+def test_evaluations_as_json_are_all_that_stands_on_stdout(runs, tmp_path, capsys):
+    folder, settings = runs
+    assert run_stage("eval", tmp_path / "eval", "--json", **settings) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert list(results) == ["1-base", "2-sft", "3-sft"] and results["3-sft"]["paired"]["against"] == "2-sft"
+    stored = json.loads((folder / "2-sft" / "eval.json").read_text())
+    assert results["2-sft"] == stored and stored["problems"] == 12
 
 
 def test_a_named_model_takes_the_parents_place(runs, tmp_path, capsys):

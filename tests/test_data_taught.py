@@ -14,6 +14,7 @@ USER, REPLY = (
     {"role": "assistant", "content": "<think>\n4.\n</think>\n\nIt is 4."},
 )
 SYSTEM = {"role": "system", "content": "Think."}
+SHARED = [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": REPLY["content"]}]
 TURN = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
 
 
@@ -28,6 +29,11 @@ def load(tmp_path, *rows, teach=True, **config):
         ({"messages": [USER, REPLY]}, "2 + 2?", [], REPLY["content"]),
         ({"messages": [SYSTEM, *TURN, USER, REPLY]}, "2 + 2?", [SYSTEM, *TURN], REPLY["content"]),
         ({"messages": [USER, REPLY], "prompt": "another"}, "2 + 2?", [], REPLY["content"]),
+        ({"conversations": SHARED}, "2 + 2?", [], REPLY["content"]),
+        ({"conversations": [{"from": "system", "value": "Think."}, *SHARED]}, "2 + 2?", [SYSTEM], REPLY["content"]),
+        ({"conversations": SHARED, "system": "Think."}, "2 + 2?", [SYSTEM], REPLY["content"]),
+        ({"conversations": [USER, REPLY], "system": " "}, "2 + 2?", [], REPLY["content"]),
+        ({"conversations": SHARED, "prompt": "another"}, "2 + 2?", [], REPLY["content"]),
         ({"prompt": "2 + 2?", "completion": " 4"}, "2 + 2?", [], " 4"),
         ({"prompt": [USER], "completion": [REPLY]}, "2 + 2?", [], REPLY["content"]),
         ({"prompt": [*TURN, USER], "completion": "4"}, "2 + 2?", TURN, "4"),
@@ -68,6 +74,13 @@ def test_a_conversation_also_serves_grpo_if_there_is_an_answer(tmp_path):
         ({"messages": [USER, {**REPLY, "content": " "}]}, "a conversation whose reply is empty"),
         ({"messages": []}, "a conversation whose last message is not the user's"),
         ({"messages": [USER, {**REPLY, "content": None}]}, "a list, but not of messages"),
+        ({"conversations": SHARED[1:]}, "a conversation whose last message before the reply is not the user's"),
+        (
+            {"conversations": [*SHARED, {"from": "tool", "value": "4"}]},
+            "has a message from 'tool'; there may be human, ",
+        ),
+        ({"conversations": [{"from": "human", "value": None}]}, "a list, but not of messages"),
+        ({"conversations": [SHARED[0], REPLY]}, "a list, but not of messages"),
         ({"prompt": "q", "completion": [USER]}, "'completion' is a list, but not of one message of the assistant"),
         ({"prompt": "q", "completion": [REPLY, REPLY]}, "but not of one message"),
         ({"prompt": "q", "completion": 4}, "the field 'completion' must be text or messages, not a number"),

@@ -12,7 +12,7 @@ from helpers_runs import metrics
 
 import grpo.loss
 from experiments import expected
-from experiments.lab.bands import band, first_outside, in_a_line, limits
+from grpo.bands import band, first_outside, limits, verdict
 from grpo.cli import main
 
 REPO = Path(__file__).parents[1]
@@ -95,11 +95,9 @@ def test_a_run_has_left_where_it_is_outside_twice_in_a_row():
     twice = [*inside[:2], 99.0, 99.0, *inside[4:]]
     left = first_outside(curves, {"reward": twice})
     assert (left.step, left.metric, left.value) == (3, "reward", 99.0) and left.low < 2.2 < left.high < 99
-    assert "LEFT the band of 5 seeds at step 3: reward is 99" in in_a_line(curves, {"reward": twice}, "f.json")
-    assert "within the band of 5 seeds at all 6 steps: reward (f.json)" in in_a_line(
-        curves, {"reward": inside}, "f.json"
-    )
-    assert "not compared" in in_a_line({"reward": curves["reward"][:2]}, {"reward": inside}, "f.json")
+    assert "LEFT the band of 5 seeds at step 3: reward is 99" in verdict(curves, {"reward": twice})
+    assert verdict(curves, {"reward": inside}) == "within the band of 5 seeds at all 6 steps: reward"
+    assert "not compared" in verdict({"reward": curves["reward"][:2]}, {"reward": inside})
 
 
 # ---- the commands -------------------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from helpers_report import evaluation, html_of, write_run
+from helpers_runs import grpo as run_stage
 
+import grpo.report.live
 from grpo.report.charts import Series, line_chart, thinned
 from grpo.report.curves import arms
 from grpo.report.learn import verdicts
@@ -120,3 +122,23 @@ def test_the_page_is_refreshed_as_often_as_its_cost_allows(tmp_path, monkeypatch
     monkeypatch.setattr("grpo.report.live.write_report", lambda folder: (_ for _ in ()).throw(OSError("full")))
     live.write()
     assert "report.html cannot be written: full" in capsys.readouterr().err
+    monkeypatch.setattr("grpo.report.live.write_report", lambda folder: {}["a template of another version"])
+    live.write()
+    assert "report.html cannot be written: KeyError: 'a template of another version'" in capsys.readouterr().err
+
+
+def test_while_grpo_is_at_work_its_page_has_the_newest_group(tmp_path, monkeypatch):
+    pages, write = [], grpo.report.live.write_report
+
+    def noted(folder: Path) -> None:
+        write(folder)
+        html = (folder / "report.html").read_text(encoding="utf-8")
+        finished = "load this page again to see its newest state" not in html
+        newest = re.search(r"<h3>run, step (\d+), demo/train/", html[html.index('id="browser"') :])[1]
+        pages.append((int(newest), finished))
+
+    monkeypatch.setattr(grpo.report.live, "EVERY", 0.0)
+    monkeypatch.setattr(grpo.report.live, "SHARE", 1e9)
+    monkeypatch.setattr(grpo.report.live, "write_report", noted)
+    assert run_stage("grpo", tmp_path / "run", "rewards.accuracy.weight=1", grpo__drop_zero_spread="false") == 0
+    assert pages == [(1, False), (2, False), (3, False), (4, False), (4, True)]

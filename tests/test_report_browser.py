@@ -100,7 +100,9 @@ def page(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(
-    scope="module", params=[(1280, False), (390, True), (320, False)], ids=["desktop", "phone-dark", "narrow"]
+    scope="module",
+    params=[(1280, False), (1280, True), (390, False), (390, True), (320, False)],
+    ids=["desktop", "desktop-dark", "phone", "phone-dark", "narrow"],
 )
 def browser(request, page):
     """The page, open, at a width and in a colour scheme."""

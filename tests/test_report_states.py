@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 from pathlib import Path
 
 import pytest
-from helpers_report import html_of, write_run
+from helpers_report import evaluation, html_of, write_run
 
 from grpo.cli import main
 from grpo.report.page import write_reports
@@ -105,6 +106,17 @@ def test_the_command_prints_the_table(tmp_path, capsys):
     assert main(["report", str(folder)]) == 0
     out = capsys.readouterr().out
     assert "accuracy, sampled" in out and out.endswith(f"report: {folder / 'report.html'}\n")
+
+
+def test_the_report_as_json_has_the_evaluations_by_the_path_of_their_run(tmp_path, capsys):
+    for arm, accuracy in (("a", 0.25), ("b", 0.5)):
+        write_run(tmp_path / arm / "seed-1", eval__json=evaluation(accuracy))
+    write_run(tmp_path / "c", eval__json=None)
+    assert main(["report", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    accuracies = {name: one["sampled"]["accuracy"] for name, one in found["evaluations"].items()}
+    assert accuracies == {"a/seed-1": 0.25, "b/seed-1": 0.5}
+    assert Path(found["report"]) == tmp_path / "report.html" and Path(found["report"]).is_file()
 
 
 def test_the_current_folder_has_a_name(tmp_path, monkeypatch):

@@ -70,7 +70,8 @@ def test_one_reward_of_most_of_the_gain_is_a_warning_only_where_accuracy_does_no
     [sign] = all_signs(flat, SETUP)
     assert sign.kind == "one_reward waits" and sign.serious and sign.value > 0.9
     [sign] = all_signs(rows(20, reward_waits=lambda x: x), SETUP)
-    assert sign.kind == "one_reward waits" and not sign.serious
+    assert sign.kind == "one_reward waits" and not sign.serious and sign.limit == 0.75
+    assert all_signs(rows(20, reward_waits=lambda x: x / 15), SETUP) == []  # half of the gain, beside accuracy's
     shares = gain_shares(flat, SETUP)
     assert sum(shares.values()) == pytest.approx(1) and shares["waits"] > 0.99
     assert gain_shares(rows(20, reward_accuracy=0.6), SETUP) == {}  # no gain has no shares
@@ -105,11 +106,12 @@ def test_every_other_sign_is_seen_where_it_is_there(kind, metrics):
     assert kind in kinds(rows(20, **metrics))
 
 
-def test_a_reward_at_its_maximum_is_a_note():
-    top = {"reward_format": 1.0, "reward_max_format": 1.0}
-    assert kinds(rows(10, spread_share_format=0.0, **top)) == ["at_maximum format"]
-    assert not all_signs(rows(10, spread_share_format=0.0, **top), SETUP)[0].serious
-    assert kinds(rows(10, spread_share_format=0.3, **top)) == []  # it still sets completions apart
+def test_a_reward_that_rose_to_its_maximum_is_a_note():
+    top = {"reward_format": lambda x: min(1.0, 0.7 + x), "reward_max_format": 1.0}
+    assert kinds(rows(20, spread_share_format=0.0, **top)) == ["at_maximum format"]
+    assert not all_signs(rows(20, spread_share_format=0.0, **top), SETUP)[0].serious
+    assert kinds(rows(20, spread_share_format=0.3, **top)) == []  # it still sets completions apart
+    assert kinds(rows(20, spread_share_format=0.0, reward_format=1.0, reward_max_format=1.0)) == []  # from the start
 
 
 def test_metrics_that_are_missing_or_null_are_no_sign():
@@ -143,9 +145,8 @@ def test_on_a_planted_hack_the_first_sign_is_seen_by_step_10(name):
 
 
 @pytest.mark.parametrize("name", ["demo, seed 0", "demo, seed 1"])
-def test_on_the_demo_no_warning_is_given_at_any_step(name):
+def test_on_the_demo_no_sign_is_seen_at_any_step(name):
     some, setup = recorded()[name], Setup.of({"rewards": DEMO})
     assert len(some) == 25
     seen = [sign for n in range(1, 26) for sign in all_signs(some[:n], setup)]
-    assert [sign.text for sign in seen if sign.serious] == []
-    assert seen  # notes there are
+    assert [sign.text for sign in seen] == []

@@ -61,6 +61,8 @@ def test_the_wheel_holds_what_the_package_needs_and_says_what_it_is(installed):
     theirs = {path.relative_to(installed / "grpo" / "experiments") for path in installed.rglob("*.yaml")}
     assert ours <= theirs and all((installed / name / "py.typed").exists() for name in ("grpo", "rewards", "data"))
     assert {path.name for path in installed.iterdir() if path.suffix != ".dist-info"} == {"grpo", "rewards", "data"}
+    band = "results/expected/demo.json"  # which the report draws behind the demo's curves
+    assert (installed / "grpo" / "experiments" / band).read_text() == (REPO / "experiments" / band).read_text()
     checkout = {path.relative_to(REPO) for name in ("grpo", "rewards", "data") for path in (REPO / name).rglob("*.py")}
     assert checkout <= {path.relative_to(installed) for path in installed.rglob("*.py")}
 

@@ -14,7 +14,7 @@ from data.config import DataConfig
 from data.errors import DataError
 from data.problem import Problem
 from data.sources.jsonl import Row
-from data.sources.named import PLAIN_QUESTIONS, Fields, Source
+from data.sources.named import CONVERSATIONS, PLAIN_QUESTIONS, Fields, Source
 from data.sources.text import (
     has_final_line,
     last_boxed,
@@ -25,11 +25,13 @@ from data.sources.text import (
 
 
 def question_of(row: Row, source: Source, config: DataConfig, teach: bool) -> Fields:
-    """The field of the question. SFT takes `messages` where nothing else says what to teach."""
+    """The field of the question. SFT takes a conversation where nothing else says what to teach."""
     if config.question_field or source.question:
         return config.question_field or source.question
-    if teach and "messages" in row and not row.keys() & {"solution", "completion", "answer"}:
-        return "messages"
+    if teach and not row.keys() & {"solution", "completion", "answer"}:
+        for name in CONVERSATIONS:
+            if name in row:
+                return name
     return next((name for name in PLAIN_QUESTIONS if name in row), PLAIN_QUESTIONS[0])
 
 
@@ -67,6 +69,8 @@ def to_problem(
     return Problem(id, question, answer, plain, columns, turns, "" if solution else response, place)
 
 
+SHAREGPT = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+"""Who speaks in ShareGPT's conversations, and the role that this is."""
 _PASSED_ANYWAY = "prompts completions completion_ids question answer solution trainer_state log_extra log_metric"
 RESERVED_COLUMNS = frozenset(_PASSED_ANYWAY.split())
 """What a reward is called with anyway: a column of that name would shadow it, and is left out."""
@@ -75,13 +79,19 @@ RESERVED_COLUMNS = frozenset(_PASSED_ANYWAY.split())
 def conversation(row: Row, fields: Fields) -> tuple[list[dict[str, str]], str, str]:
     """The turns before the question, the question, and the reply that follows it, if the conversation has one.
 
-    No turns and no reply where the field is text. TRL's `prompt` ends with the question.
+    No turns and no reply where the field is text. TRL's `prompt` ends with the question. ShareGPT's `conversations`
+    may have a column `system` beside them.
     """
     names = names_of(fields)
     messages = row.get(names[0])
     if len(names) > 1 or not isinstance(messages, list):
         return [], _join(row, fields), ""
+    if messages and all(isinstance(message, dict) and message.keys() >= {"from", "value"} for message in messages):
+        messages = _from_sharegpt(names[0], messages)
     _check_messages(names[0], messages)
+    system = row.get("system")
+    if names[0] == "conversations" and isinstance(system, str) and system.strip() and messages[:1]:
+        messages = messages if messages[0]["role"] == "system" else [{"role": "system", "content": system}, *messages]
     reply, end = "", "last message"
     if messages and messages[-1]["role"] == "assistant" and names[0] != "prompt":
         *messages, last = messages
@@ -118,6 +128,15 @@ def _check_messages(name: str, messages: list) -> None:
     for message in messages:
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
             raise DataError(f"the field {name!r} is a list, but not of messages {{'role': text, 'content': text}}")
+
+
+def _from_sharegpt(name: str, messages: list[dict]) -> list[dict]:
+    """{'from', 'value'} as {'role', 'content'}."""
+    for message in messages:
+        if str(message["from"]) not in SHAREGPT:
+            there = ", ".join(SHAREGPT)
+            raise DataError(f"the field {name!r} has a message from {message['from']!a}; there may be {there}")
+    return [{"role": SHAREGPT[message["from"]], "content": message["value"]} for message in messages]
 
 
 def names_of(fields: Fields) -> list[str]:

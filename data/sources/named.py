@@ -76,5 +76,7 @@ def is_file_name(name: str) -> bool:
 PLAIN = Source(question="")
 """A file of one's own, or a data set on the hub that has no name here."""
 
-PLAIN_QUESTIONS = ("question", "problem", "prompt", "messages")
+CONVERSATIONS = ("messages", "conversations")
+"""Fields of whole conversations, with the reply: OpenR1's, and ShareGPT's."""
+PLAIN_QUESTIONS = ("question", "problem", "prompt", *CONVERSATIONS)
 """Where such a one has its question: the first of these fields that is there."""

@@ -24,7 +24,8 @@ class Series:
 
     name: str
     points: Points
-    """(x, y), x ascending; those that are not finite are left out."""
+    """(x, y), x ascending; those that are not finite are left out. Empty: the band alone is drawn, as far as it lies
+    near the lines."""
     style: str = "s0"
     band: list[tuple[float, float, float]] = field(default_factory=list)
     """(x, low, high) of the area behind it."""
@@ -78,22 +79,26 @@ def _round_step(rough: float) -> float:
 def line_chart(title: str, series: list[Series], unit: str = "", x_name: str = "step") -> str:
     """Lines over steps as an <svg> element; "" where there is nothing finite to draw."""
     series = [Series(s.name, finite(s.points), s.style, s.band, s.dots, s.right) for s in series]
-    series = [s for s in series if s.points]
+    areas, series = [s for s in series if s.band and not s.points], [s for s in series if s.points]
     if not series:
         return ""
-    xs = [x for s in series for x, _ in s.points]
+    xs = [x for s in series for x, _ in s.points] + [x for s in areas for x, _, _ in s.band]
     ys = [y for s in series if not s.right for _, y in s.points]
-    ys += [y for s in series for _, low, high in s.band for y in (low, high)] or []
+    ys += [y for s in series for _, low, high in s.band for y in (low, high)]
+    ys += _near(areas, ys)
     both = any(s.right for s in series)
     across = Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT - 18 * both, whole=True)
     up = Scale(*((min(ys), max(ys)) if ys else (0.0, 1.0)), HEIGHT - BOTTOM, TOP)
     right = Scale(0.0, 1.0, HEIGHT - BOTTOM, TOP)
     parts = [_axes(across, up, right if both else None, x_name)]
-    for s in series:
+    for s in areas + series:
         axis = right if s.right else up
         if s.band:
             edge = [(x, high) for x, _, high in s.band] + [(x, low) for x, low, _ in reversed(s.band)]
+            edge = [(x, min(axis.high, max(axis.low, y))) for x, y in edge]
             parts.append(f'<polygon class="band {s.style}" points="{_path(edge, across, axis)}"/>')
+        if not s.points:
+            continue
         shown = thinned(s.points)
         if len(shown) > 1 and not s.dots:
             parts.append(f'<polyline class="line {s.style}" points="{_path(shown, across, axis)}"/>')
@@ -102,6 +107,15 @@ def line_chart(title: str, series: list[Series], unit: str = "", x_name: str = "
                 f'<circle class="dot {s.style}" cx="{across(x):.1f}" cy="{axis(y):.1f}" r="3.5"/>' for x, y in shown
             ]
     return _svg(title, "".join(parts), across, [(s.name, thinned(s.points)) for s in series], x_name, unit)
+
+
+def _near(areas: list[Series], ys: list[float]) -> list[float]:
+    """The edges of bands, as far as they leave the lines most of the figure's height. ys: the lines' values."""
+    if not ys or not areas:
+        return []
+    room = (max(ys) - min(ys)) or abs(ys[0]) * 0.1 or 1.0
+    edges = [y for s in areas for _, low, high in s.band for y in (low, high)]
+    return [max(min(edges), min(ys) - room), min(max(edges), max(ys) + room)]
 
 
 def stacked_chart(title: str, layers: list[Series], line: Series | None) -> str:
@@ -141,7 +155,7 @@ def dot_chart(title: str, rows: list[tuple[str, list[tuple[float, float, float, 
     if not rows:
         return ""
     longest = max(len(name) for name, _ in rows)
-    left, row_height = min(220, 12 + 6.2 * min(longest, 33)), 30
+    left, row_height = min(260, 16 + 7.4 * min(longest, 33)), 30
     height = TOP + row_height * len(rows) + BOTTOM
     across = Scale(0.0, 1.0, left, 560 - RIGHT)
     parts = []

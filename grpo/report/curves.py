@@ -6,8 +6,9 @@ from pathlib import PurePath
 from typing import Any
 
 from grpo.report.charts import COLOURS, Series, finite, line_chart, number
+from grpo.report.expected import band_of, behind, seeds_of
 from grpo.report.glossary import explain, in_order, unit_of
-from grpo.report.read import RunData
+from grpo.report.read import Row, RunData
 
 FREE = ("run", "seed", "threads", "parallel", "log.", "sandbox.", "model.path", "eval.folder")  # of an arm's settings
 SEEDS = 3  # runs of one setting from which on they are drawn as a mean with a band
@@ -32,13 +33,15 @@ def arms(runs: list[RunData]) -> dict[str, list[RunData]]:
     return named
 
 
-def stage(name: str, runs: list[RunData]) -> dict[str, Any]:
-    """The charts of the runs of a stage."""
-    groups, constants = cards(runs)
-    return {"name": name, "groups": groups, "constants": constants, "legend": legend(runs)}
+def stage(name: str, runs: list[RunData], recorded: Row) -> dict[str, Any]:
+    """The charts of the runs of a stage. recorded: the band of recorded runs, drawn where a run has their settings."""
+    band = next((found for run in runs if (found := band_of(run, recorded))), {})
+    groups, constants = cards(runs, band)
+    expected = [("expected", f"expected, {seeds_of(band)} seeds")] if band else []
+    return {"name": name, "groups": groups, "constants": constants, "legend": legend(runs) + expected}
 
 
-def cards(runs: list[RunData]) -> tuple[dict[str, list[dict[str, str]]], list[tuple[str, str, str]]]:
+def cards(runs: list[RunData], band: Row) -> tuple[dict[str, list[dict[str, str]]], list[tuple[str, str, str]]]:
     """A chart per logged metric below the titles of the glossary's groups; and (name, value, meaning) of what never
     changes."""
     runs = [run for run in runs if run.metrics]
@@ -49,11 +52,11 @@ def cards(runs: list[RunData]) -> tuple[dict[str, list[dict[str, str]]], list[tu
         if len(values) == 1 and sum(len(run.metrics) for run in runs) > 1:
             constants.append((name, number(values.pop()), explain(name)))
         else:
-            drawn[name] = _card(name, grouped, bool(values))
+            drawn[name] = _card(name, grouped, bool(values), behind(name, band))
     return {title: [drawn[n] for n in members] for title, members in in_order(list(drawn)).items()}, constants
 
 
-def _card(name: str, grouped: dict[str, list[RunData]], any_value: bool) -> dict[str, str]:
+def _card(name: str, grouped: dict[str, list[RunData]], any_value: bool, areas: list[Series]) -> dict[str, str]:
     series = [
         s for i, (arm, members) in enumerate(grouped.items()) for s in arm_series(name, arm, members, f"s{i % COLOURS}")
     ]
@@ -63,7 +66,7 @@ def _card(name: str, grouped: dict[str, list[RunData]], any_value: bool) -> dict
         "last": number(lasts[-1]) if len(lasts) == 1 else "",
         "unit": unit_of(name),
         "text": explain(name),
-        "svg": line_chart(name, series, unit_of(name)) if any_value else "",
+        "svg": line_chart(name, areas + series, unit_of(name)) if any_value else "",
     }
 
 

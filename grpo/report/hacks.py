@@ -10,22 +10,32 @@ from grpo.runs.signs import Sign, all_signs, gain_shares
 
 
 def headline(run: RunData, signs: list[Sign]) -> str:
-    """What the signs say together, in one sentence."""
+    """What the signs say together, and which reward made the gain, in a sentence each."""
     serious = [sign for sign in signs if sign.serious]
-    gave = len(earlier_warnings(run, signs))
     if len(run.metrics) < 8:
-        return f"{len(run.metrics)} steps are too few for most signs." + (
-            f" {len(serious)} are seen." if serious else ""
-        )
+        few = f"{len(run.metrics)} steps are too few for most signs."
+        return few + (f" {len(serious)} are seen." if serious else "")
     if any(sign.kind == "accuracy_falls" for sign in serious):
-        return f"Yes, by its signs: the reward rises and accuracy falls. Signs seen at the last step: {len(serious)}."
-    if serious:
-        return (
-            f"{len(serious)} sign{'s are' if len(serious) > 1 else ' is'} seen at the last step; read below what to do."
-        )
-    earlier = f" Warnings given on the way: {gave} (below)." if gave else ""
-    worth = " What is worth knowing is below." if signs else ""
-    return f"No sign of it at the last step.{worth}{earlier}"
+        said = f"Yes, by its signs: the reward rises and accuracy falls. Signs seen at the last step: {len(serious)}."
+    elif serious:
+        are = "signs are" if len(serious) > 1 else "sign is"
+        said = f"{len(serious)} {are} seen at the last step; read below what to do."
+    elif earlier := earlier_warnings(run, signs):
+        named = ", ".join(f"{kind.replace('_', ' ')} (step {step})" for step, kind, _ in earlier)
+        said = f"No sign of it at the last step, but there was on the way: {named}."
+    else:
+        said = f"No sign of it at the last step{', and no warning on the way' if not run.warnings else ''}."
+    return f"{said} {who_paid(run)}".rstrip()
+
+
+def who_paid(run: RunData) -> str:
+    """Which reward made the gain, in a sentence; empty where there is no gain."""
+    shares = gain_shares(run.metrics, run.setup)
+    if not shares:
+        return ""
+    first, *others = sorted(shares, key=lambda name: -shares[name])
+    rest = f", {run.setup.right} {_percent(shares[run.setup.right])}" if run.setup.right in others else ""
+    return f"Of the gain in reward since the first steps, {first} made {_percent(shares[first])}{rest}."
 
 
 def signs_of(run: RunData) -> list[Sign]:
@@ -33,13 +43,13 @@ def signs_of(run: RunData) -> list[Sign]:
     return all_signs(run.metrics, run.setup)
 
 
-def earlier_warnings(run: RunData, signs: list[Sign]) -> list[tuple[int, str]]:
-    """(step, text) of the first warning of each kind that is not seen any more."""
-    now, found = {sign.kind for sign in signs}, {}
+def earlier_warnings(run: RunData, signs: list[Sign]) -> list[tuple[int, str, str]]:
+    """(step, kind, text) of the first warning of each kind that is not given any more."""
+    now, found = {sign.kind for sign in signs if sign.serious}, {}
     for row in run.warnings:
         kind, step = str(row.get("kind")), as_number(row.get("step"))
         if kind not in now and row.get("serious", True) and math.isfinite(step):
-            found.setdefault(kind, (int(step), str(row.get("text", ""))))
+            found.setdefault(kind, (int(step), kind, str(row.get("text", ""))))
     return list(found.values())
 
 

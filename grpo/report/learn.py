@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import PurePath
 
 from grpo.report.charts import Series, dot_chart, finite, line_chart
+from grpo.report.expected import behind
 from grpo.report.read import Row, RunData, as_number
 from grpo.runs.history import WINDOW, History
 
@@ -22,7 +23,8 @@ def _verdict(run: RunData, runs: list[RunData]) -> str:
     accuracy, low, high = share_of(run, "sampled")
     n = run.evaluation.get("problems")
     if not math.isfinite(accuracy):
-        return _in_training(run) + " It has not been evaluated on held-out problems, so this says little of new ones."
+        done = _in_training(run) or f"{len(run.metrics)} steps of {run.stage}."
+        return f"{done} It has not been evaluated on held-out problems, so this says little of new ones."
     where = f"sampled accuracy {accuracy:.3f} on {f'{n} ' if n else ''}held-out problems"
     where += f" (95 % interval {low:.3f} to {high:.3f})" if math.isfinite(low) else ""
     paired = run.evaluation.get("paired")
@@ -41,9 +43,9 @@ def _verdict(run: RunData, runs: list[RunData]) -> str:
     if parent and math.isfinite(before):
         return (
             f"{where}, {accuracy - before:+.3f} from {parent.name}'s {before:.3f}. Their difference in pairs is not "
-            "stored, so it has no interval here."
-        )
-    return f"{where}. Nothing to compare it with is in this folder."
+            f"stored, so it has no interval here. {_in_training(run)}"
+        ).rstrip()
+    return f"{where}. Nothing to compare it with is in this folder. {_in_training(run)}".rstrip()
 
 
 def is_parent(other: RunData, run: RunData) -> bool:
@@ -54,15 +56,16 @@ def is_parent(other: RunData, run: RunData) -> bool:
 
 
 def _in_training(run: RunData) -> str:
+    """How accuracy went on training problems; empty where nothing was sampled."""
     right = f"reward_{run.setup.right}"
     values = [y for _, y in finite(run.series(right))]
     if run.stage == "sft" or not values:
-        return f"{len(run.metrics)} steps of {run.stage}."
+        return ""
     if len(values) < 2 * WINDOW:
         return f"{len(values)} steps so far, too few to say whether accuracy rises."
     first, last = (sum(some) / WINDOW for some in (values[:WINDOW], values[-WINDOW:]))
     return (
-        f"on training problems, {run.setup.right} went from {first:.3f} (first {WINDOW} steps) to {last:.3f} (last "
+        f"On training problems, {run.setup.right} went from {first:.3f} (first {WINDOW} steps) to {last:.3f} (last "
         f"{WINDOW})."
     )
 
@@ -86,8 +89,8 @@ def dots(runs: list[RunData]) -> str:
     return dot_chart("Held-out accuracy with 95 % intervals: sampled (filled), greedy (hollow)", rows)
 
 
-def accuracy_chart(run: RunData) -> str:
-    """The held-out curve, where the run has one, over the accuracy on training problems."""
+def accuracy_chart(run: RunData, band: Row) -> str:
+    """The held-out curve, where the run has one, over the accuracy on training problems, the expected band behind."""
     right = run.series(f"reward_{run.setup.right}")
     means = History(run.metrics).mean(f"reward_{run.setup.right}").tolist() if run.metrics else []
     smooth = [(x, y) for (x, _), y in zip(right, means, strict=True)]
@@ -96,6 +99,7 @@ def accuracy_chart(run: RunData) -> str:
     return line_chart(
         f"Accuracy of {run.name}",
         [
+            *behind(f"reward_{run.setup.right}", band, smooth=True),
             Series(f"training, mean of {WINDOW} steps", smooth, "s0"),
             Series("held-out, sampled", curve, "s1"),
             Series("held-out, greedy", greedy, "s2"),

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from grpo.report import curves, hacks, learn, samples
+from grpo.report import curves, expected, hacks, learn, samples, tokens
 from grpo.report.glossary import REJECTION
 from grpo.report.read import Row, RunData, as_number, find_runs, read_run
 from grpo.report.tables import evaluation_rows, evaluation_table
@@ -48,6 +49,14 @@ def write_report(run: Path) -> None:
     write_text(run / "report.html", page(run.resolve().name, [read_run(run)]))
 
 
+def write_folder(folder: Path, evaluations: dict[str, Row]) -> None:
+    """Write the page of a folder of runs, and none of its runs'. evaluations: what to show of runs in place of their
+    eval.json, by their path below the folder. Raises OSError, ValueError."""
+    runs = [read_run(path, name_in(path, folder)) for path in find_runs(folder)]
+    runs = [replace(run, evaluation=evaluations.get(run.name, run.evaluation)) for run in runs]
+    write_text(folder / "report.html", page(folder.resolve().name, runs))
+
+
 def name_in(run: Path, folder: Path) -> str:
     """How a run is called in the report of a folder: its path below it."""
     return run.relative_to(folder).as_posix() if run != folder else run.resolve().name
@@ -61,12 +70,12 @@ def page(title: str, runs: list[RunData]) -> str:
     evaluated = [run for run in runs if run.evaluation]
     trained = [run for run in runs if run.metrics]
     rows = sum(len(run.completions) for run in runs)
-    several = trained if len(trained) > 1 else []
+    several, band = trained if len(trained) > 1 else [], expected.recorded()
     html = environment.get_template("report.html").render(
         title=title,
         written=f"Written {now()} from {len(runs)} run{'s' if len(runs) > 1 else ''}.",
         unfinished=any(not run.finished for run in runs),
-        runs=[section(run, PAGE_BYTES * len(run.completions) // max(1, rows)) for run in runs],
+        runs=[section(run, PAGE_BYTES * len(run.completions) // max(1, rows), band) for run in runs],
         learn={
             "verdicts": learn.verdicts(runs),
             "dots": learn.dots(evaluated),
@@ -74,7 +83,7 @@ def page(title: str, runs: list[RunData]) -> str:
             "levels": [(name, cells, "") for name, cells in learn.levels(evaluated)],
             "figures": evaluation_rows([run.evaluation for run in evaluated]),
         },
-        curves=[curves.stage(name, members) for name, members in by_stage(trained).items()],
+        curves=[curves.stage(name, members, band) for name, members in by_stage(trained).items()],
         differing=[(key, cells, "") for key, cells in curves.differing(several)] if several else [],
         setting_names=[run.name for run in several if run.settings],
         held_out=samples.packed_held_out(runs, HELD_OUT_BYTES),
@@ -91,21 +100,23 @@ def by_stage(runs: list[RunData]) -> dict[str, list[RunData]]:
     return found
 
 
-def section(run: RunData, most: int) -> dict[str, Any]:
-    """What the page shows of one run. most: characters of its packed completions."""
+def section(run: RunData, most: int, recorded: Row) -> dict[str, Any]:
+    """What the page shows of one run. most: characters of its packed completions; recorded: the band of other runs."""
     grpo = run.stage == "grpo" or any("reward" in row for row in run.metrics)
     blob, note = samples.packed(run, most)
-    sampled = as_number(run.rejection.get("sampled")) or math.nan
+    sampled, band = as_number(run.rejection.get("sampled")) or math.nan, expected.band_of(run, recorded)
     return {
         "data": run,
-        "accuracy": learn.accuracy_chart(run),
-        "accuracy_legend": accuracy_legend(run),
+        "accuracy": learn.accuracy_chart(run, band),
+        "accuracy_legend": accuracy_legend(run, band),
+        "expected": expected.sentence(run, recorded),
         "accuracy_about": "Held-out problems over the finished steps; training problems are other ones at each step."
         if run.curve
         else "On training problems, which are other ones at each step. A held-out curve needs eval.every.",
         "hack": hack_section(run) if grpo and run.metrics else None,
         "newest": samples.newest_group(run),
-        "moved": with_probabilities(samples.moved_tokens(run)),
+        "pushed": tokens.over_the_run(run),
+        "moved": tokens.moved_tokens(run),
         "rejection": [
             (k, [v, f"{as_number(v) / sampled:.3f}"], REJECTION.get(k, "")) for k, v in run.rejection.items()
         ],
@@ -115,10 +126,11 @@ def section(run: RunData, most: int) -> dict[str, Any]:
     }
 
 
-def accuracy_legend(run: RunData) -> list[tuple[str, str]]:
-    """(style, name) of the lines of a run's accuracy chart."""
+def accuracy_legend(run: RunData, band: Row) -> list[tuple[str, str]]:
+    """(style, name) of the lines of a run's accuracy chart, and of the band behind them."""
     found = [("s0", "training")]
-    return found + ([("s1", "held-out, sampled"), ("s2", "held-out, greedy")] if run.curve else [])
+    found += [("s1", "held-out, sampled"), ("s2", "held-out, greedy")] if run.curve else []
+    return found + ([("expected", f"expected in training, {expected.seeds_of(band)} seeds")] if band else [])
 
 
 def hack_section(run: RunData) -> dict[str, Any]:
@@ -134,10 +146,3 @@ def hack_section(run: RunData) -> dict[str, Any]:
         "spread_legend": [(f"s{i % 8}", name) for i, name in enumerate(run.setup.weights)] if spread else [],
         "paid": [(name, cells, "") for name, cells in hacks.paid_by(run)],
     }
-
-
-def with_probabilities(moved: Row | None) -> Row | None:
-    """The moved tokens with their probabilities, which people read more easily than log-probs."""
-    for token in [] if moved is None else [*moved["raised"], *moved["lowered"]]:
-        token["p_before"], token["p_after"] = (math.exp(min(0.0, token[name])) for name in ("before", "after"))
-    return moved

@@ -1,4 +1,4 @@
-"""What does it write, and which tokens did a step push? The completions of a run, packed for the script of the page.
+"""What does it write? The completions of a run, packed for the script of the page.
 
 They are one JSON text, compressed (gzip) and written in base64, which every browser of today unpacks by itself. Where
 even that would be too much, evenly chosen steps are kept, with the first, the last and those with a warning.
@@ -18,7 +18,6 @@ from grpo.report.read import Row, RunData, as_number
 from rewards.markers import PRESETS
 
 FOLD = 1200  # characters; a longer text is folded in its middle, and its end is always seen
-CONTEXT = 28  # characters on each side of a token
 SERIES = ("before", "after", "kl", "entropy", "ratio", "weight", "clipped")
 MARKERS = sorted({marker.rstrip("*:") for marker in PRESETS["default"]}, key=len, reverse=True)
 _MARKED = re.compile("|".join(rf"\b{re.escape(marker)}\b" for marker in MARKERS), re.IGNORECASE)
@@ -111,7 +110,7 @@ def _pack(value: Row) -> str:
     return base64.b64encode(gzip.compress(text, 6, mtime=0)).decode("ascii")
 
 
-# ---- without the script: the newest group, and the tokens that its step moved most ---------------------------------
+# ---- without the script: the newest group --------------------------------------------------------------------------
 
 
 def newest_group(run: RunData) -> Row | None:
@@ -155,36 +154,3 @@ def pieces(text: str) -> list[tuple[str, str]]:
             at = match.end()
         found.append(("plain", some[at:]))
     return [(kind, some) for kind, some in found if some]
-
-
-def moved_tokens(run: RunData, count: int = 8) -> Row | None:
-    """The tokens that the newest step with tokens raised and lowered most, with their context."""
-    steps = steps_of(run)
-    for step in sorted(steps, reverse=True):
-        moved = []
-        for completion in (c for group in steps[step] for c in group["c"] if "k" in c):
-            tokens = completion["k"]
-            texts, before, after = (tokens.get(name, []) for name in ("text", "before", "after"))
-            at = 0
-            whole = "".join(map(str, texts))
-            for text, b, a in zip(map(str, texts), before, after, strict=False):
-                b, a = as_number(b), as_number(a)
-                if math.isfinite(a - b):
-                    left, right = whole[max(0, at - CONTEXT) : at], whole[at + len(text) : at + len(text) + CONTEXT]
-                    facts = {"text": text, "left": left, "right": right, "before": b, "after": a, "change": a - b}
-                    moved.append({**facts, "ok": completion.get("ok"), "advantage": completion["v"]})
-                at += len(text)
-        if moved:
-            moved = distinct(sorted(moved, key=lambda token: -abs(token["change"])))
-            raised, lowered = ([t for t in moved if sign * t["change"] > 0][:count] for sign in (1, -1))
-            return {"step": step, "raised": raised, "lowered": lowered}
-    return None
-
-
-def distinct(tokens: list[Row]) -> list[Row]:
-    """Siblings often share their beginning: a token in one context is one row, with how often it was seen."""
-    found: dict[tuple[str, ...], Row] = {}
-    for token in tokens:
-        row = found.setdefault((token["left"], token["text"], token["right"]), token | {"times": 0})
-        row["times"] += 1
-    return list(found.values())

@@ -2,7 +2,7 @@
 
     accuracy_falls  the total reward rises while accuracy is below its best: the usual sign of reward hacking
     one_reward      one reward other than correctness makes more than half of the gain
-    at_maximum      a reward is at the highest value that it has given, and has no share of the spread any more
+    at_maximum      a reward has risen to the highest value that it has given, and has no share of the spread any more
     format          the format was learned, and is lost again
     truncated       completions are cut off, with the likely cause
     kl              the policy is far from its reference
@@ -10,9 +10,8 @@
     flat_groups     most groups have one reward for all of their completions, and teach nothing
     shaping_only    most groups that are learned from are equally right throughout: other rewards alone decide
 
-Each looks at means over a window of WINDOW steps, since one step of 32 problems is noise of several points. The limits
-were chosen on runs of the demo, on two seeds of which no warning is given, and on one with a planted reward that pays
-for the word "wait", of which the first sign is seen by step 10.
+Each looks at means over a window of WINDOW steps, since one step of 32 problems is noise of several points. What the
+limits were chosen on, and on which other runs they were checked, is in docs/report.md.
 """
 
 from __future__ import annotations
@@ -30,6 +29,8 @@ FALL = 0.05  # accuracy below its best window: 5 points
 SURE = 1.5  # and that many standard errors, which are an upper bound (about two of the true ones)
 GAIN = 0.15  # a gain of the total below this share of what the rewards can give is no gain
 HALF = 0.5
+MOST = 0.75  # of the gain that one reward may make where accuracy rises as well
+RISEN = 0.1  # of its highest value: a reward that was at its maximum from the start never taught anything
 TRUNCATED = 0.2
 KL = 0.5  # nats a token
 FLAT = 0.75
@@ -188,20 +189,20 @@ def one_reward(history: History, setup: Setup) -> list[Sign]:
                 "is that what the run is for? If not, lower its weight"
             )
             # where right answers rise as well, it is worth knowing and no more
-            found += _sign(history, f"one_reward {name}", up & (share > HALF), share, HALF, text, not learns)
+            limit = MOST if learns else HALF
+            found += _sign(history, f"one_reward {name}", up & (share > limit), share, limit, text, not learns)
     return found
 
 
 def at_maximum(history: History, setup: Setup) -> list[Sign]:
-    """A reward whose mean is its highest value so far, and which no longer sets completions apart."""
+    """A reward whose mean rose to its highest value so far, and which no longer sets completions apart."""
     found = []
     for name in setup.weights:
-        mean, share = (
-            history.mean(f"reward_{name}"),
-            np.abs(np.nan_to_num(history.mean(f"spread_share_{name}"), nan=1.0)),
-        )
+        mean = history.mean(f"reward_{name}")
+        share = np.abs(np.nan_to_num(history.mean(f"spread_share_{name}"), nan=1.0))
         highest = np.fmax.accumulate(np.nan_to_num(history.column(f"reward_max_{name}"), nan=-np.inf))
-        seen = (mean >= 0.99 * highest) & (highest > 0) & (share < 0.02) & (np.arange(len(mean)) >= WINDOW - 1)
+        risen = mean - mean[min(WINDOW, len(mean)) - 1] >= RISEN * highest
+        seen = (mean >= 0.99 * highest) & (highest > 0) & (share < 0.02) & risen
         text = f"{name!r} is at its maximum ({mean[-1]:.2f} of {highest[-1]:g}): it teaches nothing more"
         found += _sign(history, f"at_maximum {name}", seen, mean, float(0.99 * highest[-1]), text, serious=False)
     return found
@@ -268,9 +269,8 @@ def flat_groups(history: History, setup: Setup) -> list[Sign]:
     elif right < 0.2:
         cause = "most are wrong throughout: the problems are too hard; use easier ones, or a finer reward"
     else:
-        cause = (
-            f"raise grpo.group_size={setup.group_size}, use problems that the model solves sometimes, or a finer reward"
-        )
+        size = setup.group_size
+        cause = f"raise grpo.group_size={size}, use problems that the model solves sometimes, or a finer reward"
     where = "every group" if share[-1] == 1 else f"{share[-1]:.0%} of the groups"
     text = f"in {where} all completions earned the same, so there is nothing to learn from: {cause}"
     return _sign(history, "flat_groups", share > FLAT, share, FLAT, text)

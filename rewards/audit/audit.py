@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import inspect
+import math
 import sys
 import tempfile
 import time
@@ -55,10 +56,12 @@ class Audit:
     """A reward under audit, in its sandbox."""
 
     def __init__(
-        self, name: str, settings: dict[str, Any], columns: dict[str, Any] | None = None, seconds: float = 2.0
-    ):
-        """columns: what the reward reads of the data besides, by name; GOLD stands for the gold answer."""
-        self.reward = Sandbox(name, settings, seconds=seconds)
+        self, name: str, settings: dict[str, Any], columns: dict[str, Any] | None = None, seconds: float = 2.0,
+        reward: Sandbox | None = None,
+    ):  # fmt: skip
+        """columns: what the reward reads of the data besides, by name; GOLD stands for the gold answer. reward: its
+        sandbox, where there is one already; it stays open."""
+        self.reward, self._shared = reward or Sandbox(name, settings, seconds=seconds), reward is not None
         self.columns, self.seconds = {"answer": GOLD, "solution": GOLD, **(columns or {})}, seconds
         parameters = inspect.signature(get_reward(name, **settings)).parameters.values()
         needed = [
@@ -130,18 +133,30 @@ class Audit:
         found = tuple(aspect for aspect, pays in aspects.items() if pays)
         return Probe(style, chat, found, right, wrong, unformed, reflective)
 
-    def run(self) -> Report:
-        """Every case that this reward is concerned with."""
+    def pace(self) -> float:
+        """Seconds that it takes for one completion, once what it imports or loads with its first call is there."""
+        for chat in (False, True, False, True):
+            began = time.perf_counter()
+            with contextlib.suppress(RewardError):
+                self._raw(VARIED[0], "42", chat)
+        return time.perf_counter() - began
+
+    def run(self, budget: float = math.inf) -> Report:
+        """Every case that this reward is concerned with, or as many as take so many seconds."""
         probe = self.probe()
         report = Report(self.reward.__name__, probe, constant=self.constant())
         with tempfile.TemporaryDirectory() as folder:
-            canary = Path(folder) / "executed"
+            canary, began = Path(folder) / "executed", time.perf_counter()
             for case in _cases(probe, str(canary)):
+                if time.perf_counter() - began > budget:
+                    report.left_out += 1
+                    continue
                 self._try(case, probe, report)
                 if canary.exists():
                     canary.unlink()
                     report.findings.append(Finding(case, "executed", None))
-        self.reward.close()
+        if not self._shared:
+            self.reward.close()
         return report
 
     def _try(self, case: Case, probe: Probe, report: Report) -> None:

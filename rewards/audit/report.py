@@ -8,6 +8,7 @@ from rewards.audit.cases import Case
 
 FORMS = {False: "text", True: "messages"}
 READ = "read completion[0]['content'], or rewards.text.completion_text(completion)"
+NO_CASE = "tells completions apart, but not by answer, form or reflection: there is no case for what it pays"
 GIVE = "If it reads a column of the data, give it: --column NAME (it holds the gold answer) or --column NAME=VALUE."
 
 
@@ -45,9 +46,24 @@ class Report:
     constant: dict[str, float | None] = field(default_factory=dict)
     """The forms of a completion ("text", "messages") that it pays all alike, and what."""
     slowest: dict[tuple[str, str], float] = field(default_factory=dict)
+    left_out: int = 0
+    """Cases that were not tried, for their time."""
 
     def passed(self, strict: bool = False) -> bool:
         return not self.constant and all(found.problem == "refused" and not strict for found in self.findings)
+
+    def line(self, chat: bool) -> str:
+        """The outcome in one line. chat: whether the run's completions are messages."""
+        if FORMS[chat] in self.constant:
+            return next(line for line in self._constant() if len(self.constant) == len(FORMS) or FORMS[chat] in line)
+        if not self.probe.aspects:
+            return NO_CASE
+        tried, wrong = sum(self.counts.values()), sum(finding.problem != "refused" for finding in self.findings)
+        more = f", {self.left_out} not tried for their time" if self.left_out else ""
+        return (
+            f"pays for {', '.join(self.probe.aspects)}; of {tried} cases {wrong} wrongly paid or failed, "
+            f"{len(self.findings) - wrong} right ones refused{more}"
+        )
 
     def text(self, shown: int = 40) -> str:
         """The table, one line a family, and the cases behind it."""
@@ -56,8 +72,7 @@ class Report:
         if len(self.constant) == len(FORMS):
             return "\n".join([*lines, GIVE])
         if not probe.aspects:
-            what = "tells completions apart, but not by answer, form or reflection: there is no case for what it pays"
-            return "\n".join([*lines, f"{self.name} {what}"])
+            return "\n".join([*lines, f"{self.name} {NO_CASE}"])
         lines += [f"{self.name} pays for {', '.join(probe.aspects)} ({probe.style}, {FORMS[probe.chat]})", ""]
         lines.append(f"{'':11}{'family':22}{'cases':>6}{'paid':>6}{'refused':>9}{'failed':>8}{'slowest':>11}")
         for (aspect, family), count in self.counts.items():

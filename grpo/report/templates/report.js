@@ -256,6 +256,8 @@
     entropy: ["entropy", (k, i) => k.entropy[i]], ratio: ["ratio \u2212 1", (k, i) => k.ratio[i] - 1], weight: ["weight \u2212 1", (k, i) => k.weight[i] - 1],
   };
   const seen = (text) => (text === "\n" ? "\u23ce\n" : text);
+  const inline = (text) => text.replaceAll("\n", "\u23ce");
+  const chance = (logp) => (logp < Math.log(0.001) ? "<0.001" : Math.exp(logp).toFixed(3));
 
   function pushed(area, runs) {
     const stepsOf = (r) => r.data.steps.filter(([, groups]) => groups.some((g) => g.c.some((c) => c.k)));
@@ -315,8 +317,8 @@
       return table(sign > 0 ? "Most raised tokens" : "Most lowered tokens",
         [["in context", ""], ["change of log p", "number"], ["p before", "number"], ["p after", "number"], ["times", "number"], ["the first of them in a completion", ""]],
         [...rows.values()].slice(0, 10).map(({ c, i, change, left, right, times }) => [
-          el("span", {}, el("code", {}, left), el("b", {}, `[${seen(c.k.text[i])}]`), el("code", {}, right)),
-          signed(change, 3), Math.exp(c.k.before[i]).toFixed(3), Math.exp(c.k.after[i]).toFixed(3), String(times),
+          el("span", {}, el("code", {}, inline(left)), el("b", {}, `[${inline(c.k.text[i])}]`), el("code", {}, inline(right))),
+          signed(change, 3), chance(c.k.before[i]), chance(c.k.after[i]), String(times),
           `${c.ok === undefined ? "" : c.ok ? "right, " : "wrong, "}advantage ${signed(c.v)}`]));
     }
     function show() {
@@ -331,13 +333,14 @@
       fill(group, groups.map((x, i) => [i, x.id]), state.group);
       fill(shade, shades.map((name) => [name, SHADES[name][0]]), state.shade);
       const values = new Map(g.c.filter((c) => c.k).map((c) => [c, c.k.text.map((_, i) => SHADES[state.shade][1](c.k, i))]));
-      const most = Math.max(1e-9, ...[...values.values()].flat().filter(Number.isFinite).map(Math.abs));
+      const sizes = [...values.values()].flat().filter(Number.isFinite).map(Math.abs).sort((a, b) => a - b);
+      const most = Math.max(1e-9, sizes[Math.ceil(0.98 * sizes.length) - 1] ?? 0); // one outlier leaves the others their shade
       view.replaceChildren(
         el("h3", {}, `${r.name}, step ${state.step}: the tokens of all its chosen groups that the update moved most`),
         el("h4", {}, "Most raised"), moved(groups, 1), el("h4", {}, "Most lowered"), moved(groups, -1),
         el("h3", {}, `Group ${g.id}, shaded by ${SHADES[state.shade][0]}`),
         el("p", { class: "question" }, g.q),
-        el("p", { class: "about" }, `Full shade: ${short(most)}. A solid line below: raised, a dotted one: lowered. Struck: clipped.`),
+        el("p", { class: "about" }, `Full shade: ${short(most)} or more. A solid line below: raised, a dotted one: lowered. Struck: clipped.`),
         el("div", { class: "group" }, ...g.c.filter((c) => c.k).map((c) => {
           const kind = c.ok === undefined ? "" : c.ok ? "right" : "wrong";
           return el("article", { class: kind }, el("header", {}, verdict(c), el("span", {}, `advantage ${signed(c.v)}`)), ...tokens(c, values.get(c), most));

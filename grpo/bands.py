@@ -2,6 +2,9 @@
 
     values of S seeds at a step -> mean +- t sd sqrt(1 + 1/S),  t: Student's 99.9 % quantile with S - 1
 
+A band file (experiments/results/expected/) holds the values, of each metric a list per seed, and the settings that they
+are of; `python -m experiments.expected` makes it. The report draws the band behind a run of these settings.
+
 Where another run of the same code would lie (Hahn and Meeker 1991, section 4.6). The standard deviation is pooled over
 the step and its two neighbours. Metrics that are positive are compared by their logarithm, so that a change of sign is
 outside. A run has left the band where a metric is outside at two steps in a row.
@@ -10,7 +13,9 @@ outside. A run has left the band where a metric is outside at two steps in a row
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +28,10 @@ UPPER = 0.999
 IN_A_ROW = 2
 LEAST_SEEDS = 3
 LOGARITHM = ("kl", "loss", "grad_norm", "length", "entropy")
+FREE = (  # settings that do not shape a run's curves
+    "run", "seed", "threads", "model.path", "model.device", "parallel", "log.", "eval.", "sandbox.", "max_skipped",
+    "accept_code", "tokens_per_micro_batch", "sampling.max_rows", "data.root", "model.recompute",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,17 +86,28 @@ def first_outside(expected: Curves, run: dict[str, list[float | None]]) -> Left 
     return min(found, key=lambda left: left.step, default=None)
 
 
-def in_a_line(expected: Curves, run: dict[str, list[float | None]], where: str) -> str:
-    """The sentence at the end of a run. where: the file of the band."""
+def shaping(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that shape the curves, of a configuration by dotted keys."""
+    return {key: value for key, value in settings.items() if not key.startswith(FREE)}
+
+
+def differing(band: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """The settings, by their dotted keys, in which a run is not one of the band's. band: a band file's content."""
+    there, here = band["settings"], shaping(settings)
+    return [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+
+
+def verdict(expected: Curves, run: dict[str, list[float | None]]) -> str:
+    """Whether a run of the band's settings lies within it, in words."""
     seeds = len(next(iter(expected.values())))
     if seeds < LEAST_SEEDS:
-        return f"expected: not compared, {where} has {seeds} seeds and at least {LEAST_SEEDS} are needed"
+        return f"not compared, the band has {seeds} seeds and at least {LEAST_SEEDS} are needed"
     steps = max((len(values) for values in run.values()), default=0)
     if not steps:
-        return "expected: not compared, the run has no step yet"
+        return "not compared, the run has no step yet"
     if left := first_outside(expected, run):
         return (
-            f"expected: LEFT the band of {seeds} seeds at step {left.step}: {left.metric} is {left.value:.3g}, where "
-            f"{left.low:.3g} to {left.high:.3g} is expected ({where})"
+            f"LEFT the band of {seeds} seeds at step {left.step}: {left.metric} is {left.value:.3g}, where "
+            f"{left.low:.3g} to {left.high:.3g} is expected"
         )
-    return f"expected: within the band of {seeds} seeds at all {steps} steps: {', '.join(expected)} ({where})"
+    return f"within the band of {seeds} seeds at all {steps} steps: {', '.join(expected)}"
