@@ -36,7 +36,7 @@ FOLDER = Path(__file__).parent / "results" / "expected"
 DEMO = ("reward", "reward_accuracy", "reward_format", "reflections", "length", "entropy", "kl", "loss", "grad_norm")
 LINE = re.compile(r"^step +\d+ ")
 FREE = ("run", "seed", "threads", "model.path", "model.device", "parallel", "log.", "eval.", "sandbox.", "max_skipped")
-FREE += ("accept_code", "tokens_per_micro_batch", "sampling.max_rows", "data.root", "model.recompute")
+FREE += ("fsdp_gather", "accept_code", "tokens_per_micro_batch", "sampling.max_rows", "data.root", "model.recompute")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,7 +17,6 @@ from typing import Any
 
 from grpo.distributed import from_first
 from grpo.evaluation import describe, held_out, judge_held_out, origin, per_problem
-from grpo.model.sharding import is_sharded
 from grpo.runs.files import write_text
 from grpo.runs.folder import EVALUATION
 from grpo.runs.journal import Journal
@@ -34,12 +33,11 @@ def held_out_point(keeper: Keeper, step: int) -> None:
     every = config.eval.every
     if not every or (step % every and not last):
         return
-    with policy.unsharded():
-        problems = held_out(config, policy)[: config.eval.every_count or None]
-        journal = Journal(run)  # asks whether to stop, and keeps nothing
-        if last and config.eval.at_end and not config.eval.every_count and not is_sharded(config.parallel):
-            journal = Journal(run, EVALUATION, origin(config, policy, problems))  # what the end would evaluate again
-        sampled, greedy = judge_held_out(config, policy, problems, journal)
+    problems = held_out(config, policy)[: config.eval.every_count or None]
+    journal = Journal(run)  # asks whether to stop, and keeps nothing
+    if last and config.eval.at_end and not config.eval.every_count:
+        journal = Journal(run, EVALUATION, origin(config, policy, problems))  # what the end would evaluate again
+    sampled, greedy = judge_held_out(config, policy, problems, journal)
     now = describe(sampled)
     shares = per_problem(sampled, len(problems))
     row = {

@@ -9,7 +9,9 @@ from grpo.report.charts import COLOURS, Series, finite, line_chart, number
 from grpo.report.glossary import explain, in_order, unit_of
 from grpo.report.read import RunData
 
-FREE = ("run", "seed", "threads", "parallel", "log.", "sandbox.", "model.path", "eval.folder")  # of an arm's settings
+FREE = (  # of an arm's settings
+    "run", "seed", "threads", "parallel", "fsdp_gather", "log.", "sandbox.", "model.path", "eval.folder",
+)  # fmt: skip
 SEEDS = 3  # runs of one setting from which on they are drawn as a mean with a band
 
 
