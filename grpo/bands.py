@@ -29,8 +29,8 @@ IN_A_ROW = 2
 LEAST_SEEDS = 3
 LOGARITHM = ("kl", "loss", "grad_norm", "length", "entropy")
 FREE = (  # settings that do not shape a run's curves
-    "run", "seed", "threads", "model.path", "model.device", "parallel", "log.", "eval.", "sandbox.", "max_skipped",
-    "accept_code", "tokens_per_micro_batch", "sampling.max_rows", "data.root", "model.recompute",
+    "run", "seed", "threads", "model.path", "model.device", "parallel", "fsdp_gather", "log.", "eval.", "sandbox.",
+    "max_skipped", "accept_code", "tokens_per_micro_batch", "sampling.max_rows", "data.root", "model.recompute",
 )  # fmt: skip
 
 

@@ -18,7 +18,6 @@ from typing import Any
 from grpo.distributed import from_first
 from grpo.evaluation import describe, held_out, judge_held_out, origin, per_problem
 from grpo.model.policy import Policy
-from grpo.model.sharding import is_sharded
 from grpo.runs.config import Config
 from grpo.runs.files import write_text
 from grpo.runs.folder import EVALUATION
@@ -37,7 +36,7 @@ def held_out_point(keeper: Keeper, step: int) -> None:
     if not every or (step % every and not last):
         return
     journal = Journal(run)  # asks whether to stop, and keeps nothing
-    if last and config.eval.at_end and not config.eval.every_count and not is_sharded(config.parallel):
+    if last and config.eval.at_end and not config.eval.every_count:
         problems = held_out(config, policy)
         journal = Journal(run, EVALUATION, origin(config, policy, problems))  # what the end would evaluate again
     row = point(config, policy, step, journal)
@@ -52,9 +51,8 @@ def held_out_point(keeper: Keeper, step: int) -> None:
 
 def point(config: Config, policy: Policy, step: int, journal: Journal | None = None) -> dict[str, Any]:
     """A point of the curve: the policy after `step` steps on the first `eval.every_count` held-out problems."""
-    with policy.unsharded():
-        problems = held_out(config, policy)[: config.eval.every_count or None]
-        sampled, greedy = judge_held_out(config, policy, problems, journal or Journal())
+    problems = held_out(config, policy)[: config.eval.every_count or None]
+    sampled, greedy = judge_held_out(config, policy, problems, journal or Journal())
     now, shares = describe(sampled), per_problem(sampled, len(problems))
     return {
         "step": step,

@@ -52,7 +52,7 @@ def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem,
     prompts = [build_prompt(problem, policy.tokenizer, config.prompt) for problem, _ in responses]
     run.note_input("prompt_hash", prompts_hash(prompts), PROMPTS)
     examples = make_examples(config, policy, responses)
-    policy.start_training(config.parallel)
+    policy.start_training(config.parallel, config.by_layer(run.stage))
     per_epoch = math.ceil(len(examples) / config.sft.batch_size)
     steps = config.sft.steps or math.ceil(config.sft.epochs * per_epoch)
     optimizer = Optimizer(policy.trainable(), config.optim, steps, policy.masters)
