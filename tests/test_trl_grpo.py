@@ -16,7 +16,7 @@ from grpo.runs.settings import load_config
 
 NOT_DROPPED = ["grpo.drop_zero_spread=false", "grpo.drop_by=[]"]
 SMALL = [
-    "model.path=tiny", "grpo.steps=1", "grpo.prompts_per_step=2", "grpo.group_size=4", "sampling.max_new_tokens=16",
+    "model.path=tiny", "grpo.steps=1", "grpo.prompts_per_step=4", "grpo.group_size=4", "sampling.max_new_tokens=48",
     "data.count=20", "eval.data.count=2", "eval.samples=1", "eval.pass_at=[1]", "eval.every=1", *NOT_DROPPED,
 ]  # fmt: skip
 
@@ -36,7 +36,7 @@ def test_a_run_of_trl_is_evaluated_like_one_of_ours(tmp_path):
 
 def test_what_trl_does_in_another_way_is_refused(capsys):
     for setting, said in (
-        ("grpo.drop_by=[accuracy]", "TRL drops no groups"),
+        ("grpo.drop_zero_spread=true", "TRL drops no groups"),
         ("loss.aggregation=token_mean", "only the preset grpo"),
         ("grpo.mini_batches=4", "only one update a batch"),
     ):

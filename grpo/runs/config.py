@@ -69,7 +69,7 @@ class GRPOConfig:
 
 @dataclass(frozen=True)
 class SFTConfig:
-    """Supervised fine-tuning (stage 2, and on what rejection keeps): cross-entropy on the completion's tokens only."""
+    """Supervised fine-tuning (stage 2, and on what rejection keeps): cross-entropy on the completion's tokens."""
 
     steps: NotNegativeInt = 0
     """Optimiser steps; 0: as many as `epochs` needs."""
@@ -79,6 +79,8 @@ class SFTConfig:
     """Sequences per optimiser step."""
     max_tokens: NotNegativeInt = 0
     """Leave out examples with more tokens, prompt and response together; 0: those beyond the model's context."""
+    on_prompts: bool = False
+    """Train on the prompts' tokens too, all but the first: a frequent mistake, here to be compared with."""
 
 
 @dataclass(frozen=True)
