@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import yaml
 
+from grpo.runs.config import Config, flatten, to_yaml
 from grpo.statistics import t_quantile
 
 Curves = dict[str, list[list[float | None]]]
@@ -92,8 +94,12 @@ def shaping(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differing(band: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """The settings, by their dotted keys, in which a run is not one of the band's. band: a band file's content."""
-    there, here = band["settings"], shaping(settings)
+    """The settings, by their dotted keys, in which a run is not one of the band's. band: a band file's content.
+
+    A setting that is newer than the band had its default there.
+    """
+    there, here, defaults = band["settings"], shaping(settings), flatten(yaml.safe_load(to_yaml(Config())))
+    there = {key: defaults[key] for key in here.keys() & defaults.keys()} | there
     return [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
 
 

@@ -12,6 +12,7 @@ from helpers_runs import metrics
 
 import grpo.loss
 from experiments import expected
+from grpo import bands
 from grpo.bands import band, first_outside, limits, verdict
 from grpo.cli import main
 
@@ -160,3 +161,10 @@ def test_the_minimal_edition_of_the_present_code_lies_within_its_recorded_band(c
         pytest.skip("no band is recorded")
     assert expected.main(["minimal", "0"]) == 0
     assert "within the band" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_setting_that_is_newer_than_the_band_had_its_default_there():
+    recorded = {"settings": {"optim.lr": 0.1}}
+    assert bands.differing(recorded, {"optim.lr": 0.1, "sft.on_prompts": False, "seed": 3}) == []
+    assert bands.differing(recorded, {"optim.lr": 0.1, "sft.on_prompts": True}) == ["sft.on_prompts"]
+    assert bands.differing(recorded, {"sft.on_prompts": False}) == ["optim.lr"]
