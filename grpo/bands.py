@@ -1,6 +1,6 @@
 """The band in which a run of settings that are recorded lies, whatever its seed: prediction intervals, step by step.
 
-    values of S seeds at a step -> mean +- t sd sqrt(1 + 1/S),  t: Student's 99.9 % quantile with S - 1
+    values of S seeds at a step -> mean +- t sd sqrt(1 + 1/S),  t: Student's 99.99 % quantile with S - 1
 
 A band file (experiments/results/expected/) holds the values, of each metric a list per seed, and the settings that they
 are of; `python -m experiments.expected` makes it. The report draws the band behind a run of these settings.
@@ -26,7 +26,7 @@ from grpo.statistics import t_quantile
 Curves = dict[str, list[list[float | None]]]
 """Of each metric a list per seed, a value per step."""
 
-UPPER = 0.999
+UPPER = 0.9999  # a run is compared at about 200 values: by chance, at most one run in 20 is outside (Bonferroni)
 IN_A_ROW = 2
 LEAST_SEEDS = 3
 LOGARITHM = ("kl", "loss", "grad_norm", "length", "entropy")
