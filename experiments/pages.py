@@ -23,7 +23,7 @@ from grpo.statistics import Difference, crossed
 
 REPO = Path(__file__).parents[1]
 RESULTS, FIGURE = REPO / "experiments" / "results", REPO / "docs" / "demo.svg"
-PAGES = [REPO / name for name in ("README.md", "docs/demo.md", "docs/losses.md", "docs/paper.md")]
+PAGES = [REPO / name for name in ("README.md", "docs/demo.md", "docs/findings.md", "docs/paper.md")]
 MARKS = re.compile(r"(<!-- python -m experiments\.pages (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 MATH_500 = {  # of its README
@@ -44,6 +44,18 @@ LESS = (
 )
 REFLECTION = ("none", "gated", "ungated")
 INCOMPETENT = (*REFLECTION, f"gated, {BY_TOTAL}", f"ungated, {BY_TOTAL}")
+FINDINGS = (
+    ("Does SFT help?", "paper", "SFT, full", "base"),
+    ("Does GRPO add to SFT?", "paper", "SFT + GRPO", "SFT, full"),
+    ("Does SFT before GRPO help, at equal steps of GRPO?", "paper", "SFT + GRPO", "GRPO only"),
+    ("Is SFT with LoRA as good?", "paper", "SFT, LoRA", "SFT, full"),
+    ("Does paying for reflection help where a check helps?", "reflection", "gated", "none"),
+    ("The same, paid in wrong answers too", "reflection", "ungated", "none"),
+    ("Does it cost accuracy where a check does not help?", "incompetent", "gated", "none"),
+    ("The same, paid in wrong answers too", "incompetent", "ungated", "none"),
+    ("The same, where it moves groups that are equally right", "incompetent", f"gated, {BY_TOTAL}", "none"),
+)
+"""A question, and the result with the two variants that answer it."""
 COLUMNS = {
     "accuracy, sampled": ("sampled", "accuracy"),
     "accuracy, greedy": ("greedy", "accuracy"),
@@ -157,17 +169,14 @@ def differences(name: str, pairs: list[tuple[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def losses() -> str:
-    """Each preset's accuracy, and in pairs what it is less that of `grpo`."""
-    found = read("losses")
-    lines = ["| preset | accuracy, sampled | less `grpo` | | accuracy, greedy | less `grpo` | |", "|---" * 7 + "|"]
-    for variant in found["variants"]:
-        cells = [variant]
-        for kind in KINDS:
-            cells.append(values(found, variant, "sft" if variant == "SFT" else "grpo", kind, "accuracy"))
-            cells.append(" | " if variant == "grpo" else in_a_cell(difference(found, variant, "grpo", kind)))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", facts(found)])
+def findings() -> str:
+    """A row per question: the paired difference that answers it."""
+    lines = ["| question | difference in sampled accuracy | | runs |", "|---|---|---|---|"]
+    for question, name, one, other in FINDINGS:
+        cell = in_a_cell(difference(read(name), one, other, "sampled"))
+        link = f"[{name}](../experiments/results/{name}/results.md)"
+        lines.append(f"| {question} | {one}, less {other}: {cell} | {link} |")
+    return "\n".join(lines)
 
 
 def less_none(name: str, variants: tuple[str, ...]) -> str:
@@ -182,7 +191,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pairs": lambda: differences("paper", list(LESS)),
     "reflection": lambda: rows("reflection", dict.fromkeys(REFLECTION, "grpo"), "reflection reward"),
     "reflection_pairs": lambda: less_none("reflection", REFLECTION),
-    "losses": losses,
+    "findings": findings,
     "incompetent": lambda: rows("incompetent", dict.fromkeys(INCOMPETENT, "grpo"), "reflection reward"),
     "incompetent_pairs": lambda: less_none("incompetent", INCOMPETENT),
 }
