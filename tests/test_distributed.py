@@ -91,12 +91,12 @@ def test_two_processes_do_what_one_does(tmp_path, alone, parallel, gather):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel, gather", [("ddp", "auto"), ("fsdp", "auto"), ("fsdp", "layer")])
-def test_fine_tuning_on_rejection_samples_with_two(tmp_path, parallel, gather):
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_fine_tuning_on_rejection_samples_with_two(tmp_path, parallel):
     own = {"reject.samples": 3, "reject.reflection": "any", "data.count": 12, "eval.at_end": "true", "seed": 0}
     own["sampling.max_new_tokens"] = 100
     assert cli.main(arguments("reject", tmp_path / "one", **own)) == 0
-    code, text = ended(start(arguments("reject", tmp_path / "two", **own, parallel=parallel, fsdp_gather=gather)))
+    code, text = ended(start(arguments("reject", tmp_path / "two", **own, parallel=parallel)))
     assert code == 0, text
     for name in ("samples.jsonl", "rejection.json", "eval.json"):
         assert (tmp_path / "one" / name).read_text() == (tmp_path / "two" / name).read_text()
