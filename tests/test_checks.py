@@ -207,7 +207,7 @@ def test_a_soft_cap_of_an_unknown_name_is_refused_although_small_logits_hide_it(
     model = random_model("llama", initializer_range=0.02)
     accept(model)
     model.register_forward_hook(lambda m, i, o: setattr(o, "logits", 30 * (o.logits / 30).tanh()))
-    assert "LlamaForCausalLM changes its logits after the head in a way that is not known here" in refused(model)
+    assert "LlamaForCausalLM changes its logits after the head by more than a factor and a soft cap" in refused(model)
 
 
 def test_scaled_logits_of_an_unknown_name_are_refused():

@@ -80,12 +80,13 @@ def assert_same(run: Path, alone: Path) -> None:
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("parallel", [slow("ddp"), "fsdp"])
-def test_two_processes_do_what_one_does(tmp_path, alone, parallel):
-    code, text = ended(start(arguments("grpo", tmp_path / "run", parallel=parallel)))
+@pytest.mark.parametrize("parallel, gather", [slow("ddp", "auto"), ("fsdp", "auto"), slow("fsdp", "layer")])
+def test_two_processes_do_what_one_does(tmp_path, alone, parallel, gather):
+    code, text = ended(start(arguments("grpo", tmp_path / "run", parallel=parallel, fsdp_gather=gather)))
     assert code == 0, text
     assert_same(tmp_path / "run", alone)
     assert text.count("complete; the model is in") == 1  # one process speaks
+    assert text.count("NOTE: each token gathers all layers") == (gather == "layer")
     assert manifest(tmp_path / "run")["finished"]
 
 
@@ -98,6 +99,32 @@ def test_fine_tuning_on_rejection_samples_with_two(tmp_path, parallel):
     code, text = ended(start(arguments("reject", tmp_path / "two", **own, parallel=parallel)))
     assert code == 0, text
     for name in ("samples.jsonl", "rejection.json", "eval.json"):
+        assert (tmp_path / "one" / name).read_text() == (tmp_path / "two" / name).read_text()
+    assert_same(tmp_path / "two", tmp_path / "one")
+
+
+EVALUATION = {"eval.data.count": 7, "eval.samples": 3, "eval.pass_at": "[1]", "sampling.max_rows": 6}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gather", ["auto", "model"])
+def test_an_evaluation_with_shards_is_that_of_one_process(tmp_path, gather):
+    """In rounds of two problems, of which the last has one: a process without a problem helps to gather."""
+    assert cli.main(arguments("eval", tmp_path / "one", **EVALUATION)) == 0
+    code, text = ended(start(arguments("eval", tmp_path / "two", **EVALUATION, parallel="fsdp", fsdp_gather=gather)))
+    assert code == 0, text
+    assert text.count("NOTE: each token gathers all layers") == (gather == "auto")
+    for name in ("eval.json", "eval.jsonl"):  # with the digest of the weights
+        assert (tmp_path / "one" / name).read_text() == (tmp_path / "two" / name).read_text()
+
+
+@pytest.mark.slow
+def test_a_curve_with_shards_is_that_of_one_process(tmp_path):
+    own = {"sft.steps": 2, "sft.batch_size": 4, "eval.every": 1, "eval.at_end": "true", **EVALUATION}
+    assert cli.main(arguments("sft", tmp_path / "one", **own)) == 0
+    code, text = ended(start(arguments("sft", tmp_path / "two", **own, parallel="fsdp")))
+    assert code == 0, text
+    for name in ("curve.jsonl", "eval.json"):
         assert (tmp_path / "one" / name).read_text() == (tmp_path / "two" / name).read_text()
     assert_same(tmp_path / "two", tmp_path / "one")
 
@@ -279,6 +306,38 @@ with process_group("cpu"):
     assert len(seen) == 2 * len(layers) and all(seen), seen
     print("sharded", flush=True)
 """
+
+
+FAILING = """
+import sys
+from grpo.distributed import gather_results, process_group, rank
+from grpo.model.policy import ModelConfig, load_policy
+from grpo.sampling import sample_groups
+from grpo.types import SamplingConfig
+
+def work():
+    with policy.ready_to_sample():
+        sample_groups(policy, [[5, 6, 7]], ["p"], 2, SamplingConfig(max_new_tokens=2 + 20 * rank()), 0)
+        if rank() == 0:
+            raise ERROR("of the first")
+
+with process_group("cpu"):
+    policy = load_policy(ModelConfig("tiny-init"), parallel="fsdp")
+    assert policy.by_layer
+    try:
+        gather_results(work)
+    except ValueError as error:
+        print("both have heard", error, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", ["ValueError", "KeyError"])
+def test_a_failure_in_one_process_ends_the_sampling_of_all(tmp_path, error):
+    (tmp_path / "failing.py").write_text(FAILING.replace("ERROR", error))
+    code, text = ended(start([], program=[str(tmp_path / "failing.py")]), seconds=60)
+    assert bool(code) == (error == "KeyError"), text
+    assert text.count("both have heard of the first") == (0 if code else 2), text
 
 
 @pytest.mark.parametrize("recompute", ["none", slow("full")])

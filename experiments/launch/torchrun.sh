@@ -2,8 +2,8 @@
 # Stages on the GPUs of one machine: experiments/launch/torchrun.sh EXP [key.sub=value ...]
 #   experiments/launch/torchrun.sh gsm8k model.path=Qwen/Qwen2.5-7B-Instruct parallel=fsdp
 # Two CPU processes, to try it out: GPUS=2 DEVICE=cpu experiments/launch/torchrun.sh demo
-# SIGTERM lets a run finish its step and save. torchrun waits 30 seconds for that unless it is told otherwise, and then
-# kills: a step may take longer, so it is told to wait (older ones of torch have no such option).
+# SIGTERM lets a run finish its step and save. torchrun waits 30 seconds for that by default, and then
+# kills: a step may take longer, so here it waits longer (older ones of torch have no such option).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 exp=${1:?which folder under experiments/?}

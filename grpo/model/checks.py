@@ -199,7 +199,7 @@ def compare(policy: nn.Module, hidden: Tensor, theirs: Tensor, what: str) -> Non
         raise Unfit(what)
     if not _close(policy.logits(hidden * enlargement(policy, hidden)), theirs[1]):
         name = type(policy.model).__name__
-        raise Unfit(f"{name} changes its logits after the head in a way that is not known here")
+        raise Unfit(f"{name} changes its logits after the head by more than a factor and a soft cap")
 
 
 def _close(ours: Tensor, theirs: Tensor) -> bool:

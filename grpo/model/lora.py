@@ -180,7 +180,7 @@ def read_source(folder: Path) -> tuple[str, dict]:
 
 
 def check_same(config: LoraConfig, adapter: dict) -> None:
-    """An adapter that goes on keeps its alpha and targets. Raises ValueError where other ones are asked for."""
+    """An adapter that trains further keeps its alpha and targets. Raises ValueError where others are asked for."""
     names = config.targets, adapter.get("target_modules") or ()
     asked, there = ({name.rpartition(".")[2] for name in some} for some in names)
     if config.alpha not in (LoraConfig.alpha, adapter["lora_alpha"]) or (asked - {"all-linear"} and asked != there):

@@ -113,7 +113,7 @@ def _in_step(policy: nn.Module, touch: Callable[[], Tensor]) -> Iterator[None]:
     """Inside, all processes call the policy equally often, since all of them gather a layer, or none does.
 
     Before each call they agree that one of them has work; who has done its work helps to gather until nobody has. So it
-    does, too, after a ValueError, of which the others will be told; any other error ends the process, and so the run.
+    does, too, after a ValueError, which the others get to see later; any other error ends the process, and so the run.
     """
 
     def somebody_works(here: bool) -> bool:
