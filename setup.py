@@ -59,6 +59,8 @@ setup(
         "grpo.model",
         "grpo.runs",
         "grpo.report",
+        "grpo.commands",
+        "grpo.results",
         "rewards",
         "rewards.audit",
         "rewards.grader",

@@ -21,8 +21,8 @@ import yaml
 
 from experiments.lab import figure, results, runner
 from experiments.lab.plan import nodes_of, read_plan
+from grpo.results.statistics import Difference
 from grpo.runs.files import write_text
-from grpo.statistics import Difference
 
 HERE = Path(__file__).parent
 

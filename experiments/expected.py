@@ -6,8 +6,8 @@
     python -m experiments.expected check runs/demo/3-grpo                      a line (`make demo` ends with it)
     python -m experiments.expected minimal [SEED]                              `make minimal`: run it, then the line
 
-A band file holds values, of each metric a list per seed, not limits and not pictures. grpo/bands.py says what the band
-is. Making one continues where it was stopped.
+A band file holds values, of each metric a list per seed, not limits and not pictures. grpo/results/bands.py says what
+the band is. Making one continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from experiments.ablate import cores
 from experiments.lab.plan import Node, Plan, Stage, nodes_of
 from experiments.lab.results import where_from
 from experiments.lab.runner import Failed, run_all
-from grpo import bands
-from grpo.bands import Curves
-from grpo.curve import read_rows
+from grpo.results import bands
+from grpo.results.bands import Curves
+from grpo.results.curve import read_rows
 from grpo.runs.files import RunError, read_mapping, write_text
 from grpo.runs.folder import flatten
 

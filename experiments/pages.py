@@ -3,7 +3,7 @@
     python -m experiments.pages           (`make docs` runs it)
 
 A table stands in a page between `<!-- python -m experiments.pages TABLE -->` and `<!-- end -->`. Differences are paired
-over seeds and problems (grpo/statistics.py).
+over seeds and problems (grpo/results/statistics.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from experiments.lab.figure import COLOURS, band, plotting, save
 from experiments.lab.results import KINDS, spread
-from grpo.statistics import Difference, crossed
+from grpo.results.statistics import Difference, crossed
 
 REPO = Path(__file__).parents[1]
 RESULTS, FIGURE = REPO / "experiments" / "results", REPO / "docs" / "demo.svg"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grpo.bench import now, peak_memory, processor
+from grpo.commands.bench import now, peak_memory, processor
 
 
 def main() -> None:

@@ -24,9 +24,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from data import load_problems
 from data.stream import Stream
-from grpo.curve import CURVE, point
 from grpo.experience import make_prompts
 from grpo.model.policy import Policy, load_policy
+from grpo.results.curve import CURVE, point
 from grpo.runs.config import Config
 from grpo.runs.files import write_text
 from grpo.runs.settings import ConfigError, load_config

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from grpo import commands
+from grpo.commands import run as commands
 from grpo.model.policy import Policy, load_policy
 from grpo.runs.config import Config
 from grpo.runs.stages import check_stage

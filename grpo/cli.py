@@ -191,7 +191,7 @@ def _configured(arguments: argparse.Namespace) -> None:
     check_stage(config, file, name)
     if ours is not None:
         print(f"grpo: no --config and no model.path: {name} of the demo, {' '.join([file, *ours])}", file=sys.stderr)
-    from grpo import commands
+    from grpo.commands import run as commands
 
     commands.run(config, arguments)
 

@@ -17,13 +17,13 @@ from torch.nn.utils.rnn import pad_sequence
 from data import Prompt, build_prompt, fitting, load_problems, response_text, without_prefill
 from data.prompts import after_response, prompts_hash
 from data.stream import Stream
-from grpo.curve import held_out_point
 from grpo.distributed import all_reduce
 from grpo.evaluation import PROMPTS, check_evaluation
 from grpo.logprobs import completion_logps
 from grpo.model.batching import my_micro_batches
 from grpo.model.optim import Optimizer
 from grpo.model.policy import Policy, load_policy
+from grpo.results.curve import held_out_point
 from grpo.runs.config import Config
 from grpo.runs.folder import Run, data_hash, fingerprint
 from grpo.runs.keeper import Keeper

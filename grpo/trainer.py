@@ -23,7 +23,6 @@ from data.prompts import prompts_hash
 from data.stream import Stream
 from grpo.advantages import group_advantages, unscored
 from grpo.audits import say_audits
-from grpo.curve import held_out_point
 from grpo.distributed import all_reduce, reduce_metrics
 from grpo.evaluation import PROMPTS, check_evaluation
 from grpo.experience import Batch, collect, make_prompts
@@ -35,6 +34,7 @@ from grpo.model.batching import my_micro_batches
 from grpo.model.optim import Optimizer
 from grpo.model.policy import Policy, load_policy
 from grpo.records import record_step
+from grpo.results.curve import held_out_point
 from grpo.runs.config import Config
 from grpo.runs.folder import Run, data_hash, fingerprint
 from grpo.runs.keeper import Keeper

@@ -20,7 +20,7 @@ import yaml
 from experiments import ablate
 from experiments.lab import figure, results, runner
 from experiments.lab.plan import nodes_of, read_plan
-from grpo.statistics import Difference, crossed
+from grpo.results.statistics import Difference, crossed
 
 REPO = Path(__file__).parent.parent
 COMMON = str(REPO / "experiments/demo/common.yaml")

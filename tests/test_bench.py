@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from grpo import bench, cli
+from grpo import cli
+from grpo.commands import bench
 from grpo.experience import Batch
 from grpo.model.optim import Optimizer
 from grpo.model.policy import load_policy

@@ -10,8 +10,8 @@ import pytest
 from helpers_runs import grpo as run_stage
 from helpers_runs import lines, memorised, one_line
 
-from grpo.compare import compare_runs
 from grpo.report.tables import evaluation_table
+from grpo.results.compare import compare_runs
 from grpo.runs.files import RunError
 
 

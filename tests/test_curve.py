@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 
 import grpo.experience
 import grpo.trainer
-from grpo import curve
-from grpo.curve import read_curve
+from grpo.results import curve
+from grpo.results.curve import read_curve
 
 REPO = Path(__file__).parents[1]
 # the embedded model, so that something is right, and rewards that differ within nearly every group

@@ -17,7 +17,8 @@ from helpers_slow import slow
 from safetensors.torch import load_file
 from test_resume import stop_at
 
-from grpo import cli, commands, distributed
+from grpo import cli, distributed
+from grpo.commands import run as commands
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
@@ -184,7 +185,8 @@ import sys
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
-from grpo import cli, commands
+from grpo import cli
+from grpo.commands import run as commands
 from grpo.distributed import rank
 
 def note(config, policy, *_):

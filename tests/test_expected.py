@@ -12,9 +12,9 @@ from helpers_runs import metrics
 
 import grpo.loss
 from experiments import expected
-from grpo import bands
-from grpo.bands import band, first_outside, limits, verdict
 from grpo.cli import main
+from grpo.results import bands
+from grpo.results.bands import band, first_outside, limits, verdict
 
 REPO = Path(__file__).parents[1]
 BANDS = REPO / "experiments" / "results" / "expected"

@@ -11,11 +11,11 @@ import yaml
 from helpers_runs import grpo
 
 from grpo import cli
+from grpo.commands.why import earned, lines, what_is_wrong
 from grpo.runs.config import Config, RewardConfig
 from grpo.runs.explain import explain
 from grpo.runs.hints import known_keys
 from grpo.runs.journal import Judged
-from grpo.why import earned, lines, what_is_wrong
 
 GOOD = "<think>6 x 7 = 42.</think><answer>42</answer>"
 

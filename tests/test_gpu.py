@@ -18,7 +18,8 @@ from test_architectures import SHARED
 from torch import Tensor
 
 import grpo.trainer
-from grpo import bench, cli
+from grpo import cli
+from grpo.commands import bench
 from grpo.experience import Batch
 from grpo.logprobs import completion_logps
 from grpo.loss import PRESETS

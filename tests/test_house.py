@@ -18,8 +18,8 @@ MODULES = {".".join(p.relative_to(REPO).with_suffix("").parts).removesuffix(".__
 READ_PATH = ("sampling", "logprobs", "advantages", "weights", "loss", "trainer")  # presets.py is settings
 LOOP = ["trainer", "experience", "scoring", "evaluation", "sft", "rejection"]
 LOOP = [f"grpo.{name}" for name in (*READ_PATH[:2], *LOOP)]
-LOOP += ["grpo.bench", "grpo.cli", "grpo.commands", "grpo.compare", "grpo.curve", "grpo.minimal"]  # a list: test names
-
+LOOP += [f"grpo.{name}" for name in ("cli", "minimal", "commands.bench", "commands.run")]
+LOOP += [f"grpo.results.{name}" for name in ("compare", "curve")]  # a list: test names
 REWARDS = [f"rewards.{n}" for n in ("accuracy", "format", "habits", "length", "reflection", "repetition")]
 
 

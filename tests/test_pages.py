@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import pages
-from grpo.statistics import Difference, crossed
+from grpo.results.statistics import Difference, crossed
 
 PAIR = re.compile(r"([-+]0\.\d{3})\s+\[([-+]0\.\d{3}), ([-+]0\.\d{3})\]")
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from helpers_report import html_of, write_run
 
-from grpo import bands
 from grpo.report import expected
+from grpo.results import bands
 from grpo.runs.config import flatten, to_yaml
 from grpo.runs.settings import load_config
 

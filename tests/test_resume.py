@@ -154,7 +154,7 @@ def test_a_stop_during_the_final_evaluation_costs_no_training(tmp_path, monkeypa
     extra = rewards if stage == "grpo" else []
     assert run_stage(stage, tmp_path / "whole", *extra) == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("grpo.commands.evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("grpo.commands.run.evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert run_stage(stage, tmp_path / "run", *extra, log__save_every=100, eval__at_end="true") == 130
     with pytest.MonkeyPatch.context() as patch:  # no further step is taken
         patch.setattr(grpo.sft, "sft_step", None)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo.statistics import components, crossed, half_width, more_seeds, paired, t_quantile
+from grpo.results.statistics import components, crossed, half_width, more_seeds, paired, t_quantile
 
 
 @pytest.mark.parametrize("df", [1, 1.3, 2, 3, 4.7, 9, 30, 255, 1e4])

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from data.embedded.tiny_model import build_tokenizer
-from grpo import commands
+from grpo.commands import run as commands
 from grpo.model.lora import LoraConfig
 from grpo.model.optim import OptimConfig, Optimizer
 from grpo.model.policy import ModelConfig, Policy, load_policy

@@ -11,7 +11,7 @@ import pytest
 from experiments import trl_grpo
 from experiments.lab.plan import nodes_of, read_plan
 from experiments.lab.runner import complete
-from grpo.curve import read_curve
+from grpo.results.curve import read_curve
 from grpo.runs.settings import load_config
 
 NOT_DROPPED = ["grpo.drop_zero_spread=false", "grpo.drop_by=[]"]

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from experiments.lab.plan import Node, Plan
-from grpo.compare import shares
-from grpo.curve import read_curve
+from grpo.results.compare import shares
+from grpo.results.curve import read_curve
+from grpo.results.statistics import Difference, crossed, paired
 from grpo.runs.evaluations import read_evaluation
 from grpo.runs.files import read_mapping
 from grpo.runs.folder import versions
-from grpo.statistics import Difference, crossed, paired
 
 KINDS = ("sampled", "greedy")
 FIGURES = {
@@ -133,7 +133,7 @@ def page(name: str, plan: Plan, found: dict[str, Any], command: str, figure: str
         "",
         "Same problems, same random numbers, same seeds. The 95 % intervals are over seeds and problems, which",
     ]
-    lines += ["both vary (grpo/statistics.py); of one seed over problems alone.", ""]
+    lines += ["both vary (grpo/results/statistics.py); of one seed over problems alone.", ""]
     if plan.target:
         lines += [f"## Completions until {plan.target:g} on held-out problems", ""]
         lines += ["| arm | median | reached by |", "|---|---|---|"]

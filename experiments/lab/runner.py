@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 from experiments.lab.plan import Node
-from grpo.curve import read_rows
 from grpo.report.tables import table
+from grpo.results.curve import read_rows
 from grpo.runs.files import RunError, read_mapping
 
 EVERY = 30.0  # seconds between two progress tables

@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from experiments.bench import ours, peer, run_process
 from experiments.launch.gpu_rows import Rows, json_lines, random_model, real_run
-from grpo.bench import processor
+from grpo.commands.bench import processor
 from grpo.runs.settings import load_config
 
 CONFIG = "experiments/bench/gpu.yaml"

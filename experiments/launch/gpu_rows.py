@@ -24,10 +24,10 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from data.embedded.tiny_model import build_tokenizer
 from experiments.bench import run_process
-from grpo.bench import now, peak_memory, processor
-from grpo.compare import compare_runs
+from grpo.commands.bench import now, peak_memory, processor
 from grpo.model.graphs import can_replay
 from grpo.model.policy import ModelConfig, Policy, load_policy
+from grpo.results.compare import compare_runs
 from grpo.runs.files import read_mapping
 from grpo.runs.keeper import export
 from grpo.sampling import sample_groups

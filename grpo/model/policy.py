@@ -25,10 +25,10 @@ from grpo.model import checks, compute, lora, sharding
 from grpo.model.checks import ModelError
 from grpo.model.config import ModelConfig
 from grpo.model.head import Head
+from grpo.model.permissions import apply_umask
 from grpo.model.shared_prefix import SharedPrefix
 from grpo.model.source import find_eos_ids, load_base, resolve_path
 from grpo.model.whole_rows import WholeRows
-from grpo.permissions import apply_umask
 from grpo.types import Rollouts
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from grpo import bands
 from grpo.report.charts import Series
 from grpo.report.read import Row, RunData, as_number
+from grpo.results import bands
 from grpo.runs import shipped
 from grpo.runs.files import RunError, read_mapping
 from grpo.runs.history import History

@@ -12,16 +12,16 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from data import load_problems
-from grpo import why
-from grpo.bench import bench
-from grpo.bench import table as bench_table
-from grpo.compare import evaluate_models, with_parent
+from grpo.commands import why
+from grpo.commands.bench import bench
+from grpo.commands.bench import table as bench_table
 from grpo.distributed import from_first, process_group, rank
 from grpo.evaluation import evaluate, judge, note_held_out
 from grpo.model.policy import Policy, load_policy
 from grpo.rejection import train_rejection
 from grpo.report.live import LiveReport, write_evaluation
 from grpo.report.tables import evaluation_table
+from grpo.results.compare import evaluate_models, with_parent
 from grpo.runs.config import Config
 from grpo.runs.evaluations import read_evaluation
 from grpo.runs.files import read_mapping, write_json

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from grpo.results.statistics import t_quantile
 from grpo.runs.config import Config, flatten, to_yaml
-from grpo.statistics import t_quantile
 
 Curves = dict[str, list[list[float | None]]]
 """Of each metric a list per seed, a value per step."""

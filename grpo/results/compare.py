@@ -18,12 +18,12 @@ from data import load_problems
 from grpo.distributed import from_first
 from grpo.evaluation import evaluate, note_held_out
 from grpo.model.policy import load_policy
+from grpo.results.statistics import paired
 from grpo.runs.config import Config
 from grpo.runs.evaluations import evaluation_of, models_in, parent_among, read_evaluation
 from grpo.runs.files import RunError, read_mapping, write_json
 from grpo.runs.folder import Run, data_hash, open_run
 from grpo.runs.journal import Judged
-from grpo.statistics import paired
 
 
 def evaluate_models(config: Config) -> tuple[dict[str, dict[str, Any]], list[Path]]:
