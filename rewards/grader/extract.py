@@ -86,7 +86,7 @@ def _around_box(text: str, boxes: list[str], sentences: bool) -> str:
         raise Unreadable("a hedged answer")
     if not sentences and re.search(r"\w", before + after):
         raise Unreadable("a sentence")
-    near, _, far = _partition(r"[.,;:\n](?=\s|$)|[$*\s]*$", after)
+    near, far, *_ = [*re.split(r"[.,;:\n](?=\s|$)|[$*\s]*$", after, maxsplit=1), ""]
     if re.search(r"[0-9]|\b[A-Z]\b", far):
         raise Unreadable("an afterthought")
     left = re.split(r"[.,;](?=\s)", _BEFORE_BOX.search(before)[0])[-1]  # the point of 0.\boxed{4} ends no sentence
@@ -103,12 +103,6 @@ def _boxes_between(text: str) -> str:
     first, last = text.find("\\boxed{"), text.rfind("\\boxed{")
     end = group_end(text, first + 6)
     return "*" if end == last else text[end:last]  # \boxed{4}\boxed{4} is a product, or 44
-
-
-def _partition(pattern: str, text: str) -> tuple[str, str, str]:
-    """`str.partition` at the first match of a pattern."""
-    match = re.search(pattern, text)
-    return (text[: match.start()], match[0], text[match.end() :]) if match else (text, "", "")
 
 
 def last_boxed(text: str) -> str | None:

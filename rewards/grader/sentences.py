@@ -115,11 +115,7 @@ def split_phrase(text: str) -> tuple[str, str, str]:
 
 def qualified(text: str) -> tuple[str, str]:
     """A text without the clause at its end that says what a letter may be, and what: `n = 3k, k ∈ Z`, "integer"."""
-    plain = re.sub(
-        r"\\(?:text|mbox|mathrm)\s*\{((?:[^{}]*\b)?(?:for|where|with|all|is|are|any|real|integer)\b[^{}]*)\}",
-        r" \1 ",
-        text,
-    )
+    plain = _CLAUSE_TEXT.sub(r" \1 ", text)
     if plain == text and not re.search(r"\b(?:for|where|with)\b|\\forall|\\in\b|∈", text):
         return text, ""
     found = _CLAUSE.fullmatch(plain.strip())

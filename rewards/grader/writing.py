@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from rewards.grader.units import UNIT_LETTERS
+
 MAX_GROUP = 2000
 """Characters among which the end of a group is looked for."""
 # fmt: off
@@ -88,6 +90,7 @@ _PATTERNS = [
     (r"°\s*(?:C\b|\\(?:text|mathrm)\s*\{\s*C\s*\})", " celsius "),
     (r"°\s*(?:F\b|\\(?:text|mathrm)\s*\{\s*F\s*\})", " fahrenheit "),
     (r"\bper cent\b", "percent"),
+    (r"\bmph\b", " mi/h"),
     (r"\b(?:US|CA|AU|[CA])\$|\bUSD(?=[\s}]*[0-9])", "$"),
     (r"\b(?:Rs\.?|INR)(?=[\s}]*[0-9])", "₹"),
     (r"\bEUR(?=[\s}]*[0-9])", "€"),
@@ -114,8 +117,6 @@ _CHINESE_UNITS = dict(zip(_CHINESE_NAMES[::2], _CHINESE_NAMES[1::2], strict=True
 _CHINESE_UNIT = re.compile(
     rf"(?<=[0-9 ])({'|'.join(sorted(_CHINESE_UNITS, key=len, reverse=True))}|[个人名只本件次种条张支棵])\s*$"
 )
-_UNIT_LETTERS = {"m": "meter", "g": "gram", "s": "second", "h": "hour", "l": "liter", "L": "liter", "N": "newton",
-                 "J": "joule", "W": "watt", "V": "volt"}  # fmt: skip
 
 
 def normalised(text: str) -> str:
@@ -178,7 +179,7 @@ def _over(text: str) -> str:
 
 def _words(match: re.Match[str]) -> str:
     """What `\\text{}` holds; single letters in it are units."""
-    return f" {re.sub('[a-zA-Z]+', lambda word: _UNIT_LETTERS.get(word[0], word[0]), match[1])} "
+    return f" {re.sub('[a-zA-Z]+', lambda word: UNIT_LETTERS.get(word[0], word[0]), match[1])} "
 
 
 def _quotient(match: re.Match[str]) -> str:
