@@ -39,7 +39,7 @@ _TOKEN = re.compile(
     r"(?P<space>(?:\s|~|\\[!,;:\ ])+)"
     r"|(?P<open>[(\[{]|\\\{|\\begin\s*\{(?:[pbB]?matrix|smallmatrix|array)\}\s*(?:\{[lcr|\s]*\})?)"
     r"|(?P<close>[)\]}]|\\\}|\\end\s*\{(?:[pbB]?matrix|smallmatrix|array)\})"
-    r"|\\(?P<command>[a-zA-Z]+)|(?P<letters>[a-zA-Z]+)"
+    r"|\\(?P<command>[a-zA-Z]+)|(?P<letters>[a-zA-Z]+|[一-鿿]+)"
     r"|(?P<num>(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3}(?![0-9]))?)"
     r"|(?P<sep>[,;&])|(?P<rel><=|>=|!=|[=<>≈∈∉≡⫽])|(?P<bar>\|)|(?P<unit>[%$£€¥₹])|(?P<op>\\\\|[-+*/^_!:°∪∩∖])|(?P<unknown>.)"
 )
@@ -90,6 +90,6 @@ def _letters(letters: str, spaced: bool, formula: bool) -> list[Token]:
     pair = letters.islower() and len(letters) == 2 and letters not in (_UNITS if formula else _UNITS + _WORDS)
     product = mixed or pair or (letters.islower() and ascending)
     consonants = re.fullmatch("(?![A-Z]+$)[^aeiouyAEIOUY]{2,4}", letters) and not is_unit(letters)  # mgh, nRT
-    if len(letters) > 1 and not (product or consonants):
+    if not letters.isascii() or (len(letters) > 1 and not (product or consonants)):
         return [Token("word", letters, spaced)]
     return [Token("name", letter, spaced and i == 0) for i, letter in enumerate(letters)]

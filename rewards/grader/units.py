@@ -17,13 +17,14 @@ SCALES = _LARGE | {word: Fraction(1, part) for word, part in _PARTS.items()}
 """Words that multiply the number before them, in the singular."""
 
 _NAMES = """
-meter m metre; centimeter cm centimetre; millimeter mm millimetre; kilometer km kilometre; inch in inche;
-foot ft feet; yard yd; mile mi; gram g; kilogram kg kilo; milligram mg; pound lb; ounce oz; sterling \u00a3; yen \u00a5;
-rupee \u20b9; kilobyte kb; megabyte mb; gigabyte gb; terabyte tb; liter l litre;
-milliliter ml millilitre; second s sec; minute min; hour h hr; degree deg; dollar $ usd buck; euro \u20ac;
-cent; am; pm; % percent percentage pct; newton; joule; watt; volt; ampere amp; kelvin; coulomb; farad; ohm; tesla;
-henry; pascal; hertz; mole; electronvolt; calorie; unit; radian; year; day; week; month; people; men; women; children;
-teeth; mice; sheep; fish; money; profit; water; milk; gold; celsius; fahrenheit; yuan; time; space; person"""
+meter m metre 米; centimeter cm centimetre 厘米; millimeter mm millimetre 毫米; kilometer km kilometre 千米 公里;
+inch in inche; foot ft feet; yard yd; mile mi; gram g 克; kilogram kg kilo 千克 公斤; milligram mg; pound lb;
+ounce oz; sterling £; yen ¥; rupee ₹; kilobyte kb; megabyte mb; gigabyte gb; terabyte tb; liter l litre;
+milliliter ml millilitre; second s sec 秒; minute min 分钟; hour h hr 小时; degree deg 度; dollar $ usd buck 美元;
+euro €; cent; am; pm; % percent percentage pct; newton; joule; watt; volt; ampere amp; kelvin; coulomb; farad; ohm;
+tesla; henry; pascal; hertz; mole; electronvolt; calorie; unit 个 人 名 只 本 件 次 种 条 张 支 棵; radian; year 岁;
+day 天; week; month; people; men; women; children; teeth; mice; sheep; fish; money; profit; water; milk; gold;
+celsius; fahrenheit; yuan 元; time; space; person"""
 _UNITS = {alias: names.split()[0] for names in _NAMES.split(";") for alias in names.split()}
 
 # Words that speak against reading what follows a number as its unit.
@@ -58,7 +59,7 @@ UNIT_LETTERS = {letter: _SYMBOLS.get(letter) or _UNITS[letter] for letter in "mg
 _SI = re.compile("(?:da|[fpnumcdkMGT])?(?:mol|Pa|Hz|eV|Wb|cd|rad|bar|cal|ohm|Wh|Ah|[mgsAKNJWVCFHTSLl])")
 _FACTOR = (
     r"(\s+per\s+|(?:[\s~*/.]|\\[,;: ])*)((?:sq|square|cu|cubic)\s+)?(\\mu\s*)?"
-    r"((?!(?:sq|square|cu|cubic|per)\b)[a-zA-Z]+(?![a-zA-Z])|\\Omega|[%$£€¥₹])(?:\s*\^\s*\{?\s*(-?\s*[0-9])\s*\}?)?"
+    r"((?!(?:sq|square|cu|cubic|per)\b)[a-zA-Z]+(?![a-zA-Z])|[一-鿿]+(?![一-鿿])|\\Omega|[%$£€¥₹])(?:\s*\^\s*\{?\s*(-?\s*[0-9])\s*\}?)?"
 )
 _FACTORS = re.compile(f"(?:{_FACTOR})+")
 _MEASURED = re.compile(rf"([-+0-9.,*^{{}} ]*[0-9}}])((?:[\s~*/.]|\\[,;: ])(?:{_FACTOR})+)")
@@ -76,10 +77,6 @@ def counted(words: list[str]) -> list[str] | None:
     It ends in a plural or a unit. What may follow is short: where, when, in all.
     """
     lower = ["month" if word == "May" else word.lower() for word in words]
-    if "per" in lower[:4] and lower[-1:] != ["per"]:
-        at = lower.index("per")
-        first, rest = counted(words[:at]), counted(["units", *words[at + 2 :]])
-        return None if first is None or rest is None or lower[at + 1] in NO_UNIT else first + words[at : at + 2]
     end = next((i for i, word in enumerate(lower) if word in _AFTER.split()), len(words))
     what, where = lower[:end], lower[end:]
     if len(what) > 5 or (what and not _is_noun(what[-1])) or (where and where[-1] in _BEFORE_NOUN.split()):

@@ -83,6 +83,8 @@ _PATTERNS = [
     (r"\\not\s*∈", "∉"),
     (r"(?<=[0-9])\s*万", r" * 10^4 "),
     (r"(?<=[0-9])\s*亿", r" * 10^8 "),
+    (r"平方", " square "),
+    (r"立方", " cubic "),
     (r"\\not\s*=", "!="),
     (r"\(([0-9a-fA-F]+)\)\s*_", r"\1_"),  # (52)_8
     (r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)", "*"),  # 1.5 x 10^3
@@ -109,13 +111,6 @@ _FRACTION = re.compile(r"\\(?:[dtc]frac|nicefrac|sfrac|flatfrac)(?![a-zA-Z])")
 _MODULUS = re.compile(
     r"[(,]?\s*(?:\\(?:p?mod|bmod|pod)(?![a-zA-Z])|\\(?:text|mathrm|operatorname)\s*\{\s*mod(?:ulo)?\s*\}|\bmod(?:ulo)?\b)"
     r"(?:\s|\\[ ,;:]|\{)*([0-9]+|[a-zA-Z])\s*\}?\s*\)?\s*$"
-)
-_CHINESE_NAMES = """
-元 yuan 美元 dollar 厘米 cm 毫米 mm 千米 km 公里 km 米 meter 千克 kg 公斤 kg 克 gram 秒 second 分钟 minute 小时 hour
-天 days 度 degree 岁 years 平方厘米 cm^2 平方米 m^2 立方厘米 cm^3 立方米 m^3""".split()  # noqa: SIM905
-_CHINESE_UNITS = dict(zip(_CHINESE_NAMES[::2], _CHINESE_NAMES[1::2], strict=True))
-_CHINESE_UNIT = re.compile(
-    rf"(?<=[0-9 ])({'|'.join(sorted(_CHINESE_UNITS, key=len, reverse=True))}|[个人名只本件次种条张支棵])\s*$"
 )
 
 
@@ -148,7 +143,6 @@ def spelled(text: str) -> str:
     if "≡" in text or "pmod" in text or re.search(r"\((?:\\text\s*\{)?\s*\\?b?mod\b", text):
         text = re.sub(r"\\text\s*\{([^{}]*\bmod\b[^{}]*)\}", r"\1", text)
         text = _MODULUS.sub(r" ⫽ \1", text)
-    text = _CHINESE_UNIT.sub(lambda match: f" {_CHINESE_UNITS.get(match[1], 'units')} ", text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     return _TEXT.sub(_words, _REPEATING.sub(_quotient, text))
