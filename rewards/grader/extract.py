@@ -54,8 +54,7 @@ def extract_answer(text: str, require_tags: bool = True) -> str | None:
 def concluded(text: str, sentences: bool = True) -> str:
     """What is in the only box, or follows the only "the answer is"; all of a text without either.
 
-    Raises:
-        Unreadable: if it states several answers, or hedges, or is a sentence where `sentences` are off.
+    Raises Unreadable if it states several answers, or hedges, or is a sentence where `sentences` are off.
     """
     text = re.sub(r"\\boxed\{\s*(\\boxed\{[^{}]*\})\s*\}", r"\1", _BOX.sub(r"\\boxed{", text))
     boxes = _boxed(text)
@@ -67,8 +66,7 @@ def concluded(text: str, sentences: bool = True) -> str:
 def _around_box(text: str, boxes: list[str], sentences: bool) -> str:
     """The expression that a box stands in: `-4` for `-\\boxed{4}`, `4 cm` for `\\boxed{4}` cm, else what is in the box.
 
-    Raises:
-        Unreadable: for different boxes, an empty one, a hedge, or a number after the box.
+    Raises Unreadable for different boxes, an empty one, a hedge, or a number after the box.
     """
     answer = boxes[0]
     if len({box.strip() for box in boxes}) > 1 or not answer.strip():

@@ -88,8 +88,7 @@ _CLAUSE_TEXT = re.compile(
 def said(text: str, sentences: bool = True) -> str:
     """What follows the only "the answer is", or what a sentence states; a text that is neither as it is.
 
-    Raises:
-        Unreadable: if it states several answers, or hedges, or is a sentence where `sentences` are off.
+    Raises Unreadable if it states several answers, or hedges, or is a sentence where `sentences` are off.
     """
     before, phrase, answer = split_phrase(text)
     answer = answer.removesuffix(" I hope it is correct.")

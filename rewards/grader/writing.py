@@ -14,6 +14,8 @@ from rewards.grader.units import UNIT_LETTERS
 
 MAX_GROUP = 2000
 """Characters among which the end of a group is looked for."""
+MAX_OVER = 4
+"""How deep `{a \\over b}` may nest."""
 # fmt: off
 _SPELLINGS = {
     "*": r"\times \cdot \ast × · ⋅", "/": r"\div ÷", "-": "− – ‐", "^": "**", "±": r"\pm", "∓": r"\mp",
@@ -52,6 +54,8 @@ _UNIT_VECTOR = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|hat|vec|widehat|overrightarrow)\s*"
     r"(?:\{\s*(?:\\(?:mathbf|boldsymbol|hat|vec)\s*)?\{?\s*\\?([ijk])(?:math)?\s*\}?\s*\}|\\?([ijk])(?:math)?(?![a-zA-Z]))"
 )
+_GROUP = r"([^{}]*(?:\{[^{}]*\}[^{}]*)*)"
+_OVER = re.compile(rf"\{{{_GROUP}\\over(?![a-zA-Z]){_GROUP}\}}|^{_GROUP}\\over(?![a-zA-Z]){_GROUP}$")
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|mbox|operatorname)\s*\{([^{}]*)\}")
 _REPEATING = re.compile(r"(?<![0-9])([0-9]*)\.([0-9]*)\\(?:overline|bar|dot)\s*\{?([0-9]+)\}?")
 _PATTERNS = [
@@ -131,8 +135,8 @@ def normalised(text: str) -> str:
         end = group_end(after, 0) if after[:1] == "{" else 0
         argument = before.rstrip()[-1:] in ("^", "_", "}") or re.search(r"\\[a-zA-Z]+\s*$", before)  # x^\mathbf{10}
         text = before + (after if argument or not end else after[1 : end - 1] + after[end:])
-    for _ in range(text.count("\\over")):
-        text = _over(text)
+    for _ in range(MAX_OVER if "\\over" in text else 0):
+        text = _OVER.sub(r"\\frac{\1\3}{\2\4}", text)
     whole = re.fullmatch(r"\s*\\(?:text(?:bf|it|rm|normal)?|mbox|mathrm)\s*\{([^{}]*)\}\s*([.!]?)\s*", text)
     return whole[1] + whole[2] if whole else text
 
@@ -156,19 +160,6 @@ def group_end(text: str, start: int) -> int:
         if depth == 0:
             return start + brace.end()
     return len(text)
-
-
-def _over(text: str) -> str:
-    """The first `{a \\over b}` as a fraction."""
-    if not (found := re.search(r"\\over(?![a-zA-Z])", text)):
-        return text
-    start, depth = found.start(), 0
-    while start and depth < 1:
-        start -= 1
-        depth += {"{": 1, "}": -1}.get(text[start], 0)
-    end = group_end(text, start) if depth else len(text)
-    top, bottom = text[start + depth : found.start()], text[found.end() : end - depth]
-    return f"{text[:start]}\\frac{{{top}}}{{{bottom}}}{text[end:]}"
 
 
 def _words(match: re.Match[str]) -> str:
