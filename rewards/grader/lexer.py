@@ -49,14 +49,10 @@ _WORDS = "an no is at by in of on so to go it up us".split()  # noqa: SIM905
 
 
 def tokenize(text: str, thousands: bool = True) -> list[Token]:
-    """The tokens of a spelled answer.
+    """The tokens of a spelled answer, its LaTeX delimiters taken off; raises Unreadable for too many.
 
-    Args:
-        text: what `spelled` makes, without `$` delimiters (a `$` left over is the currency).
-        thousands: read `1,234` as one number rather than two; among brackets it is always two.
-
-    Raises:
-        Unreadable: for too many tokens. What isn't known is a token that no rule of the grammar takes.
+    thousands: read `1,234` as one number rather than two; among brackets it is always two. What isn't known is a token
+    that no rule of the grammar takes.
     """
     if thousands and not re.search(r"[(\[]|\\\{", text):
         text = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)

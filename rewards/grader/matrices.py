@@ -29,15 +29,10 @@ def sympy_module() -> Any:
 
 
 def calculated(value: Value, number: Callable[[Value], Fraction | None], spend: Callable[[float], None]) -> Any:
-    """A matrix, or an entry of one, as sympy's object of rational numbers.
+    """A matrix, a vector or arithmetic with them, or an entry, as sympy's object of rational numbers.
 
-    Args:
-        value: a matrix, a vector, or arithmetic with them.
-        number: an expression's value at the point, to more digits than `NOISE`; None if it isn't real.
-        spend: counts the work.
-
-    Raises:
-        Unreadable: for shapes that don't fit, and for what exceeds a limit.
+    `number` gives an expression's value, None if it isn't real; `spend` counts the work. Raises Unreadable for shapes
+    that don't fit, and for what exceeds a limit.
     """
     sympy = sympy_module()
     if not value.kind:

@@ -62,12 +62,10 @@ _REVERSED = re.compile(
     r"|or|instead|rather|second thought)\b|(?:^|[.;!?])\s*no\b",
     re.IGNORECASE,
 )
-_TRUTH = re.compile(
-    r"(?:the|this|that|it)(?: (?:statement|claim|assertion|proposition|sentence|answer))? is (true|false)", re.I
-)
-_CHOICE = re.compile(rf"{_LEAD}*(?:the )?(?:correct )?(?:option|choice) is \(?([A-J])\)?", re.IGNORECASE)
-_NO_SOLUTION = re.compile(
-    rf"{_LEAD}*(?:there (?:is|are|exists?)|it has|we have|the (?:equation|system|inequality|problem) has)"
+_SAID = re.compile(
+    r"(?:the|this|that|it)(?: (?:statement|claim|assertion|proposition|sentence|answer))? is (true|false)"
+    rf"|{_LEAD}*(?:the )?(?:correct )?(?:option|choice) is \(?([A-J])\)?"
+    rf"|{_LEAD}*(?:there (?:is|are|exists?)|it has|we have|the (?:equation|system|inequality|problem) has)"
     r" (no (?:(?:real|integer|positive) )?solution)s?",
     re.IGNORECASE,
 )
@@ -137,8 +135,8 @@ def _verdict(text: str) -> str:
     text = text.strip().removesuffix(".")
     if found := _VERDICT.fullmatch(text):
         return "" if _REVERSED.search(found[2]) else found[1]
-    found = _TRUTH.fullmatch(text) or _CHOICE.fullmatch(text) or _NO_SOLUTION.fullmatch(text)
-    return found[1] if found else ""
+    found = _SAID.fullmatch(text)
+    return found[found.lastindex or 0] if found else ""
 
 
 def _stated(text: str) -> str:
