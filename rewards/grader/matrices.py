@@ -11,12 +11,13 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from rewards.grader.operations import is_matrix
+from rewards.grader.operations import expression, is_matrix
 from rewards.grader.values import Symbol, Unreadable, Value
 
-MAX_SIDE, MAX_POWER, MAX_BITS = 5, 20, 8000
+MAX_SIDE, MAX_POWER, MAX_BITS = 5, 20, 4000
 """Rows or columns of a matrix; an exponent; the size of an entry."""
-NOISE = Fraction(1, 10**200)
+DIGITS, NOISE = 90, Fraction(1, 10**60)
+"""Decimals of an entry; what rounding them may make of a result."""
 _OPERATIONS = {"+": operator.add, "*": operator.mul, "^": operator.pow}
 
 
@@ -38,12 +39,14 @@ def calculated(value: Value, number: Callable[[Value], Fraction | None], spend: 
     if not value.kind:
         if (found := number(value)) is None:
             raise Unreadable("an entry that is no real number")
+        if found.denominator > 10**DIGITS:
+            found = round(found, DIGITS)
         return sympy.Rational(found.numerator, found.denominator)
     if value.kind in ("matrix", "("):
         rows = [row.items for row in value.items] if value.kind == "matrix" else [(item,) for item in value.items]
         if max(len(rows), len(rows[0])) > MAX_SIDE:
             raise Unreadable("a large matrix")
-        return sympy.ImmutableMatrix([[calculated(item, number, spend) for item in row] for row in rows])
+        return sympy.ImmutableMatrix([[calculated(expression(item), number, spend) for item in row] for row in rows])
     if not is_matrix(value):
         raise Unreadable(f"{value.kind} is no arithmetic")
     base, *rest = value.items
@@ -56,7 +59,7 @@ def calculated(value: Value, number: Callable[[Value], Fraction | None], spend: 
             raise Unreadable("no small power of a matrix")
         if _bits(result) * (abs(other) if value.label == "^" else 1) > MAX_BITS:
             raise Unreadable("too large")
-        spend(50)
+        spend(300 if value.label == "^" else 100)
         try:
             result = _OPERATIONS[value.label](result, other)
         except (TypeError, ValueError) as error:  # a matrix and a number cannot be added
