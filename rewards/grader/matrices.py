@@ -57,9 +57,10 @@ def calculated(value: Value, number: Callable[[Value], Fraction | None], spend: 
         other = calculated(item, number, spend)
         if value.label == "^" and not (other.is_Integer and abs(other) <= MAX_POWER):
             raise Unreadable("no small power of a matrix")
-        if _bits(result) * (abs(other) if value.label == "^" else 1) > MAX_BITS:
+        bits = _bits(result) * (abs(int(other)) if value.label == "^" else 1)
+        if bits > MAX_BITS:
             raise Unreadable("too large")
-        spend(300 if value.label == "^" else 100)
+        spend(20 + bits)
         try:
             result = _OPERATIONS[value.label](result, other)
         except (TypeError, ValueError) as error:  # a matrix and a number cannot be added
