@@ -11,8 +11,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from rewards.grader.operations import expression, is_matrix
-from rewards.grader.values import Symbol, Unreadable, Value
+from rewards.grader.operations import expression, is_matrix, variables
+from rewards.grader.values import INFINITY, Symbol, Unreadable, Value
 
 MAX_SIDE, MAX_POWER, MAX_BITS = 5, 20, 4000
 """Rows or columns of a matrix; an exponent; the size of an entry."""
@@ -37,7 +37,8 @@ def calculated(value: Value, number: Callable[[Value], Fraction | None], spend: 
     """
     sympy = sympy_module()
     if not value.kind:
-        if (found := number(value)) is None:
+        found = None if INFINITY.name in variables(value) else number(value)
+        if found is None:
             raise Unreadable("an entry that is no real number")
         if found.denominator > 10**DIGITS:
             found = round(found, DIGITS)
