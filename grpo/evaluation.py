@@ -259,12 +259,16 @@ def pass_at_k(judged: list[Judged], problems: int, k: int) -> float:
 
 def majority(judged: list[Judged], problems: list[Problem]) -> float:
     """maj@k over all k samples: equivalent answers vote together, ties go to the first; no answer, no vote."""
+
+    def same(a: str, b: str) -> bool:
+        return a == b or (equivalent(a, b) and equivalent(b, a))  # 6 * 7 as a gold is 42, and as an answer is not
+
     votes: list[dict[str, list[bool]]] = [{} for _ in problems]  # by the first of the equivalent answers
     for j in judged:
         if j.answer is not None:
             of_problem = votes[j.problem]
-            same = next((a for a in of_problem if a == j.answer or equivalent(a, j.answer)), j.answer)
-            of_problem.setdefault(same, []).append(j.correct)
+            first = next((a for a in of_problem if same(a, j.answer)), j.answer)
+            of_problem.setdefault(first, []).append(j.correct)
     return sum(max(answers.values(), key=len, default=[False])[0] for answers in votes) / len(problems)
 
 

@@ -108,6 +108,14 @@ def test_majority_is_averaged_over_problems():
     assert majority(judged, problems(["7", "7", "7", "1"])) == 0.5
 
 
+@pytest.mark.parametrize("answers", sorted(set(itertools.permutations(["42", "42.0", "6*7", "6*7", "6*7"]))))
+def test_an_answer_that_leaves_arithmetic_undone_does_not_vote_with_its_value(answers):
+    """Whatever the order: as a gold 6*7 is 42, as an answer it is not, and it was judged so."""
+    judged = [of(0, answer, answer != "6*7") for answer in answers]
+    assert majority(judged, problems(["42"])) == 0.0
+    assert majority([*judged, of(0, "42", True), of(0, "42", True)], problems(["42"])) == 1.0
+
+
 # ---- intervals ----------------------------------------------------------------------------------------------
 
 

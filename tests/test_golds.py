@@ -53,6 +53,8 @@ def test_one_question_with_two_answers_is_named_with_both_places():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_contradictions([first, *same])
+        warn_of_contradictions([problem(5, "5!?", "120"), problem(6, "5!?", "5!"), problem(7, "5!?", "120.0")])
+        warn_of_contradictions([problem(8, "5!?", "5!"), problem(9, "5!?", "120")])
     with pytest.warns(UserWarning, match=r"1 questions .*\(x\.jsonl:1 '0\.5' and x\.jsonl:9 '2'\): correct or remove"):
         assert len(gradable([first, problem(9, "Half of 1?", "2")], ACCURACY, DataConfig())) == 2
 

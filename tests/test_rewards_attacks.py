@@ -25,6 +25,10 @@ from fuzz_answer import SLOW, check, fuzz, too_slow
 GOLDS = ["42", "x^2+\\sin x", "\\sqrt{2}", "(1,2)", "\\{1,2,3\\}", "\\frac{1}{2004!}", "x+1=y", "[1,2)", "B"]
 FAMILIES = sorted(ATTACKS)
 
+ROWS = [" & ".join(f"\\sqrt{{{n + 5 * row}}}" for n in range(2, 7)) for row in range(5)]
+ROOTS = "\\begin{pmatrix}" + r" \\ ".join(ROWS) + "\\end{pmatrix}"
+POWERS = ROOTS.replace("\\sqrt{", "7^{1")  # of 10 to 36 digits each
+
 # Pairs that once raised, took long or compared one way only; from fuzzing.
 FOUND = [
     ("i", "\\frac0.5"),
@@ -39,6 +43,13 @@ FOUND = [
     ("(e^{\\log_{y}(e)})(\\sin((10)^{2\\pm i}))", "(\\sin((10)^{2\\pm i}))\\cdot(e^{\\log_{y}(e)})"),
     ("{\\sqrt[\\sin((7)^2)]{i},((-7)(\\ln(0)))^2}", "{((-7)(\\ln(0)))^2,\\sqrt[\\sin((7)^2)]{i}}"),
     ("42", "*".join(f"{n}!/{n - 1}!" for n in range(2400, 2460))),
+    ("5 m", "5 " + "sq " * 300 + "1"),
+    ("5 m", "5 " + "a" * 900 + "1"),
+    ("\\frac{1}{2}", "{1 \\over" * 120),
+    ("42", f"2\\begin{{pmatrix}}1&{ROOTS}\\\\2&3\\end{{pmatrix}}"),
+    (f"{ROOTS}^4", f"{ROOTS}^4+1{ROOTS}"),
+    (f"{POWERS}^{{-20}}", f"{POWERS}^{{-19}}"),
+    ("\\lfloor x! \\rfloor", "\\sum_{k=1}^{n} \\sum_{j=1}^{999} \\lfloor \\sin(jk) \\rfloor"),
 ]
 
 

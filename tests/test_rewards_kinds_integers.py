@@ -61,6 +61,17 @@ def test_arithmetic_of_matrices(one, other, k):
         assert paid(f"{matrix(one)}^{{-1}}", inverse)
 
 
+def test_what_is_no_vector_is_no_arithmetic():
+    assert paid("(2, 4)", "2(1, 2)") and not paid("(2, 4)", "2(1, 2) + 1")
+    for interval, text in (("(2, \\infty)", "2(1, \\infty)"), ("[2, 4)", "2[1, 2)"), ("\\{2, 4\\}", "2\\{1, 2\\}")):
+        assert not paid(interval, text), text
+
+
+def test_a_sum_whose_letter_is_bound_is_a_number():
+    assert graded("\\sum_{k=1}^{10} k = 55", "55") and not graded("\\sum_{k=1}^{n} k = 55", "55")
+    assert not graded("\\sum_{k=1}^{2} \\sum_{k=1}^{3} k", "6") and graded("\\sum_{k=1}^{2} \\sum_{k=1}^{3} k", "12")
+
+
 MODULI = st.sampled_from(["\\pmod {{{}}}", "\\mod {}", "(mod {})"])
 
 

@@ -113,18 +113,11 @@ def stated(text: str, config: GradingConfig) -> str:
         text = re.sub(r"(?<![0-9.,])(0(?=,[0-9]{3})|[0-9]+(?!,[0-9]{3}(?![0-9]))),([0-9]+)(?![0-9,.])", r"\1.\2", text)
     text = re.sub(r"(?<=\.)([0-9]{1,99})\.\.\.", r"\1\\ldots ", text)  # 0.333... repeats, 42... does not
     text = text.strip(_MARKUP).rstrip(" .,;:\\\n\t").removeprefix("=").strip(_MARKUP)
-    return re.sub(
-        r"^(?:[\"'\u201c\u2018](.*)[\"'\u201d\u2019]|\(?([A-Ja-j])\)|(?:[Oo]ption|[Cc]hoice) \(?([A-J])\)?)$",
-        _inside,
-        text,
-    )
+    inside = r"^(?:[\"'\u201c\u2018](.*)[\"'\u201d\u2019]|\(?([A-Ja-j])\)|(?:[Oo]ption|[Cc]hoice) \(?([A-J])\)?)$"
+    return re.sub(inside, r"\1\2\3", text)
 
 
 # ---------------------------------------------------------------------------------------------------
-
-
-def _inside(match: re.Match[str]) -> str:
-    return next((group for group in match.groups() if group is not None), "")
 
 
 def readings(text: str, trusted: bool = False) -> list[Value]:

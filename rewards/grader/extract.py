@@ -12,6 +12,7 @@ from rewards.text import split_sections
 
 MAX_CHARS = 1000
 """A longer answer is read by nobody: it equals only itself."""
+MAX_BOXES = 20
 _CHANGES = "|".join(sorted(CHANGING | ALSO_CHANGING))
 _CHANGED_BEFORE = re.compile(rf"\b(?:{_CHANGES})(?: of| than| the| a)*[\s$*(\[\\]*$", re.IGNORECASE)
 _SCALED = f"(?:{'|'.join(SCALES)})s?\\b"
@@ -54,39 +55,35 @@ def extract_answer(text: str, require_tags: bool = True) -> str | None:
 def concluded(text: str, sentences: bool = True) -> str:
     """What is in the only box, or follows the only "the answer is"; all of a text without either.
 
-    Raises:
-        Unreadable: if it states several answers, or hedges, or is a sentence where `sentences` are off.
+    Raises Unreadable if it states several answers, or hedges, or is a sentence where `sentences` are off.
     """
     text = re.sub(r"\\boxed\{\s*(\\boxed\{[^{}]*\})\s*\}", r"\1", _BOX.sub(r"\\boxed{", text))
     boxes = _boxed(text)
-    if boxes:
-        return _around_box(text, boxes, sentences)
-    return said(text, sentences)
+    return _around_box(text, boxes, sentences) if boxes else said(text, sentences)
 
 
-def _around_box(text: str, boxes: list[str], sentences: bool) -> str:
+def _around_box(text: str, boxes: list[tuple[str, int, int]], sentences: bool) -> str:
     """The expression that a box stands in: `-4` for `-\\boxed{4}`, `4 cm` for `\\boxed{4}` cm, else what is in the box.
 
-    Raises:
-        Unreadable: for different boxes, an empty one, a hedge, or a number after the box.
+    Raises Unreadable for different boxes, an empty one, a hedge, or a number after the box.
     """
-    answer = boxes[0]
-    if len({box.strip() for box in boxes}) > 1 or not answer.strip():
+    (answer, last, end), (_, start, first_end) = boxes[0], boxes[-1]
+    if len({box.strip() for box, _, _ in boxes}) > 1 or not answer.strip() or len(boxes) == MAX_BOXES:
         raise Unreadable("several boxes, or an empty one")
-    start = text.find("\\boxed{")
-    before, rest = text[:start], text[text.rfind("\\boxed{") :]
-    after = rest[group_end(rest, 6) :]
+    before, between, after = text[:start], text[first_end:last], text[end:]
+    if first_end == last:
+        between = "*"  # \boxed{4}\boxed{4} is a product, or 44
     clause = re.split(r"[.;:,\n]", before)[-1]
     before = re.sub(r"(?<=[a-zA-Z)])[.,;](?=[\s$*]*$)", " ", before)
     after = re.sub(r"\\(?:text|mbox|mathrm)\{([^{}]*)\}", r" \1 ", after)
     changed = _CHANGED_BEFORE.search(clause) or _CHANGED_AFTER.search(re.split(r"[.,;:\n]", after)[0])
-    if re.search(r"[-+*/^=<>0-9\\]", _NO_MATHS.sub("", _boxes_between(text))) or _LISTED_BEFORE.search(before):
+    if re.search(r"[-+*/^=<>0-9\\]", _NO_MATHS.sub("", between)) or _LISTED_BEFORE.search(before):
         raise Unreadable("an expression or a list of boxes")
     if changed or HEDGE.search(clause) or HEDGE.search(after) or PHRASE.search(after):
         raise Unreadable("a hedged answer")
     if not sentences and re.search(r"\w", before + after):
         raise Unreadable("a sentence")
-    near, _, far = _partition(r"[.,;:\n](?=\s|$)|[$*\s]*$", after)
+    near, far, *_ = [*re.split(r"[.,;:\n](?=\s|$)|[$*\s]*$", after, maxsplit=1), ""]
     if re.search(r"[0-9]|\b[A-Z]\b", far):
         raise Unreadable("an afterthought")
     left = re.split(r"[.,;](?=\s)", _BEFORE_BOX.search(before)[0])[-1]  # the point of 0.\boxed{4} ends no sentence
@@ -98,36 +95,21 @@ def _around_box(text: str, boxes: list[str], sentences: bool) -> str:
     return f"{left}{answer}{' ' * right[:1].isalpha()}{right}" if left or right else answer
 
 
-def _boxes_between(text: str) -> str:
-    """What stands between the first box and the last one."""
-    first, last = text.find("\\boxed{"), text.rfind("\\boxed{")
-    end = group_end(text, first + 6)
-    return "*" if end == last else text[end:last]  # \boxed{4}\boxed{4} is a product, or 44
-
-
-def _partition(pattern: str, text: str) -> tuple[str, str, str]:
-    """`str.partition` at the first match of a pattern."""
-    match = re.search(pattern, text)
-    return (text[: match.start()], match[0], text[match.end() :]) if match else (text, "", "")
-
-
 def last_boxed(text: str) -> str | None:
     """What is in the last box; None if there is none, or several different ones on its line."""
     text = _BOX.sub(r"\\boxed{", text)
     line = text[text.rfind("\n", 0, max(0, text.rfind("\\boxed{"))) + 1 :]
-    boxes = _boxed(line)
-    return boxes[0] if boxes and len(set(boxes)) == 1 else None
+    boxes = {box for box, _, _ in _boxed(line)}
+    return boxes.pop() if len(boxes) == 1 else None
 
 
-def _boxed(text: str, limit: int = 20) -> list[str]:
-    """The contents of the last boxes in a text, the last one first, by counting braces."""
-    boxes: list[str] = []
-    end = len(text)
-    while len(boxes) < limit and (start := text.rfind("\\boxed{", 0, end)) >= 0:
-        stop = group_end(text, start + 6)
-        content = text[start + 7 : stop - 1] if text[stop - 1 : stop] == "}" else ""
-        boxes.append(content)
-        end = start
+def _boxed(text: str) -> list[tuple[str, int, int]]:
+    """The last boxes in a text, the last one first: what is in each, where it begins and where it ends."""
+    boxes: list[tuple[str, int, int]] = []
+    before = len(text)
+    while len(boxes) < MAX_BOXES and (start := text.rfind("\\boxed{", 0, before)) >= 0:
+        end, before = group_end(text, start + 6), start
+        boxes.append((text[start + 7 : end - 1] if text[end - 1] == "}" else "", start, end))
     return boxes
 
 

@@ -39,7 +39,7 @@ _TOKEN = re.compile(
     r"(?P<space>(?:\s|~|\\[!,;:\ ])+)"
     r"|(?P<open>[(\[{]|\\\{|\\begin\s*\{(?:[pbB]?matrix|smallmatrix|array)\}\s*(?:\{[lcr|\s]*\})?)"
     r"|(?P<close>[)\]}]|\\\}|\\end\s*\{(?:[pbB]?matrix|smallmatrix|array)\})"
-    r"|\\(?P<command>[a-zA-Z]+)|(?P<letters>[a-zA-Z]+)"
+    r"|\\(?P<command>[a-zA-Z]+)|(?P<letters>[a-zA-Z]+|[一-鿿]+)"
     r"|(?P<num>(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3}(?![0-9]))?)"
     r"|(?P<sep>[,;&])|(?P<rel><=|>=|!=|[=<>≈∈∉≡⫽])|(?P<bar>\|)|(?P<unit>[%$£€¥₹])|(?P<op>\\\\|[-+*/^_!:°∪∩∖])|(?P<unknown>.)"
 )
@@ -49,14 +49,10 @@ _WORDS = "an no is at by in of on so to go it up us".split()  # noqa: SIM905
 
 
 def tokenize(text: str, thousands: bool = True) -> list[Token]:
-    """The tokens of a spelled answer.
+    """The tokens of a spelled answer, its LaTeX delimiters taken off; raises Unreadable for too many.
 
-    Args:
-        text: what `spelled` makes, without `$` delimiters (a `$` left over is the currency).
-        thousands: read `1,234` as one number rather than two; among brackets it is always two.
-
-    Raises:
-        Unreadable: for too many tokens. What isn't known is a token that no rule of the grammar takes.
+    thousands: read `1,234` as one number rather than two; among brackets it is always two. What isn't known is a token
+    that no rule of the grammar takes.
     """
     if thousands and not re.search(r"[(\[]|\\\{", text):
         text = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
@@ -90,6 +86,6 @@ def _letters(letters: str, spaced: bool, formula: bool) -> list[Token]:
     pair = letters.islower() and len(letters) == 2 and letters not in (_UNITS if formula else _UNITS + _WORDS)
     product = mixed or pair or (letters.islower() and ascending)
     consonants = re.fullmatch("(?![A-Z]+$)[^aeiouyAEIOUY]{2,4}", letters) and not is_unit(letters)  # mgh, nRT
-    if len(letters) > 1 and not (product or consonants):
+    if not letters.isascii() or (len(letters) > 1 and not (product or consonants)):
         return [Token("word", letters, spaced)]
     return [Token("name", letter, spaced and i == 0) for i, letter in enumerate(letters)]

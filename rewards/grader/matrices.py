@@ -11,12 +11,13 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from rewards.grader.operations import is_matrix
-from rewards.grader.values import Symbol, Unreadable, Value
+from rewards.grader.operations import expression, is_matrix, variables
+from rewards.grader.values import INFINITY, Symbol, Unreadable, Value
 
-MAX_SIDE, MAX_POWER, MAX_BITS = 5, 20, 8000
+MAX_SIDE, MAX_POWER, MAX_BITS = 5, 20, 4000
 """Rows or columns of a matrix; an exponent; the size of an entry."""
-NOISE = Fraction(1, 10**200)
+DIGITS, NOISE = 90, Fraction(1, 10**60)
+"""Decimals of an entry; what rounding them may make of a result."""
 _OPERATIONS = {"+": operator.add, "*": operator.mul, "^": operator.pow}
 
 
@@ -29,26 +30,24 @@ def sympy_module() -> Any:
 
 
 def calculated(value: Value, number: Callable[[Value], Fraction | None], spend: Callable[[float], None]) -> Any:
-    """A matrix, or an entry of one, as sympy's object of rational numbers.
+    """A matrix, a vector or arithmetic with them, or an entry, as sympy's object of rational numbers.
 
-    Args:
-        value: a matrix, a vector, or arithmetic with them.
-        number: an expression's value at the point, to more digits than `NOISE`; None if it isn't real.
-        spend: counts the work.
-
-    Raises:
-        Unreadable: for shapes that don't fit, and for what exceeds a limit.
+    `number` gives an expression's value, None if it isn't real; `spend` counts the work. Raises Unreadable for shapes
+    that don't fit, and for what exceeds a limit.
     """
     sympy = sympy_module()
     if not value.kind:
-        if (found := number(value)) is None:
+        found = None if INFINITY.name in variables(value) else number(value)
+        if found is None:
             raise Unreadable("an entry that is no real number")
+        if found.denominator > 10**DIGITS:
+            found = round(found, DIGITS)
         return sympy.Rational(found.numerator, found.denominator)
     if value.kind in ("matrix", "("):
         rows = [row.items for row in value.items] if value.kind == "matrix" else [(item,) for item in value.items]
         if max(len(rows), len(rows[0])) > MAX_SIDE:
             raise Unreadable("a large matrix")
-        return sympy.ImmutableMatrix([[calculated(item, number, spend) for item in row] for row in rows])
+        return sympy.ImmutableMatrix([[calculated(expression(item), number, spend) for item in row] for row in rows])
     if not is_matrix(value):
         raise Unreadable(f"{value.kind} is no arithmetic")
     base, *rest = value.items
@@ -59,9 +58,10 @@ def calculated(value: Value, number: Callable[[Value], Fraction | None], spend: 
         other = calculated(item, number, spend)
         if value.label == "^" and not (other.is_Integer and abs(other) <= MAX_POWER):
             raise Unreadable("no small power of a matrix")
-        if _bits(result) * (abs(other) if value.label == "^" else 1) > MAX_BITS:
+        bits = _bits(result) * (abs(int(other)) if value.label == "^" else 1)
+        if bits > MAX_BITS:
             raise Unreadable("too large")
-        spend(50)
+        spend(20 + bits)
         try:
             result = _OPERATIONS[value.label](result, other)
         except (TypeError, ValueError) as error:  # a matrix and a number cannot be added

@@ -98,19 +98,20 @@ class Evaluator:
                 return True
         return False
 
-    def real_value(self, value: Expression) -> Fraction | None:
-        """The value of a constant, as far as its digits go; None if it isn't real."""
+    def real_value(self, value: Expression, digits: int = DIGITS) -> Fraction | None:
+        """The value of a constant, or at the point, to so many digits; None if it isn't real."""
+        self.spend(3)
         self.real = False
         number = self.value(value)
         if isinstance(number, Fraction | _MP.mpc):
             return number if isinstance(number, Fraction) else None
-        return Fraction(_MP.nstr(number, DIGITS))
+        return Fraction(_MP.nstr(number, digits))
 
     def value(self, value: Value) -> Any:
         """The value at the point: a Fraction, an mpmath number, or a matrix of sympy's."""
         self.spend(1)
         if value.kind:
-            return calculated(value, self.real_value, self.spend)
+            return calculated(value, lambda entry: self.real_value(entry, digits=100), self.spend)
         if isinstance(value, Number):
             return value.value
         if isinstance(value, Symbol):

@@ -62,12 +62,10 @@ _REVERSED = re.compile(
     r"|or|instead|rather|second thought)\b|(?:^|[.;!?])\s*no\b",
     re.IGNORECASE,
 )
-_TRUTH = re.compile(
-    r"(?:the|this|that|it)(?: (?:statement|claim|assertion|proposition|sentence|answer))? is (true|false)", re.I
-)
-_CHOICE = re.compile(rf"{_LEAD}*(?:the )?(?:correct )?(?:option|choice) is \(?([A-J])\)?", re.IGNORECASE)
-_NO_SOLUTION = re.compile(
-    rf"{_LEAD}*(?:there (?:is|are|exists?)|it has|we have|the (?:equation|system|inequality|problem) has)"
+_SAID = re.compile(
+    r"(?:the|this|that|it)(?: (?:statement|claim|assertion|proposition|sentence|answer))? is (true|false)"
+    rf"|{_LEAD}*(?:the )?(?:correct )?(?:option|choice) is \(?([A-J])\)?"
+    rf"|{_LEAD}*(?:there (?:is|are|exists?)|it has|we have|the (?:equation|system|inequality|problem) has)"
     r" (no (?:(?:real|integer|positive) )?solution)s?",
     re.IGNORECASE,
 )
@@ -88,8 +86,7 @@ _CLAUSE_TEXT = re.compile(
 def said(text: str, sentences: bool = True) -> str:
     """What follows the only "the answer is", or what a sentence states; a text that is neither as it is.
 
-    Raises:
-        Unreadable: if it states several answers, or hedges, or is a sentence where `sentences` are off.
+    Raises Unreadable if it states several answers, or hedges, or is a sentence where `sentences` are off.
     """
     before, phrase, answer = split_phrase(text)
     answer = answer.removesuffix(" I hope it is correct.")
@@ -115,11 +112,7 @@ def split_phrase(text: str) -> tuple[str, str, str]:
 
 def qualified(text: str) -> tuple[str, str]:
     """A text without the clause at its end that says what a letter may be, and what: `n = 3k, k ∈ Z`, "integer"."""
-    plain = re.sub(
-        r"\\(?:text|mbox|mathrm)\s*\{((?:[^{}]*\b)?(?:for|where|with|all|is|are|any|real|integer)\b[^{}]*)\}",
-        r" \1 ",
-        text,
-    )
+    plain = _CLAUSE_TEXT.sub(r" \1 ", text)
     if plain == text and not re.search(r"\b(?:for|where|with)\b|\\forall|\\in\b|∈", text):
         return text, ""
     found = _CLAUSE.fullmatch(plain.strip())
@@ -142,8 +135,8 @@ def _verdict(text: str) -> str:
     text = text.strip().removesuffix(".")
     if found := _VERDICT.fullmatch(text):
         return "" if _REVERSED.search(found[2]) else found[1]
-    found = _TRUTH.fullmatch(text) or _CHOICE.fullmatch(text) or _NO_SOLUTION.fullmatch(text)
-    return found[1] if found else ""
+    found = _SAID.fullmatch(text)
+    return found[found.lastindex or 0] if found else ""
 
 
 def _stated(text: str) -> str:

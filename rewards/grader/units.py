@@ -17,22 +17,15 @@ SCALES = _LARGE | {word: Fraction(1, part) for word, part in _PARTS.items()}
 """Words that multiply the number before them, in the singular."""
 
 _NAMES = """
-meter m metre; centimeter cm centimetre; millimeter mm millimetre; kilometer km kilometre; inch in inche;
-foot ft feet; yard yd; mile mi; gram g; kilogram kg kilo; milligram mg; pound lb; ounce oz; sterling \u00a3; yen \u00a5;
-rupee \u20b9; kilobyte kb; megabyte mb; gigabyte gb; terabyte tb; liter l litre;
-milliliter ml millilitre; second s sec; minute min; hour h hr; degree deg; dollar $ usd buck; euro \u20ac;
-cent; mph; am; pm; % percent percentage pct; newton; joule; watt; volt; ampere amp; kelvin; coulomb; farad; ohm; tesla;
-henry; pascal; hertz; mole; electronvolt; calorie; unit; radian; year; day; week; month; people; men; women; children;
-teeth; mice; sheep; fish; money; profit; water; milk; gold; celsius; fahrenheit; yuan; time; space; person"""
+meter m metre 米; centimeter cm centimetre 厘米; millimeter mm millimetre 毫米; kilometer km kilometre 千米 公里;
+inch in inche; foot ft feet; yard yd; mile mi; gram g 克; kilogram kg kilo 千克 公斤; milligram mg; pound lb;
+ounce oz; sterling £; yen ¥; rupee ₹; kilobyte kb; megabyte mb; gigabyte gb; terabyte tb; liter l litre;
+milliliter ml millilitre; second s sec 秒; minute min 分钟; hour h hr 小时; degree deg 度; dollar $ usd buck 美元;
+euro €; cent; am; pm; % percent percentage pct; newton; joule; watt; volt; ampere amp; kelvin; coulomb; farad; ohm;
+tesla; henry; pascal; hertz; mole; electronvolt; calorie; unit 个 人 名 只 本 件 次 种 条 张 支 棵; radian; year 岁;
+day 天; week; month; people; men; women; children; teeth; mice; sheep; fish; money; profit; water; milk; gold;
+celsius; fahrenheit; yuan 元; time; space; person"""
 _UNITS = {alias: names.split()[0] for names in _NAMES.split(";") for alias in names.split()}
-_REWRITES = [
-    (re.compile(r"\b(?:of|the|an?) "), ""),
-    (re.compile(r"\b(?:square|sq) (\w+)"), r"\1^2"),
-    (re.compile(r"\b(?:cubic|cu) (\w+)"), r"\1^3"),
-    (re.compile(r"^mph$"), "mile/hour"),
-    (re.compile(r" (?:/|per) "), "/"),
-    (re.compile(r" \^ "), "^"),
-]
 
 # Words that speak against reading what follows a number as its unit.
 _HEDGES = """
@@ -60,22 +53,22 @@ PLAIN = frozenset(["is", "are", "was", "were", "has", "have", "can", "so", "then
 """Words that change no number."""
 _SYMBOLS = {"N": "newton", "J": "joule", "W": "watt", "V": "volt", "A": "ampere", "K": "kelvin", "C": "coulomb",
             "F": "farad", "T": "tesla", "H": "henry", "Pa": "pascal", "Hz": "hertz", "mol": "mole", "L": "liter",
-            "eV": "electronvolt", "cal": "calorie", "rad": "radian"}  # fmt: skip
+            "eV": "electronvolt", "cal": "calorie", "rad": "radian", r"\Omega": "ohm"}  # fmt: skip
+UNIT_LETTERS = {letter: _SYMBOLS.get(letter) or _UNITS[letter] for letter in "mgshlLNJWV"}
+"""Letters that are units where no formula is expected."""
 _SI = re.compile("(?:da|[fpnumcdkMGT])?(?:mol|Pa|Hz|eV|Wb|cd|rad|bar|cal|ohm|Wh|Ah|[mgsAKNJWVCFHTSLl])")
-_SYMBOL = re.compile(
-    r"(\s+per\s+|\\[,;: ]|[\s~*/.]*)((?:sq|square|cu|cubic)\s+)?(\\mu\s*)?"
-    r"([a-zA-Z]+|\\Omega)\s*(?:\^\s*\{?\s*(-?\s*[0-9])\s*\}?)?"
+_FACTOR = (
+    r"(\s+per\s+|(?:[\s~*/.]|\\[,;: ])*)((?:sq|square|cu|cubic)\s+)?(\\mu\s*)?"
+    r"((?!(?:sq|square|cu|cubic|per)\b)[a-zA-Z]+(?![a-zA-Z])|[一-鿿]+(?![一-鿿])|\\Omega|[%$£€¥₹])(?:\s*\^\s*\{?\s*(-?\s*[0-9])\s*\}?)?"
 )
-_MEASURED = re.compile(
-    r"(?P<value>[-+0-9.,*^{} ]*[0-9}])(?P<unit>(?:(?:[\s~*/.]|\\[,;: ])+(?:\\mu\s*)?(?:[a-zA-Z]+|\\Omega)"
-    r"\s*(?:\^\s*\{?\s*-?\s*[0-9]\s*\}?)?)+)"
-)
+_FACTORS = re.compile(f"(?:{_FACTOR})+")
+_MEASURED = re.compile(rf"([-+0-9.,*^{{}} ]*[0-9}}])((?:[\s~*/.]|\\[,;: ])(?:{_FACTOR})+)")
 
 
 def is_unit(word: str) -> bool:
     """Whether a word is a unit by itself: m, J, km, hours; no other letter."""
     known = len(word) > 1 and not {word.lower(), word.lower().removesuffix("s")}.isdisjoint(_UNITS)
-    return known or word in ("per", "sq", "cu", "square", "cubic", *"mgshlLNJWV")
+    return known or word in ("per", "sq", "cu", "square", "cubic", *UNIT_LETTERS)
 
 
 def counted(words: list[str]) -> list[str] | None:
@@ -84,10 +77,6 @@ def counted(words: list[str]) -> list[str] | None:
     It ends in a plural or a unit. What may follow is short: where, when, in all.
     """
     lower = ["month" if word == "May" else word.lower() for word in words]
-    if "per" in lower[:4] and lower[-1:] != ["per"]:
-        at = lower.index("per")
-        first, rest = counted(words[:at]), counted(["units", *words[at + 2 :]])
-        return None if first is None or rest is None or lower[at + 1] in NO_UNIT else first + words[at : at + 2]
     end = next((i for i, word in enumerate(lower) if word in _AFTER.split()), len(words))
     what, where = lower[:end], lower[end:]
     if len(what) > 5 or (what and not _is_noun(what[-1])) or (where and where[-1] in _BEFORE_NOUN.split()):
@@ -102,23 +91,32 @@ def _is_noun(word: str) -> bool:
 
 def measured(text: str) -> tuple[str, str] | None:
     """A spelled number and its unit of physics by symbols, `5 * 10^3` and "kilometer/second"; None if it is none."""
-    found = _MEASURED.fullmatch(re.sub(r"\bmph\b", "mi/h", text.strip()))
-    if not found or re.search(r"(?<![a-zA-Z])[a-zA-Z] [a-zA-Z](?![a-zA-Z])", found["unit"]):  # V W is a product
+    found = _MEASURED.fullmatch(text.strip())
+    if not found or re.search(r"(?<![a-zA-Z])[a-zA-Z] [a-zA-Z](?![a-zA-Z])", found[2]):  # V W is a product
         return None
+    for *_, symbol, _ in re.findall(_FACTOR, found[2]):
+        if symbol.lower() in NO_UNIT or not (_named(symbol) or (_SI.fullmatch(symbol) and len(symbol) > 1)):
+            return None
+    return found[1], _spelled(found[2])
+
+
+def _named(symbol: str) -> str | None:
+    return _SYMBOLS.get(symbol) or _UNITS.get(symbol) or _UNITS.get(symbol.lower().removesuffix("s"))
+
+
+def _spelled(unit: str) -> str:
+    """Units by their names and powers, nouns in the singular: "meter/second^2" of `m s^{-2}`."""
     powers: dict[str, int] = {}
     sign = 1
-    for joint, area, micro, symbol, power in _SYMBOL.findall(found["unit"]):
-        symbol = "ohm" if symbol == "\\Omega" else symbol
-        name = _SYMBOLS.get(symbol) or _UNITS.get(symbol) or _UNITS.get(symbol.lower().removesuffix("s"))
-        if symbol.lower() in NO_UNIT or (not name and (not _SI.fullmatch(symbol) or len(symbol) == 1)):
-            return None
-        name, sign = ("micro" if micro else "") + (name or symbol), -1 if "/" in joint or "per" in joint else sign
+    for joint, area, micro, symbol, power in re.findall(_FACTOR, unit):
+        sign = -1 if "/" in joint or "per" in joint else sign
+        name = ("micro" if micro else "") + (_named(symbol) or symbol.removesuffix("s"))
         powers[name] = powers.get(name, 0) + sign * int(power.replace(" ", "") or {"s": 2, "c": 3}.get(area[:1], 1))
     sides = [
         " ".join(sorted(n + (f"^{abs(p)}" if abs(p) > 1 else "") for n, p in powers.items() if p * side > 0))
         for side in (1, -1)
     ]
-    return found["value"], "/".join(filter(None, sides))
+    return "/".join(filter(None, sides))
 
 
 def unit_name(words: list[str], glued: bool, trusted: bool = False) -> str:
@@ -139,8 +137,5 @@ def unit_name(words: list[str], glued: bool, trusted: bool = False) -> str:
         or not (trusted or not words[0].isalpha() or counted(re.split(r" [/^] ", " ".join(words))[0].split()))
     ):
         return ""
-    singular = [word if word in _UNITS else word.removesuffix("s") for word in words]
-    text = " ".join(_UNITS.get(word, word) for word in singular)
-    for pattern, replacement in _REWRITES:
-        text = pattern.sub(replacement, text)
-    return text if re.fullmatch(r"%|[a-z]+(?:\^[0-9])?(?:[ /][a-z]+(?:\^[0-9])?)*", text) else ""
+    text = re.sub(r"\b(?:of|the|an?) ", "", " ".join(words))
+    return _spelled(text) if _FACTORS.fullmatch(text) else ""

@@ -10,8 +10,12 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from rewards.grader.units import UNIT_LETTERS
+
 MAX_GROUP = 2000
 """Characters among which the end of a group is looked for."""
+MAX_OVER = 4
+"""How deep `{a \\over b}` may nest."""
 # fmt: off
 _SPELLINGS = {
     "*": r"\times \cdot \ast × · ⋅", "/": r"\div ÷", "-": "− – ‐", "^": "**", "±": r"\pm", "∓": r"\mp",
@@ -50,6 +54,8 @@ _UNIT_VECTOR = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|hat|vec|widehat|overrightarrow)\s*"
     r"(?:\{\s*(?:\\(?:mathbf|boldsymbol|hat|vec)\s*)?\{?\s*\\?([ijk])(?:math)?\s*\}?\s*\}|\\?([ijk])(?:math)?(?![a-zA-Z]))"
 )
+_GROUP = r"([^{}]*(?:\{[^{}]*\}[^{}]*)*)"
+_OVER = re.compile(rf"\{{{_GROUP}\\over(?![a-zA-Z]){_GROUP}\}}|^{_GROUP}\\over(?![a-zA-Z]){_GROUP}$")
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|mbox|operatorname)\s*\{([^{}]*)\}")
 _REPEATING = re.compile(r"(?<![0-9])([0-9]*)\.([0-9]*)\\(?:overline|bar|dot)\s*\{?([0-9]+)\}?")
 _PATTERNS = [
@@ -81,6 +87,8 @@ _PATTERNS = [
     (r"\\not\s*∈", "∉"),
     (r"(?<=[0-9])\s*万", r" * 10^4 "),
     (r"(?<=[0-9])\s*亿", r" * 10^8 "),
+    (r"平方", " square "),
+    (r"立方", " cubic "),
     (r"\\not\s*=", "!="),
     (r"\(([0-9a-fA-F]+)\)\s*_", r"\1_"),  # (52)_8
     (r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)", "*"),  # 1.5 x 10^3
@@ -88,6 +96,7 @@ _PATTERNS = [
     (r"°\s*(?:C\b|\\(?:text|mathrm)\s*\{\s*C\s*\})", " celsius "),
     (r"°\s*(?:F\b|\\(?:text|mathrm)\s*\{\s*F\s*\})", " fahrenheit "),
     (r"\bper cent\b", "percent"),
+    (r"\bmph\b", " mi/h"),
     (r"\b(?:US|CA|AU|[CA])\$|\bUSD(?=[\s}]*[0-9])", "$"),
     (r"\b(?:Rs\.?|INR)(?=[\s}]*[0-9])", "₹"),
     (r"\bEUR(?=[\s}]*[0-9])", "€"),
@@ -107,15 +116,6 @@ _MODULUS = re.compile(
     r"[(,]?\s*(?:\\(?:p?mod|bmod|pod)(?![a-zA-Z])|\\(?:text|mathrm|operatorname)\s*\{\s*mod(?:ulo)?\s*\}|\bmod(?:ulo)?\b)"
     r"(?:\s|\\[ ,;:]|\{)*([0-9]+|[a-zA-Z])\s*\}?\s*\)?\s*$"
 )
-_CHINESE_NAMES = """
-元 yuan 美元 dollar 厘米 cm 毫米 mm 千米 km 公里 km 米 meter 千克 kg 公斤 kg 克 gram 秒 second 分钟 minute 小时 hour
-天 days 度 degree 岁 years 平方厘米 cm^2 平方米 m^2 立方厘米 cm^3 立方米 m^3""".split()  # noqa: SIM905
-_CHINESE_UNITS = dict(zip(_CHINESE_NAMES[::2], _CHINESE_NAMES[1::2], strict=True))
-_CHINESE_UNIT = re.compile(
-    rf"(?<=[0-9 ])({'|'.join(sorted(_CHINESE_UNITS, key=len, reverse=True))}|[个人名只本件次种条张支棵])\s*$"
-)
-_UNIT_LETTERS = {"m": "meter", "g": "gram", "s": "second", "h": "hour", "l": "liter", "L": "liter", "N": "newton",
-                 "J": "joule", "W": "watt", "V": "volt"}  # fmt: skip
 
 
 def normalised(text: str) -> str:
@@ -135,8 +135,8 @@ def normalised(text: str) -> str:
         end = group_end(after, 0) if after[:1] == "{" else 0
         argument = before.rstrip()[-1:] in ("^", "_", "}") or re.search(r"\\[a-zA-Z]+\s*$", before)  # x^\mathbf{10}
         text = before + (after if argument or not end else after[1 : end - 1] + after[end:])
-    for _ in range(text.count("\\over")):
-        text = _over(text)
+    for _ in range(MAX_OVER if "\\over" in text else 0):
+        text = _OVER.sub(r"\\frac{\1\3}{\2\4}", text)
     whole = re.fullmatch(r"\s*\\(?:text(?:bf|it|rm|normal)?|mbox|mathrm)\s*\{([^{}]*)\}\s*([.!]?)\s*", text)
     return whole[1] + whole[2] if whole else text
 
@@ -147,7 +147,6 @@ def spelled(text: str) -> str:
     if "≡" in text or "pmod" in text or re.search(r"\((?:\\text\s*\{)?\s*\\?b?mod\b", text):
         text = re.sub(r"\\text\s*\{([^{}]*\bmod\b[^{}]*)\}", r"\1", text)
         text = _MODULUS.sub(r" ⫽ \1", text)
-    text = _CHINESE_UNIT.sub(lambda match: f" {_CHINESE_UNITS.get(match[1], 'units')} ", text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     return _TEXT.sub(_words, _REPEATING.sub(_quotient, text))
@@ -163,22 +162,9 @@ def group_end(text: str, start: int) -> int:
     return len(text)
 
 
-def _over(text: str) -> str:
-    """The first `{a \\over b}` as a fraction."""
-    if not (found := re.search(r"\\over(?![a-zA-Z])", text)):
-        return text
-    start, depth = found.start(), 0
-    while start and depth < 1:
-        start -= 1
-        depth += {"{": 1, "}": -1}.get(text[start], 0)
-    end = group_end(text, start) if depth else len(text)
-    top, bottom = text[start + depth : found.start()], text[found.end() : end - depth]
-    return f"{text[:start]}\\frac{{{top}}}{{{bottom}}}{text[end:]}"
-
-
 def _words(match: re.Match[str]) -> str:
     """What `\\text{}` holds; single letters in it are units."""
-    return f" {re.sub('[a-zA-Z]+', lambda word: _UNIT_LETTERS.get(word[0], word[0]), match[1])} "
+    return f" {re.sub('[a-zA-Z]+', lambda word: UNIT_LETTERS.get(word[0], word[0]), match[1])} "
 
 
 def _quotient(match: re.Match[str]) -> str:
