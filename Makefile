@@ -41,7 +41,7 @@ demo: $(VENV)/.ready ## the four stages on the embedded problems, then the table
 ablate: $(VENV)/.ready-figures ## arms x seeds, paired, with a figure: make ablate NAME=reflection SEEDS="0 1 2"
 	$(VENV)/bin/python -m experiments.ablate $(NAME) --seeds $(SEEDS) $(ARGS)
 
-paper: ## the rows of the paper's table on the embedded problems, over three seeds
+paper: ## the rows of the paper's table on the embedded problems: make paper SEEDS="0 1 2 3 4"
 	@$(MAKE) --no-print-directory ablate NAME=paper
 
 minimal: $(VENV)/.ready ## the whole algorithm on one page, on the embedded model (a minute)
@@ -103,7 +103,7 @@ parity: $(VENV)/.ready-dev ## our loss and its gradient beside those of TRL's in
 docs: $(VENV)/.ready-figures ## write docs/glossary.md, docs/step.md and the demo's figure from the code and the results
 	PYTHONPATH=. $(VENV)/bin/python tests/readme.py
 	$(VENV)/bin/python -m experiments.step
-	$(VENV)/bin/python -m experiments.pairs
+	$(VENV)/bin/python -m experiments.pages
 
 lint: $(VENV)/.ready-dev ## check style
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -1,6 +1,6 @@
 """The band in which a run of settings that are recorded lies, whatever its seed: prediction intervals, step by step.
 
-    values of S seeds at a step -> mean +- t sd sqrt(1 + 1/S),  t: Student's 99.9 % quantile with S - 1
+    values of S seeds at a step -> mean +- t sd sqrt(1 + 1/S),  t: Student's 99.99 % quantile with S - 1
 
 A band file (experiments/results/expected/) holds the values, of each metric a list per seed, and the settings that they
 are of; `python -m experiments.expected` makes it. The report draws the band behind a run of these settings.
@@ -18,19 +18,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import yaml
 
+from grpo.runs.config import Config, flatten, to_yaml
 from grpo.statistics import t_quantile
 
 Curves = dict[str, list[list[float | None]]]
 """Of each metric a list per seed, a value per step."""
 
-UPPER = 0.999
+UPPER = 0.9999  # a run is compared at about 200 values: by chance, at most one run in 20 is outside (Bonferroni)
 IN_A_ROW = 2
 LEAST_SEEDS = 3
 LOGARITHM = ("kl", "loss", "grad_norm", "length", "entropy")
 FREE = (  # settings that do not shape a run's curves
-    "run", "seed", "threads", "model.path", "model.device", "parallel", "log.", "eval.", "sandbox.", "max_skipped",
-    "accept_code", "tokens_per_micro_batch", "sampling.max_rows", "data.root", "model.recompute",
+    "run", "seed", "threads", "model.path", "model.device", "parallel", "fsdp_gather", "log.", "eval.", "sandbox.",
+    "max_skipped", "accept_code", "tokens_per_micro_batch", "sampling.max_rows", "data.root", "model.recompute",
 )  # fmt: skip
 
 
@@ -92,8 +94,12 @@ def shaping(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differing(band: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """The settings, by their dotted keys, in which a run is not one of the band's. band: a band file's content."""
-    there, here = band["settings"], shaping(settings)
+    """The settings, by their dotted keys, in which a run is not one of the band's. band: a band file's content.
+
+    A setting that is newer than the band had its default there.
+    """
+    there, here, defaults = band["settings"], shaping(settings), flatten(yaml.safe_load(to_yaml(Config())))
+    there = {key: defaults[key] for key in here.keys() & defaults.keys()} | there
     return [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
 
 

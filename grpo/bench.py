@@ -40,7 +40,7 @@ def bench(config: Config, steps: int = 3, warmup_tokens: int = 0) -> dict:
     prompts = make_prompts(config, policy, problems)
     if config.loss.beta:
         policy.freeze_reference()
-    policy.start_training(config.parallel)
+    policy.start_training(config.parallel, config.by_layer("grpo"))
     optimizer, device = Optimizer(policy.trainable(), config.optim, steps + 1, policy.masters), policy.device
     mine = rank_slice(len(problems))  # what this process samples
     ids, token_ids = [p.id for p in problems[mine]], [p.ids for p in prompts[mine]]
@@ -48,9 +48,10 @@ def bench(config: Config, steps: int = 3, warmup_tokens: int = 0) -> dict:
     rows = []
     for step in progress(range(steps + 1), desc="bench", unit="step"):
         started, sampling = now(device), config.sampling if step else first
-        with policy.unsharded():
-            mine = sample_groups(policy, token_ids, ids, config.grpo.group_size, sampling, config.seed, step)
-        rollouts = concat_rollouts(all_gather(mine))
+        with policy.ready_to_sample():
+            how = config.grpo.group_size, sampling, config.seed, step
+            mine = [sample_groups(policy, token_ids, ids, *how)] if ids else []
+        rollouts = concat_rollouts([some for process in all_gather(mine) for some in process])
         sampled = now(device)
         rewards = torch.rand(len(rollouts), 1, generator=torch.Generator().manual_seed(step))
         metrics = update(config, policy, optimizer, Batch(rollouts, rewards, {}), torch.ones(1), step)

@@ -81,7 +81,7 @@ def _base(config: Config, arguments: argparse.Namespace) -> None:
     run = open_run(config, "base")
     if not run.complete:
         with run.working():
-            policy = load_policy(config.model, config.seed)
+            policy = load_policy(config.model, config.seed, parallel=config.parallel, by_layer=config.by_layer("base"))
             note_held_out(config, policy, run)
             write_json(run.folder / "eval.json", result := evaluate(config, policy, run))
             run.tell("evaluation", 0, result)
@@ -115,7 +115,7 @@ def _show(text: str) -> None:
 def _sample(config: Config, arguments: argparse.Namespace) -> None:
     """Print sampled completions of the first problems of config.eval.data, and what each reward gave them and why."""
     problems = load_problems(config.eval.data, config.eval.seed)
-    policy = load_policy(config.model, config.seed)
+    policy = load_policy(config.model, config.seed, parallel=config.parallel, by_layer=config.by_layer("sample"))
     for row in judge(config, policy, problems, config.eval.samples, config.sampling.temperature, "sampled"):
         if arguments.json:
             _show(json.dumps(asdict(row) | {"rewards": why.earned(config, row)}, ensure_ascii=False))

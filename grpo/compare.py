@@ -61,7 +61,7 @@ def evaluate_model(config: Config, name: str, path: str, data: str) -> Path:
     run = open_run(one, "eval")
     if not run.complete:
         with run.working():
-            policy = load_policy(one.model, one.seed)
+            policy = load_policy(one.model, one.seed, parallel=one.parallel, by_layer=one.by_layer("eval"))
             note_held_out(one, policy, run)
             write_json(run.folder / "eval.json", evaluate(one, policy, run))
             run.finish()

@@ -17,7 +17,8 @@ from typing import Any
 
 from grpo.distributed import from_first
 from grpo.evaluation import describe, held_out, judge_held_out, origin, per_problem
-from grpo.model.sharding import is_sharded
+from grpo.model.policy import Policy
+from grpo.runs.config import Config
 from grpo.runs.files import write_text
 from grpo.runs.folder import EVALUATION
 from grpo.runs.journal import Journal
@@ -34,15 +35,26 @@ def held_out_point(keeper: Keeper, step: int) -> None:
     every = config.eval.every
     if not every or (step % every and not last):
         return
-    with policy.unsharded():
-        problems = held_out(config, policy)[: config.eval.every_count or None]
-        journal = Journal(run)  # asks whether to stop, and keeps nothing
-        if last and config.eval.at_end and not config.eval.every_count and not is_sharded(config.parallel):
-            journal = Journal(run, EVALUATION, origin(config, policy, problems))  # what the end would evaluate again
-        sampled, greedy = judge_held_out(config, policy, problems, journal)
-    now = describe(sampled)
-    shares = per_problem(sampled, len(problems))
-    row = {
+    journal = Journal(run)  # asks whether to stop, and keeps nothing
+    if last and config.eval.at_end and not config.eval.every_count:
+        problems = held_out(config, policy)
+        journal = Journal(run, EVALUATION, origin(config, policy, problems))  # what the end would evaluate again
+    row = point(config, policy, step, journal)
+    before = from_first(lambda: [one for one in read_curve(run.folder) if one["step"] < step])
+    if config.eval.keep_best and all(row["accuracy"] > one["accuracy"] for one in before):
+        keeper.save_model("best")
+    row["completions"] = from_first(lambda: sampled_before(run.folder, step, config.grpo.group_size))
+    write_text(run.folder / CURVE, "".join(json.dumps(one) + "\n" for one in [*before, row]))
+    run.tell("evaluation", step, row)
+    say(f"step {step}: held-out accuracy {row['accuracy']:.3f}, greedy {row['greedy']:.3f}")
+
+
+def point(config: Config, policy: Policy, step: int, journal: Journal | None = None) -> dict[str, Any]:
+    """A point of the curve: the policy after `step` steps on the first `eval.every_count` held-out problems."""
+    problems = held_out(config, policy)[: config.eval.every_count or None]
+    sampled, greedy = judge_held_out(config, policy, problems, journal or Journal())
+    now, shares = describe(sampled), per_problem(sampled, len(problems))
+    return {
         "step": step,
         "problems": len(problems),
         "accuracy": now["accuracy"],
@@ -51,13 +63,6 @@ def held_out_point(keeper: Keeper, step: int) -> None:
         "rewards": now["rewards"],
         "right": [round(share * config.eval.samples) for share in shares],
     }
-    before = from_first(lambda: [one for one in read_curve(run.folder) if one["step"] < step])
-    if config.eval.keep_best and all(row["accuracy"] > one["accuracy"] for one in before):
-        keeper.save_model("best")
-    row["completions"] = from_first(lambda: sampled_before(run.folder, step, config.grpo.group_size))
-    write_text(run.folder / CURVE, "".join(json.dumps(one) + "\n" for one in [*before, row]))
-    run.tell("evaluation", step, row)
-    say(f"step {step}: held-out accuracy {row['accuracy']:.3f}, greedy {row['greedy']:.3f}")
 
 
 def read_curve(run: Path) -> list[dict[str, Any]]:

@@ -87,7 +87,7 @@ def process_group(device: str) -> Iterator[None]:
         yield
         dist.barrier()  # none ends while another still waits for it
     except RuntimeError as error:
-        if not re.search("onnection|imed out|imeout|eset by peer|NCCL|gloo", str(error)):
+        if not is_of_another(error):
             raise
         reason = str(error).strip().splitlines()[0][:120]
         raise LostProcess(
@@ -98,6 +98,11 @@ def process_group(device: str) -> Iterator[None]:
     # gloo's threads may outlive the group and still hold a tensor, which they can only free while Python runs:
     # at its end it would stop them there, and C++ takes that for a crash
     time.sleep(0.2)
+
+
+def is_of_another(error: RuntimeError) -> bool:
+    """Whether PyTorch raised this because another process has ended or does not answer."""
+    return bool(re.search("onnection|imed out|imeout|eset by peer|NCCL|gloo", str(error)))
 
 
 # ---- to know the same ---------------------------------------------------------------------------------------

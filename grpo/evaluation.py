@@ -69,9 +69,8 @@ def evaluate(config: Config, policy: Policy, run: Run | None = None) -> dict[str
     """
     problems = held_out(config, policy)
     say_start("eval", config, policy, len(problems))
-    with policy.unsharded():
-        journal = Journal(run, EVALUATION, origin(config, policy, problems) if run else "")
-        return summary(config, problems, *judge_held_out(config, policy, problems, journal))
+    journal = Journal(run, EVALUATION, origin(config, policy, problems) if run else "")
+    return summary(config, problems, *judge_held_out(config, policy, problems, journal))
 
 
 def judge_held_out(
@@ -157,10 +156,10 @@ def judge(
             index = range(first, min(first + per_round, len(problems)))
             index = index[rank_slice(len(index))]  # those that this process samples
             here: list[Judged] = []
-            if index:
-                some = slice(index.start, index.stop)
-                rollouts, completions = sample_texts(config, policy, problems[some], prompts[some], samples, EVAL_STEP)
-                here = judge_completions(config, rewards, completions, rollouts, index.start)
+            some = slice(index.start, index.stop)
+            found = sample_texts(config, policy, problems[some], prompts[some], samples, EVAL_STEP)
+            if found:
+                here = judge_completions(config, rewards, *found, index.start)
                 here = [replace(row, kind=kind, sample=i % samples) for i, row in enumerate(here)]
             fresh = [shortened(row, most) for rows in all_gather(here) for row in rows]
             judged += fresh
@@ -171,7 +170,7 @@ def judge(
 
 
 def judge_completions(
-    config: Config, rewards: RewardSet, completions: Completions, rollouts: Rollouts, first: int
+    config: Config, rewards: RewardSet, rollouts: Rollouts, completions: Completions, first: int
 ) -> list[Judged]:
     """Judge each completion. first: the place of the first problem."""
     scores = rewards(completions, progress_of(config)).tolist()  # [N, K]

@@ -99,10 +99,11 @@ def sample_and_score(
     config: Config, policy: Policy, rewards: RewardSet, problems: list[Problem], step: int, epoch: float
 ) -> ScoredGroups | None:
     """G completions of each of these problems, scored; None if there is no problem."""
-    if not problems:
-        return None
     size, prompts, killed = config.grpo.group_size, make_prompts(config, policy, problems), rewards.killed
-    rollouts, completions = sample_texts(config, policy, problems, prompts, size, step)
+    found = sample_texts(config, policy, problems, prompts, size, step)
+    if not found:
+        return None
+    rollouts, completions = found
     scores = rewards(completions, progress_of(config, step, epoch))  # [N, K]
     kept = groups_to_keep(config, rewards, scores).repeat_interleave(size).nonzero().squeeze(1)
     return ScoredGroups(rollouts, completions, scores, kept, rewards.killed - killed)
@@ -131,10 +132,13 @@ def groups_to_keep(config: Config, rewards: RewardSet, scores: Tensor) -> Tensor
 
 def sample_texts(
     config: Config, policy: Policy, problems: list[Problem], prompts: list[Prompt], size: int, step: int
-) -> tuple[Rollouts, Completions]:
-    """`size` completions of each problem, as tokens and as texts."""
+) -> tuple[Rollouts, Completions] | None:
+    """`size` completions of each problem, as tokens and as texts; None of no problem. All processes call it."""
     ids, token_ids = [p.id for p in problems], [p.ids for p in prompts]
-    rollouts = sample_groups(policy, token_ids, ids, size, config.sampling, config.seed, step)
+    with policy.ready_to_sample():
+        if not problems:
+            return None
+        rollouts = sample_groups(policy, token_ids, ids, size, config.sampling, config.seed, step)
     return rollouts, decode(policy, rollouts, prompts, problems)
 
 
@@ -143,7 +147,7 @@ def make_prompts(config: Config, policy: Policy, problems: list[Problem]) -> lis
     prompts = [build_prompt(p, policy.tokenizer, config.prompt) for p in problems]
     policy.check_tokens(p.ids for p in prompts)
     context, most = policy.max_positions or math.inf, config.sampling.max_new_tokens
-    longest, long = max(len(p.ids) for p in prompts), sum(len(p.ids) + most > context for p in prompts)
+    longest, long = max((len(p.ids) for p in prompts), default=0), sum(len(p.ids) + most > context for p in prompts)
     if long:
         lower = f"lower sampling.max_new_tokens to {context - longest} or " if context > longest else ""
         raise ValueError(

@@ -209,7 +209,7 @@ def token_values(ratio: Tensor, weight: Tensor, tokens: Tokens, config: LossConf
     if config.delta is not None:
         values["clip_fraction_delta"] = (clipped > config.delta) & bad
     values["clipped"] = sum(x.float() for x in values.values())
-    values |= {"ratio": ratio, "weighted_advantage": weight * tokens.advantages}
+    values["ratio"] = ratio
     if config.weight:
         values["weight"] = weight
     if tokens.reference is not None:
@@ -256,5 +256,5 @@ def policy_loss(
 
 def token_means(values: dict[str, Tensor], num_tokens: float) -> dict[str, Tensor]:
     """The metrics of a micro-batch, whose sum is the mean over `num_tokens`; `ratio_max` is the largest of its own."""
-    means = {name: x.sum() / num_tokens for name, x in values.items() if name not in ("clipped", "weighted_advantage")}
+    means = {name: x.sum() / num_tokens for name, x in values.items() if name != "clipped"}
     return means | {"ratio_max": values["ratio"].max()}

@@ -39,10 +39,11 @@ def train_rejection(config: Config, run: Run) -> Policy:
     """Run it in an open run folder: sample once, then fine-tune (and resume there after a stop)."""
     problems = load_problems(config.data, config.seed)
     run.note_input("data_hash", data_hash(problems), "training data")
+    how = {"parallel": config.parallel, "by_layer": config.by_layer("reject")}
     if not from_first((run.folder / "samples.jsonl").exists):
         if config.reject.sft_from:  # a model that cannot be loaded is found before all is sampled
-            load_policy(replace(config.model, path=config.reject.sft_from), config.seed)
-        policy = load_policy(config.model, config.seed)
+            load_policy(replace(config.model, path=config.reject.sft_from), config.seed, **how)
+        policy = load_policy(config.model, config.seed, **how)
         check_evaluation(config, policy, run)
         fit_in = fitting(problems, policy.tokenizer, config.prompt, config.data)
         fit_in = gradable(fit_in, judged_by(config), config.data)
@@ -58,6 +59,7 @@ def train_rejection(config: Config, run: Run) -> Policy:
         write_text(run.folder / "samples.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         shares = [[name, str(count), f"{count / counts['sampled']:.3f}"] for name, count in counts.items()]
         say(table(["samples", "count", "share"], shares))
+        del policy  # before the next is loaded
     responses = from_first(lambda: read_samples(run.folder / "samples.jsonl", problems))
     start = replace(config.model, path=config.reject.sft_from or config.model.path)
     policy = load_policy(start, config.seed, training=True, parallel=config.parallel)

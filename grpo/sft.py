@@ -1,4 +1,4 @@
-"""Supervised fine-tuning, stage 2: cross-entropy on the completion's tokens, never on the prompt's.
+"""Supervised fine-tuning, stage 2: cross-entropy on the completion's tokens, not on the prompt's.
 
     loss = - 1 / (tokens of the batch)  sum_it  log pi(o_it | prompt, o_i,<t)
 
@@ -52,7 +52,7 @@ def fit(config: Config, run: Run, policy: Policy, responses: list[tuple[Problem,
     prompts = [build_prompt(problem, policy.tokenizer, config.prompt) for problem, _ in responses]
     run.note_input("prompt_hash", prompts_hash(prompts), PROMPTS)
     examples = make_examples(config, policy, responses)
-    policy.start_training(config.parallel)
+    policy.start_training(config.parallel, config.by_layer(run.stage))
     per_epoch = math.ceil(len(examples) / config.sft.batch_size)
     steps = config.sft.steps or math.ceil(config.sft.epochs * per_epoch)
     optimizer = Optimizer(policy.trainable(), config.optim, steps, policy.masters)
@@ -76,7 +76,9 @@ def make_examples(config: Config, policy: Policy, responses: list[tuple[Problem,
         prompt: Prompt = build_prompt(problem, policy.tokenizer, config.prompt)
         body = without_prefill(response, prompt.prefill)
         ids = policy.tokenizer(body, add_special_tokens=False)["input_ids"]
-        examples.append((prompt.ids, [*ids, end]))
+        learned_from = 1 if config.sft.on_prompts else len(prompt.ids)
+        ids = [*prompt.ids, *ids, end]
+        examples.append((ids[:learned_from], ids[learned_from:]))
     policy.check_tokens(prompt + completion for prompt, completion in examples)
     short = [(prompt, completion) for prompt, completion in examples if len(prompt) + len(completion) <= limit]
     if len(short) < len(examples):

@@ -60,7 +60,7 @@ def train_grpo(config: Config, run: Run) -> Policy:
     run.note_input("model_hash", fingerprint(policy), "model at model.path")
     if config.loss.beta:
         policy.freeze_reference()
-    policy.start_training(config.parallel)
+    policy.start_training(config.parallel, config.by_layer("grpo"))
     steps, updates = config.grpo.steps, config.grpo.updates_per_batch * config.grpo.mini_batches
     if updates == 1 and config.loss.surrogate != "reinforce":
         say("NOTE: one update a batch: every ratio pi / pi_old is 1, so clips and gates do nothing; see "
@@ -73,7 +73,7 @@ def train_grpo(config: Config, run: Run) -> Policy:
     say_start("grpo", config, policy, len(problems))
     say_audits(config, rewards, problems, chat=prompts[0].messages is not None)
     for step in keeper.steps_left("grpo", held_out_point):
-        with policy.unsharded(), keeper.saved_on(RewardFailure):
+        with keeper.saved_on(RewardFailure):
             batch = collect(config, policy, rewards, stream, step)
         metrics = batch.metrics | update(config, policy, optimizer, batch, rewards.weights, step)
         metrics |= record_step(keeper.log, step, batch, rewards, policy, config)

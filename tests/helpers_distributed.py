@@ -112,17 +112,18 @@ def updates(folder: Path, case: str, parallel: str = "") -> dict[str, Tensor]:
     if parallel == "fsdp":
         policy.save(folder / f"{case} saved")
     if dtype == "float32":  # a sample of a bf16 policy may be another where other rows share its batch
-        results |= samples(policy)
+        for policy.by_layer, name in ((False, "sample"), (True, "sample by layer")):
+            results |= {f"{name}/{key}": x for key, x in samples(policy).items()}
     return results
 
 
 def samples(policy: Policy) -> dict[str, Tensor]:
-    with policy.unsharded():
-        some = rank_slice(len(PROMPTS))
-        names = ["a", "b", "c"][some]
-        own = [sample_groups(policy, PROMPTS[some], names, 2, SamplingConfig(max_new_tokens=9), 0)] if names else []
-    every = concat_rollouts([part for parts in all_gather(own) for part in parts])
-    return {"sample/ids": every.completion_ids, "sample/logps": every.sampler_logps}
+    """Completions of at most 9 tokens of one prompt, and of 3 of another: of three processes one samples nothing."""
+    work = [("a", PROMPTS[1], 9), ("b", PROMPTS[0], 3)][rank_slice(2)]
+    with policy.ready_to_sample():
+        mine = [sample_groups(policy, [p], [name], 2, SamplingConfig(max_new_tokens=most), 0) for name, p, most in work]
+    every = concat_rollouts([one for process in all_gather(mine) for one in process])
+    return {"ids": every.completion_ids, "logps": every.sampler_logps}
 
 
 def main(folder: Path, cases: list[str]) -> None:

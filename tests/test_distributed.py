@@ -155,13 +155,16 @@ def test_a_reward_that_fails_in_one_process_ends_both_with_its_name(tmp_path, mo
 EVALUATED = """
 import sys
 from pathlib import Path
+import torch
 from safetensors.torch import save_file
 from grpo import cli, commands
 from grpo.distributed import rank
 
 def note(config, policy, *_):
-    with policy.unsharded():
+    policy.by_layer = False
+    with policy.ready_to_sample():
         parameters = {name: p.detach().clone() for name, p in policy.model.named_parameters()}
+    assert all(torch.equal(p, parameters[name]) and p.dtype == parameters[name].dtype for name, p in policy.values())
     save_file(parameters, Path(sys.argv[1]) / f"evaluated-{rank()}.safetensors")
     return {}
 
@@ -201,7 +204,7 @@ from grpo.model.policy import ModelConfig, load_policy
 with process_group("cpu"):
     policy = load_policy(ModelConfig("tiny-init"), 0, training=True)
     policy.start_training("fsdp")
-    with policy.unsharded():
+    with policy.ready_to_sample():
         all_gather(0)
 """
 
@@ -254,10 +257,12 @@ with process_group("cpu"):
     seen = []  # of each layer, after its forward pass: are its weights shards again?
     for layer in layers:
         layer.register_forward_hook(lambda m, i, o: seen.append(all(is_shard(p) for p in m.parameters())))
-    with policy.unsharded():
-        rollouts = sample_groups(policy, [[5, 6, 7]], ["p"], 2, SamplingConfig(max_new_tokens=3), 0)
-        assert not any(is_shard(p) for p in layers[0].parameters())
-    assert all(is_shard(p) for p in policy.parameters())
+    for policy.by_layer in (False, True):
+        with policy.ready_to_sample():
+            seen.clear()
+            rollouts = sample_groups(policy, [[5, 6, 7]], ["p"], 2, SamplingConfig(max_new_tokens=3), 0)
+            assert {policy.by_layer} == set(seen) == {is_shard(p) for p in layers.parameters()}
+        assert all(is_shard(p) for p in policy.parameters())
     with policy.reference() as reference, torch.no_grad():
         completion_logps(reference, rollouts, 1.0)
         assert all(is_shard(p) for p in reference.model.model.layers.parameters())

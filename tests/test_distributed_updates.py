@@ -45,9 +45,11 @@ def assert_same(ours: Results, theirs: Results, case: str) -> None:
         for name, value in of_kind(theirs, f"metrics {number}").items():
             assert figures[name].item() == pytest.approx(value.item(), rel=limit, abs=1e-5), (case, name)
     assert distance(of_kind(ours, "weight"), of_kind(theirs, "weight")) < 1e-5, case
-    if "sample/ids" in theirs:
-        assert torch.equal(ours["sample/ids"], theirs["sample/ids"]), case
-        torch.testing.assert_close(ours["sample/logps"], theirs["sample/logps"], atol=1e-4, rtol=1e-4)
+    for kind in ("sample", "sample by layer") if "sample/ids" in theirs else ():
+        longest, other = theirs[f"{kind}/logps"].count_nonzero(dim=1).view(2, 2).amax(dim=1).tolist()
+        assert longest > 3 >= other, case  # processes compute different numbers of tokens
+        assert torch.equal(ours[f"{kind}/ids"], theirs[f"{kind}/ids"]), case
+        torch.testing.assert_close(ours[f"{kind}/logps"], theirs[f"{kind}/logps"], atol=1e-4, rtol=1e-4)
 
 
 FEW = ("many micro-batches", "mini-batches, bf16", "bf16, tied")

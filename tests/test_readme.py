@@ -58,7 +58,7 @@ COMMANDS = commands()
 
 
 def test_it_is_short() -> None:
-    assert len(README.splitlines()) <= 230
+    assert len(README.splitlines()) <= 240
     first_screen = README.splitlines()[:25]
     assert {"make demo", "make test"} <= {line.partition("  ")[0] for line in first_screen}
     assert any(CELL.search(line) for line in first_screen), "no headline figure"
@@ -293,8 +293,8 @@ def test_the_loop_is_minimal_s() -> None:
 def test_figures_of_the_demo_are_those_of_the_results() -> None:
     known = []
     for file in ("paper", "incompetent", "reflection"):
-        results = json.loads((REPO / "experiments" / "results" / f"{file}.json").read_text(encoding="utf-8"))
-        known += triples(results)
+        text = (REPO / "experiments" / "results" / file / "results.json").read_text(encoding="utf-8")
+        known += triples(json.loads(text)["variants"])
     shown = [
         cell for page in ("README.md", "docs/demo.md", "docs/paper.md") for cell in CELL.findall(PAGES[REPO / page])
     ]

@@ -14,7 +14,7 @@ RULES = [
     ("42", "6*7", "leaves arithmetic undone", "0"),
     ("x^2+y^2=25", "25", "the gold is an equation", "not two expressions"),
     ("\\frac{2}{3}", "0.666667", "rounded or cut off", "-"),
-    ("\\binom{n}{2}", "n(n-1)/2", "small integers, by sympy", "0"),
+    ("\\binom{n}{2}", "n(n-1)/2", "at small integers", "0"),
     ("(x+1)^2", "x^2+2x+2", "random points", "-1"),
     ("5 cm", "5 kg", "centimeter is not kilogram", "not two expressions"),
     ("42", "Nobody got 42.", "words", "not two expressions"),

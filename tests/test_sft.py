@@ -108,6 +108,14 @@ def test_an_example_is_prompt_and_response_and_one_end_token(policy, config):
         assert policy.tokenizer.decode(completion[:-1]) == response
 
 
+def test_the_prompt_is_learned_from_only_where_it_is_asked_for(policy, config):
+    pair = (Problem("p/0", "3 + 1?", "4"), "<think>\n3 + 1\n</think>\n<answer>4</answer>")
+    ((prompt, completion),) = make_examples(config, policy, [pair])
+    too = replace(config, sft=replace(config.sft, on_prompts=True))
+    ((first, rest),) = make_examples(too, policy, [pair])
+    assert first == prompt[:1] and rest == prompt[1:] + completion and len(prompt) > 1
+
+
 def test_what_the_prompt_opened_is_not_taught_again(policy, config, monkeypatch):
     monkeypatch.setattr(sft, "build_prompt", lambda *_: Prompt([3], "q\n<think>\n", None, "<think>\n"))
     problem = Problem("p/0", "?", "4")

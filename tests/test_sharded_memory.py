@@ -1,4 +1,4 @@
-"""With shards no process holds a whole model: while it is loaded, compared, sharded and saved, reference included."""
+"""With shards no process holds a whole model: while it is loaded, compared, sharded, evaluated and saved."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ from data.embedded.tiny_model import build_tokenizer
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = """
 import json, sys, threading, time
+from dataclasses import replace
 from pathlib import Path
 import torch
+from data import DataConfig
 from grpo.distributed import all_gather, process_group, rank
+from grpo.evaluation import evaluate
 from grpo.model.policy import ModelConfig, load_policy
+from grpo.runs.config import Config, EvalConfig
 from grpo.runs.folder import fingerprint
+from grpo.types import SamplingConfig
 
 def held():  # MB of this process's memory, without files that are mapped into it
     status = Path("/proc/self/status").read_text()
@@ -42,20 +47,34 @@ def peak(work):
 
 def load():
     global policy
-    policy = load_policy(ModelConfig(sys.argv[1], dtype="bfloat16"), training=True, parallel="fsdp")
+    policy = load_policy(model, training=True, parallel="fsdp")
     digests.append(fingerprint(policy))
 
 def shard():
     policy.freeze_reference()
-    policy.start_training("fsdp")
+    policy.start_training("fsdp", config.by_layer("sft"))
+
+def evaluation():
+    evaluate(config, policy)
+
+def evaluation_of_a_model():
+    evaluate(config, load_policy(model, parallel="fsdp", by_layer=config.by_layer("eval")))
+
+def gathered():
+    policy.by_layer = False
+    evaluate(config, policy)
 
 torch.set_num_threads(1)
-digests = []
+digests, model = [], ModelConfig(sys.argv[1], dtype="bfloat16")
+held_out = EvalConfig(data=DataConfig(count=3), samples=1, pass_at=(1,))
+config = Config(eval=held_out, parallel="fsdp", sampling=SamplingConfig(max_new_tokens=2))
+config = replace(config, sandbox=replace(config.sandbox, enabled=False))
 with process_group("cpu"):
-    load_policy(ModelConfig("tiny-init"))  # what libraries take for themselves is taken
+    evaluate(config, load_policy(ModelConfig("tiny-init"), parallel="fsdp"))  # what libraries take for themselves
     before = held()
     figures = {"load": peak(load), "shard": peak(shard), "between": held() - before}
-    figures["save"] = peak(lambda: policy.save(Path(sys.argv[2])))
+    figures |= {"save": peak(lambda: policy.save(Path(sys.argv[2]))), "evaluation": peak(evaluation)}
+    figures |= {"gathered": peak(gathered), "another": peak(evaluation_of_a_model)}
     every = all_gather(figures)
     if rank() == 0:
         most = {key: max(one[key] for one in every) for key in figures}
@@ -82,7 +101,7 @@ def test_no_process_holds_a_whole_model(tmp_path, dtype):
     (tmp_path / "measured.py").write_text(MEASURED)
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     # glibc would keep freed blocks of these sizes for itself
-    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "1000000"}
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "100000"}
     own |= {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     command = [*run, str(tmp_path / "measured.py"), name, str(tmp_path / "out")]
     done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=300)
@@ -92,6 +111,9 @@ def test_no_process_holds_a_whole_model(tmp_path, dtype):
     assert figures["load"] < 0.3 * whole, figures
     assert 0.9 * whole < figures["between"] < 1.1 * whole  # half of the policy and half of its reference
     assert figures["shard"] < 1.2 * whole and figures["save"] < 1.2 * whole, figures
+    beyond = {name: (figures[name] - figures["between"]) / whole for name in ("evaluation", "another", "gathered")}
+    assert beyond["evaluation"] < 0.3 < 0.45 < beyond["gathered"], beyond  # a layer and buffers; all layers, in bf16
+    assert beyond["another"] < 0.5 + 0.3, beyond  # half of one more model besides
     saved, there = load_file(tmp_path / "out" / "model.safetensors"), load_file(folder / "model.safetensors")
     assert saved.keys() == there.keys()
     assert all(torch.equal(x, there[name].float()) and x.dtype == torch.float32 for name, x in saved.items())

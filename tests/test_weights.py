@@ -178,7 +178,7 @@ def test_values_of_each_token(make_loss_batch):
             rho, gap, a = math.exp(logps[i][t] - old[i][t]), ref[i][t] - logps[i][t], advantages[i]
             expected = {"ratio": rho, "kl": math.exp(gap) - gap - 1, "entropy": -old[i][t]}
             expected |= {
-                "weighted_advantage": keep[i][t] * a,
+                "weight": keep[i][t],
                 "clipped": float((rho < 0.9 and a < 0) or (rho > 1.3 and a > 0)),
             }
             assert {name: values[name][i, t].item() for name in expected} == pytest.approx(expected, rel=1e-4)

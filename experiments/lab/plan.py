@@ -29,7 +29,7 @@ from grpo.runs.config import to_yaml
 from grpo.runs.folder import code_hash
 from grpo.runs.settings import load_config
 
-COMMANDS = ("base", "sft", "grpo", "reject")
+COMMANDS = ("base", "sft", "grpo", "reject", "trl")
 SKIP = "skip"  # in place of a stage's settings
 KEYS = ("about", "stages", "settings", "variants", "baseline", "target", "rows")
 
@@ -150,9 +150,12 @@ def nodes_of(plan: Plan, runs: Path, seeds: list[int]) -> dict[tuple[str, int], 
                 folder = runs / f"seed{seed}" / name
                 parents = [node.folder for node in chain if node.stage.command != "base"]
                 model = [f"model.path={parents[-1]}"] if parents else []
-                words = ["-m", "grpo", stage.command, "--config", stage.file]
+                module = ["experiments.trl_grpo"] if stage.command == "trl" else ["grpo", stage.command]
+                words = ["-m", *module, "--config", stage.file]
                 given = [f"run={folder}", f"seed={seed}", "threads=1", *model, *settings]
-                steps = {"grpo": config.grpo.steps, "base": 0}.get(stage.command, config.sft.steps)
+                steps = {"grpo": config.grpo.steps, "trl": config.grpo.steps, "base": 0}.get(
+                    stage.command, config.sft.steps
+                )
                 command = (sys.executable, *words, *given)
                 parent = chain[-1].folder if chain else None
                 chain.append(Node(folder, seed, variant, stage, command, steps, parent))

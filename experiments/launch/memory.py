@@ -68,11 +68,15 @@ def measure(layers: int, width: int, dtype: torch.dtype, parallel: str) -> dict[
     batch = as_rollouts([(list(range(3, 11)), list(range(11 + i, 27 + i))) for i in range(4)])
     sft_step(policy, optimizer, batch, 60, 0)  # the first makes AdamW's moments
     update = peak(lambda: sft_step(policy, optimizer, batch, 60, 1), before)
-    with policy.unsharded():
-        sampling = peak(
-            lambda: sample_groups(policy, [[5, 6, 7]], ["p"], 4, SamplingConfig(max_new_tokens=8), 0), before
-        )
-    return {"parameters": parameters / 1e6, "update": update, "between": held("VmRSS") - before, "sampling": sampling}
+    figures = {"parameters": parameters / 1e6, "update": update, "between": held("VmRSS") - before}
+    for policy.by_layer in (False, True):
+        figures["by layer" if policy.by_layer else "sampling"] = peak(lambda: sample(policy), before)
+    return figures
+
+
+def sample(policy: Policy) -> None:
+    with policy.ready_to_sample():
+        sample_groups(policy, [[5, 6, 7]], ["p"], 4, SamplingConfig(max_new_tokens=8), 0)
 
 
 def main() -> None:
@@ -91,7 +95,7 @@ def main() -> None:
                 print(json.dumps({key: max(one[key] for one in every) for key in mine}))
         return
     print(f"{options.layers} layers of width {options.width}, {options.dtype}; GB in the larger of the processes\n")
-    print("| | million parameters | update, peak | between | sampling, peak |\n|---|---|---|---|---|")
+    print("| | million parameters | update, peak | between | sampling, peak | by layer |\n|---|---|---|---|---|---|")
     for name, (processes, parallel) in RUNS.items():
         run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", __file__]
         words = [*run, *sys.argv[1:], "--parallel", parallel]

@@ -7,6 +7,7 @@ A model is a hub id, a folder in Hugging Face format, a LoRA adapter folder in P
 from __future__ import annotations
 
 import copy
+import functools
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -52,6 +53,7 @@ class Policy(nn.Module):
         self.graphs = True  # sampling may try CUDA graphs: see `graphs.py`
         self.masters: dict[str, Tensor] = {}  # trained fp32 weights of which the model has rounded ones
         self.mapped: torch.device | None = None  # where the shards will be of weights that are still in their files
+        self.by_layer = False  # shards are gathered a layer at a time in sampling, too
         self.passes = passes or SharedPrefix()
         self.passes.prepare(model)
 
@@ -100,9 +102,18 @@ class Policy(nn.Module):
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def values(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and value of each parameter; in fp32 where it is still in its file, whatever type it has there."""
+        """Name and value of each parameter, in the type that it is computed with; in fp32 before `start_training`.
+
+        All processes call it: shards are gathered, one parameter after the other.
+        """
+        fp32 = {p for m in (self.model.get_input_embeddings(), self.head) for p in m.parameters()}
         for name, p in self.model.named_parameters():
-            yield name, p.detach().float() if self.mapped else p.detach()
+            value = sharding.full_tensor(p.detach())
+            if self.mapped:
+                value = value.float()
+            elif sharding.is_shard(p) and p not in fp32:
+                value = value.to(self.dtype)
+            yield name, value
 
     def freeze_reference(self) -> None:
         """Remember the present policy as the KL's reference. LoRA keeps a copy of its adapter alone."""
@@ -140,7 +151,7 @@ class Policy(nn.Module):
 
     def check_tokens(self, sequences: Iterable[list[int]]) -> None:
         """Raise ModelError where the tokenizer made a token that the model has no embedding of."""
-        worst, rows = max(map(max, sequences)), self.model.get_input_embeddings().weight.shape[0]
+        worst, rows = max(map(max, sequences), default=0), self.model.get_input_embeddings().weight.shape[0]
         if worst >= rows:
             token = self.tokenizer.convert_ids_to_tokens(worst)
             raise ModelError(
@@ -150,36 +161,47 @@ class Policy(nn.Module):
 
     # ---- several processes: see `sharding.py` -----------------------------------------------------------------
 
-    def start_training(self, parallel: str) -> None:
+    def start_training(self, parallel: str, by_layer: bool = False) -> None:
         """Keep a shard of the fp32 weights here (fsdp), or all of them in `masters` and rounded ones in the layers.
 
-        Called after `freeze_reference`, before the optimiser is made. Raises ModelError for shards of an adapter.
+        by_layer: also sampling gathers shards a layer at a time. Called after `freeze_reference`, before the
+        optimiser is made. Raises ModelError for shards of an adapter.
         """
         sharded = sharding.is_sharded(parallel)
         if sharded and lora.adapters(self.model):
             raise ModelError("parallel=fsdp trains all parameters; set parallel=ddp for model.lora.rank > 0")
+        device = self.mapped or self.device
         for some in (self, *self._reference):
             if sharded:
-                sharding.shard(some, some.model, self.dtype, self.mapped or self.device)
-                some.graphs = False  # gathering is not for a graph
+                some.shard(device, by_layer)
             else:
                 some.masters = compute.cast(some.model, self.dtype)
-                some.check_dtype()
+            some.check_dtype()
+
+    def shard(self, device: torch.device, by_layer: bool) -> None:
+        """Keep a shard of the fp32 weights on this device; the layers compute in `dtype`."""
+        sharding.shard(self, self.model, self.dtype, device)
+        self.mapped, self.by_layer = None, by_layer
+        self.graphs = False  # gathering is not for a graph
 
     @torch.no_grad()
     def check_dtype(self) -> None:
         """Raise ModelError where the model's code mixes types that do not go together: found before the first step."""
         try:
             self.passes.one_token(self, self.device)
+            sharding.reshard(self)
         except RuntimeError as error:
+            if distributed.is_of_another(error):
+                raise
             name, dtype = type(self.model).__name__, str(self.dtype).removeprefix("torch.")
             said = f"{name} cannot compute in {dtype} ({checks.first_line(error)}); set model.dtype=float32"
             raise ModelError(said) from error
 
     @contextmanager
-    def unsharded(self) -> Iterator[None]:
-        """Inside, each process has all weights: sampling needs them once a token."""
-        with sharding.unsharded(self, lambda: self.passes.one_token(self, self.device)):
+    def ready_to_sample(self) -> Iterator[None]:
+        """Inside, a process samples what it has to, be it nothing; all processes enter it together."""
+        touch = functools.partial(self.passes.one_token, self, self.device)
+        with sharding.ready_to_sample(self, touch, self.by_layer):
             yield
 
     # ---- fp32 weights -----------------------------------------------------------------------------------------
@@ -213,16 +235,19 @@ class Policy(nn.Module):
         apply_umask(*folder.glob("*.safetensors"))
 
 
-def load_policy(config: ModelConfig, seed: int = 0, training: bool = False, parallel: str = "ddp") -> Policy:
+def load_policy(
+    config: ModelConfig, seed: int = 0, training: bool = False, parallel: str = "ddp", by_layer: bool = True
+) -> Policy:
     """Load model and tokenizer, add or merge LoRA, and check that our forward pass is the model's.
 
     training: the weights stay fp32 until `Policy.start_training`, or in their files where `parallel` will shard them.
+    Otherwise they are ready to sample: rounded, or sharded, where an adapter is not; by_layer: as there.
     Raises ModelError, in one line, for anything that cannot be loaded.
     """
     path, device = resolve_path(config.path), distributed.find_device(config.device)
     try:
         source, adapter = lora.read_source(path) if (path / "adapter_config.json").exists() else (config.path, None)
-        mapped = training and sharding.is_sharded(parallel) and not (adapter or config.lora.rank or ".gguf" in source)
+        mapped = sharding.is_sharded(parallel) and not (adapter or config.lora.rank or ".gguf" in source)
         model, tokenizer = load_base(config, source, seed, mapped)
         model = model.eval() if mapped else model.to(device=device, dtype=torch.float32).eval()
         base = tiny_model.BASE_FOLDER if source == "tiny" else resolve_path(source)
@@ -257,7 +282,10 @@ def load_policy(config: ModelConfig, seed: int = 0, training: bool = False, para
         compute.train_text(model)
     compute.compute_in(model, policy.dtype)
     if not training:
-        compute.cast(model, policy.dtype)
+        if sharding.is_sharded(parallel) and not lora.adapters(model):
+            policy.shard(device, by_layer)
+        else:
+            compute.cast(model, policy.dtype)
         policy.check_dtype()
     if config.recompute == "full":
         compute.recompute_layers(model)

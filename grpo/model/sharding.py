@@ -5,6 +5,8 @@ takes no memory but the system's cache, shared by all processes. From there
 
     comparing    with the model's own forward pass: a layer is copied in when it is computed (`layer_by_layer`)
     sharding     a layer is copied in, and this process's shard of it kept (`shard`)
+    training     a layer is gathered when it is computed
+    sampling     so it is there, or all weights are gathered once for all tokens: a setting (`ready_to_sample`)
     saving       all gather a tensor, and the first process puts it into a file that is mapped, too
 
 With one process every function here does nothing.
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -26,7 +28,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from grpo.distributed import rank, world_size
+from grpo.distributed import all_reduce, rank, world_size
 
 
 def is_sharded(parallel: str) -> bool:
@@ -85,18 +87,54 @@ def shard(policy: nn.Module, model: PreTrainedModel, dtype: torch.dtype, device:
 
 
 @contextmanager
-def unsharded(policy: nn.Module, touch: Callable[[], Tensor]) -> Iterator[None]:
-    """Inside, each process keeps all weights: sampling needs them once a token. touch: calls every layer once."""
-    units = [unit for unit in _units(policy) if unit is not policy]
-    for unit in units:
-        unit.set_reshard_after_forward(False, recurse=False)
-    if units:
-        with torch.no_grad():
-            touch()
-    yield
-    for unit in units:
-        unit.set_reshard_after_forward(True, recurse=False)
+def ready_to_sample(policy: nn.Module, touch: Callable[[], Tensor], by_layer: bool) -> Iterator[None]:
+    """Inside, each process calls the policy as often as it has to sample; all enter together, and leave together.
+
+    touch: calls every layer once. by_layer: gather a layer when it is called; otherwise gather all of them now, and
+    keep them. Embedding and head are gathered in both cases.
+    """
+    layers = [unit for unit in _units(policy) if unit is not policy]
+    if not layers:
+        yield
+        return
+    for layer in layers:
+        layer.set_reshard_after_forward(by_layer, recurse=False)
+    with torch.no_grad():
+        touch()
+    with _in_step(policy, touch) if by_layer else nullcontext():
+        yield
+    for layer in layers:
+        layer.set_reshard_after_forward(True, recurse=False)
     reshard(policy)
+
+
+@contextmanager
+def _in_step(policy: nn.Module, touch: Callable[[], Tensor]) -> Iterator[None]:
+    """Inside, all processes call the policy equally often, since all of them gather a layer, or none does.
+
+    Before each call they agree that one of them has work; who has done its work helps to gather until nobody has. So it
+    does, too, after a ValueError, of which the others will be told; any other error ends the process, and so the run.
+    """
+
+    def somebody_works(here: bool) -> bool:
+        return bool(all_reduce(torch.tensor(float(here))))
+
+    def before_a_call(*_: object) -> None:
+        somebody_works(True)
+
+    def help_others() -> None:
+        hook.remove()
+        while somebody_works(False):
+            with torch.no_grad():
+                touch()
+
+    hook = policy.register_forward_pre_hook(before_a_call)
+    try:
+        yield
+    except ValueError:
+        help_others()
+        raise
+    help_others()
 
 
 def reshard(policy: nn.Module) -> None:

@@ -10,7 +10,9 @@ from grpo.report.expected import band_of, behind, seeds_of
 from grpo.report.glossary import explain, in_order, unit_of
 from grpo.report.read import Row, RunData
 
-FREE = ("run", "seed", "threads", "parallel", "log.", "sandbox.", "model.path", "eval.folder")  # of an arm's settings
+FREE = (  # of an arm's settings
+    "run", "seed", "threads", "parallel", "fsdp_gather", "log.", "sandbox.", "model.path", "eval.folder",
+)  # fmt: skip
 SEEDS = 3  # runs of one setting from which on they are drawn as a mean with a band
 
 

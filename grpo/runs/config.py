@@ -69,7 +69,7 @@ class GRPOConfig:
 
 @dataclass(frozen=True)
 class SFTConfig:
-    """Supervised fine-tuning (stage 2, and on what rejection keeps): cross-entropy on the completion's tokens only."""
+    """Supervised fine-tuning (stage 2, and on what rejection keeps): cross-entropy on the completion's tokens."""
 
     steps: NotNegativeInt = 0
     """Optimiser steps; 0: as many as `epochs` needs."""
@@ -79,6 +79,8 @@ class SFTConfig:
     """Sequences per optimiser step."""
     max_tokens: NotNegativeInt = 0
     """Leave out examples with more tokens, prompt and response together; 0: those beyond the model's context."""
+    on_prompts: bool = False
+    """Train on the prompts' tokens too, all but the first: a frequent mistake, here to be compared with."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,9 @@ class Config:
     """Tokens computed at a time in training, padding included: trades memory for time, never changes the result."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """How the processes that torchrun starts hold the weights: ddp (each has all) or fsdp (each has a shard)."""
+    fsdp_gather: Literal["auto", "model", "layer"] = "auto"
+    """With parallel=fsdp, what a process gathers at a time to sample: the whole model, or a layer, which takes less
+    memory and more time; auto: the model in `grpo` and `reject`, which train on samples, a layer in the others."""
     max_skipped: PositiveInt = 5
     """Steps in a row that a loss or gradient of NaN or infinity may skip; then the run stops at its last good step."""
     accept_code: bool = False
@@ -189,6 +194,10 @@ class Config:
     reject: RejectConfig = field(default_factory=RejectConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+    def by_layer(self, command: str) -> bool:
+        """Whether a process of this command gathers a layer at a time to sample, where weights are sharded."""
+        return self.fsdp_gather == "layer" or (self.fsdp_gather == "auto" and command not in ("grpo", "reject"))
 
 
 def to_yaml(config: Config) -> str:

@@ -44,8 +44,8 @@ from grpo.types import Problem
 from grpo.version import __version__
 
 FREE = (  # settings that do not change what is computed, so that a run may continue with others
-    "stage", "run", "threads", "parallel", "tokens_per_micro_batch", "sampling.max_rows", "model.recompute",
-    "model.device", "log.", "eval.at_end", "eval.against", "sandbox.", "max_skipped", "accept_code",
+    "stage", "run", "threads", "parallel", "fsdp_gather", "tokens_per_micro_batch", "sampling.max_rows",
+    "model.recompute", "model.device", "log.", "eval.at_end", "eval.against", "sandbox.", "max_skipped", "accept_code",
 )  # fmt: skip
 EVALUATION = "eval.jsonl"
 SAMPLED = "sampled.jsonl"  # of rejection sampling, until it is done

@@ -18,5 +18,8 @@ def say_start(stage: str, config: Config, policy: Policy, count: int) -> None:
         "reject": f"{count} problems x {config.reject.samples} completions x {tokens} tokens",
     }
     say(f"{stage}: {policy.describe()}; {work[stage]}")
+    if stage != "sft" and policy.by_layer:
+        say("NOTE: each token gathers all layers, one by one; fsdp_gather=model gathers them once, and is faster where "
+            "a process has memory for them")  # fmt: skip
     if policy.passes.note:
         say(f"NOTE: {policy.passes.note}")

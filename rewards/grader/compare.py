@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from rewards.grader.algebra import Algebra, is_discrete
 from rewards.grader.numeric import Evaluator
-from rewards.grader.operations import negated, op, replaced, variables
+from rewards.grader.operations import negated, op, replaced, variables, whole_letters
 from rewards.grader.relations import interval, is_definition, is_solved, is_unsolved
 from rewards.grader.sets import Sets, is_joined
 from rewards.grader.settings import GradingConfig
@@ -25,7 +24,6 @@ class Comparison:
 
     def __init__(self, config: GradingConfig):
         self.config, self.numbers = config, Evaluator()
-        self.algebra = Algebra(self.numbers.spend)
         self.families = False
         """Whether a side says what a letter may be: then its name does not matter."""
         self.rule = ""
@@ -45,8 +43,7 @@ class Comparison:
         if "quantity" in kinds:
             return self.same_quantity(a, b)
         if "arithmetic" in kinds:
-            fits = kinds <= {"arithmetic", "matrix", "("}
-            return self.decided("matrices, calculated by sympy at a few points", fits and self.algebra.same(a, b))
+            return self.decided("matrices, calculated by sympy at a few points", self.numbers.same_value(a, b))
         if "words" in kinds and len(kinds) > 1:
             same = same_letters(a, b) or same_letters(b, a)
             return self.decided("words that state no value", same)
@@ -103,14 +100,13 @@ class Comparison:
         return self.same_value(a, b)
 
     def same_value(self, a: Expression, b: Expression) -> bool:
-        if is_discrete(a) or is_discrete(b):
-            return self.decided("by value, at small integers, by sympy", self.algebra.same(a, b))
         where = "at a few random points" if variables(a) | variables(b) else "exactly or to 300 digits"
+        where = "at small integers" if whole_letters(a) | whole_letters(b) else where
         return self.decided(f"by value, {where}", self.numbers.same_value(a, b))
 
     def stands_for(self, decimal: Expression, other: Expression) -> bool:
         """Whether a decimal is an exact value, correctly rounded or cut off to its digits; integers are exact."""
-        if not isinstance(decimal, Number) or decimal.decimals is None or variables(other) or is_discrete(other):
+        if not isinstance(decimal, Number) or decimal.decimals is None or variables(other):
             return False
         exact = self.numbers.real_value(other)
         if exact is None or exact.denominator == 1 or decimal.value.denominator == 1:
@@ -134,7 +130,7 @@ class Comparison:
         if value.name == "+" or (value.name == "*" and not _is_scientific(value)):
             sign = () if value.name == "+" else (MINUS_ONE,)
             constants = [arg for arg in value.args if not variables(arg) and arg not in sign]
-            numbers = [arg for arg in constants if is_discrete(arg) or isinstance(self.numbers.value(arg), Fraction)]
+            numbers = [arg for arg in constants if isinstance(self.numbers.value(arg), Fraction)]
             if len(numbers) > 1:
                 return True
         return any(map(self.is_undone, value.args))

@@ -6,19 +6,22 @@ it runs in a process of its own that is killed after a few seconds.
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rewards.grader.algebra import Algebra, sympy_module
 from rewards.grader.answer import Verdict, readings, verdict
 from rewards.grader.extract import extract_answer
+from rewards.grader.matrices import sympy_module
 from rewards.grader.operations import is_matrix
 from rewards.grader.settings import GradingConfig
-from rewards.grader.values import Unreadable, Value
+from rewards.grader.values import Number, Op, Symbol, Unreadable, Value
 
 SECONDS = 10.0
 MEGABYTES = 1024
@@ -79,12 +82,43 @@ def explain(gold: str, answer: str, config: GradingConfig | None = None, seconds
 # In the process
 
 
+def build(value: Value) -> Any:
+    """An expression or a matrix as sympy's object, built node by node, with no limit: the process is killed."""
+    sympy = sympy_module()
+    if isinstance(value, Number):
+        return sympy.Rational(value.value.numerator, value.value.denominator)
+    if isinstance(value, Symbol):
+        constants = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "infty": sympy.oo}
+        return constants.get(value.name, sympy.Symbol(value.name))
+    if value.kind in ("matrix", "("):
+        rows = [row.items if row.kind == "row" else [row] for row in value.items]
+        return sympy.ImmutableMatrix([list(map(build, row)) for row in rows])
+    name, args = (value.name, value.args) if isinstance(value, Op) else (value.label, value.items)
+    if name == "^" and is_matrix(args[0]) and args[1] in (Symbol("T"), Symbol("top")):
+        return build(args[0]).T
+    first, *rest = map(build, args)
+    if name in ("+", "*"):
+        return functools.reduce(operator.add if name == "+" else operator.mul, rest, first)
+    if name in ("sum", "prod"):
+        return (sympy.Sum if name == "sum" else sympy.Product)(first, tuple(rest))
+    match name:
+        case "^":
+            return first ** rest[0]
+        case "log":
+            return sympy.log(first, *(rest or [10]))
+        case "degree":
+            return first * sympy.pi / 180
+    known = {"ceil": "ceiling", "!": "factorial", "binom": "binomial", "abs": "Abs", "ln": "log"}
+    function = getattr(sympy, known.get(name, name.replace("arc", "a")), None) or sympy.Function(name[:-2])
+    return function(first, *rest)
+
+
 def shown(value: Value, inside: bool = False) -> str:
     """A value as a person would write it; expressions by sympy's pretty printer."""
     sympy = sympy_module()
     if not value.kind or (is_matrix(value) and (value.kind != "(" or not inside)):
         with sympy.evaluate(False):
-            built = Algebra(lambda work: None).build(value)
+            built = build(value)
         return sympy.sstr(built) if inside else sympy.pretty(built, use_unicode=True)
     items = [shown(item, True) for item in value.items]
     match value.kind:
@@ -120,8 +154,7 @@ def main(argv: list[str]) -> None:
     if not golds or not answers or golds[0].kind or answers[0].kind:
         print(json.dumps("none: not two expressions"), flush=True)
         return
-    algebra = Algebra(lambda work: None)
-    difference = sympy_module().simplify(algebra.build(golds[0]) - algebra.build(answers[0]))
+    difference = sympy_module().simplify(build(golds[0]) - build(answers[0]))
     print(json.dumps(sympy_module().sstr(difference)), flush=True)
 
 

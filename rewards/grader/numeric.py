@@ -1,9 +1,10 @@
 """What an expression is worth: exactly where it is rational, else to 300 digits.
 
-Two expressions are equal if they are at each of a few pseudo-random points. With rational values that is
-exact arithmetic (a false match has the odds of Schwartz and Zippel: degree / 10^5 a point). With roots, pi
-and functions it is mpmath, at more than twice the digits of any literal that it lets in, so that nothing of
-this size can differ and still agree. Nothing is simplified or searched for: the time depends on the size alone.
+Two expressions are equal if they are at each of a few pseudo-random points; letters that only integers can stand for
+are small integers there. With rational values that is exact arithmetic (a false match has the odds of Schwartz and
+Zippel: degree / 10^5 a point). With roots, pi and functions it is mpmath, at more than twice the digits of any literal
+that it lets in, so that nothing of this size can differ and still agree. Matrices are calculated by sympy. Nothing is
+simplified or searched for: the time depends on the size alone.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from typing import Any
 
 from mpmath.ctx_mp import MPContext
 
-from rewards.grader.operations import variables
-from rewards.grader.values import Expression, Number, Symbol, Unreadable
+from rewards.grader.matrices import calculated, same_entries
+from rewards.grader.operations import variables, whole_letters
+from rewards.grader.values import Expression, Number, Op, Symbol, Unreadable, Value
 
-POINTS = 6
+POINTS, WHOLE_POINTS = 6, 8
+MAX_TERMS = 1000
+"""Of a sum or a product."""
 DIGITS = 300
 MAX_ROUNDED_BITS = 400
 """The size of an exact number that may be rounded: 120 digits, so that even its square shows in a sum."""
@@ -70,24 +74,27 @@ class Evaluator:
 
         return self.agree(consistent, a, b)
 
-    def agree(self, consistent: Callable[[Any, Any], bool], a: Expression, b: Expression) -> bool:
+    def agree(self, consistent: Callable[[Any, Any], bool], a: Value, b: Value) -> bool:
         """Whether the values of two expressions are consistent at a few points where both are defined."""
         names, seed = sorted(variables(a) | variables(b)), random.Random(repr((a, b)))
+        whole = sorted(whole_letters(a) | whole_letters(b))
+        integers = {name: seed.sample(range(1, 16), WHOLE_POINTS) for name in whole}
         for self.real in (True, False):  # what is made of reals is real; if that is nowhere so, complex
             defined = 0
-            for attempt in range(POINTS if names else 2):
+            for attempt in range(WHOLE_POINTS if integers else POINTS if names else 2):
                 # Variables below 1, then above 1.5, and so on; all positive, all negative, of any signs, and so on.
                 self.point = {}
                 for name in names:
                     size = Fraction(seed.randrange(500, 1000), seed.randrange(1000, 2000)) * (1, 6)[attempt % 2]
                     self.point[name] = size * (1, -1, seed.choice((1, -1)))[attempt % 3]
+                self.point |= {name: Fraction(values[attempt]) for name, values in integers.items()}
                 try:
                     if not consistent(self.value(a), self.value(b)):
                         return False
                     defined += 1
                 except ZeroDivisionError:
                     continue  # one of them is undefined here
-            if defined > 1:
+            if defined > (2 if integers else 1):
                 return True
         return False
 
@@ -99,21 +106,24 @@ class Evaluator:
             return number if isinstance(number, Fraction) else None
         return Fraction(_MP.nstr(number, DIGITS))
 
-    def value(self, value: Expression) -> Any:
-        """The value at the point: a Fraction, or an mpmath number."""
+    def value(self, value: Value) -> Any:
+        """The value at the point: a Fraction, an mpmath number, or a matrix of sympy's."""
         self.spend(1)
+        if value.kind:
+            return calculated(value, self.real_value, self.spend)
         if isinstance(value, Number):
             return value.value
         if isinstance(value, Symbol):
             return _CONSTANTS[value.name] if value.name in _CONSTANTS else self.point[value.name]
-        if value.name in ("sum", "prod", "floor", "ceil"):
-            raise Unreadable(f"{value.name} is for sympy")
+        if value.name in ("sum", "prod"):
+            return self.series(value)
         args = [self.value(arg) for arg in value.args]
         if value.name.endswith("()"):  # whatever f is, it has one value at each argument
             seen = args[0] if isinstance(args[0], Fraction) else _MP.nstr(self.inexact(args[0]), 50)
             seed = random.Random(f"{value.name}{self.point[value.name]}{seen}")
             return Fraction(seed.randrange(500, 1000), seed.randrange(1000, 2000))
         rules = {"+": self.sum, "*": self.product, "^": self.power, "!": self.count, "binom": self.count}
+        rules |= {"floor": self.floor, "ceil": lambda number: -self.floor(-number)}
         return rules[value.name](*args) if value.name in rules else self.function(value.name, *args)
 
     # -- limits -------------------------------------------------------------------------------------
@@ -151,6 +161,8 @@ class Evaluator:
     def close(self, left: Any, right: Any) -> bool:
         if isinstance(left, Fraction) and isinstance(right, Fraction):
             return left == right
+        if hasattr(left, "is_Matrix") or hasattr(right, "is_Matrix"):
+            return same_entries(left, right)
         left, right = self.inexact(left), self.inexact(right)
         return abs(left - right) <= _TOLERANCE * max(abs(left), abs(right))
 
@@ -194,10 +206,35 @@ class Evaluator:
         self.spend(10)
         return self.settled(_FUNCTIONS[name](*numbers), 1)
 
+    def series(self, value: Op) -> Any:
+        """A finite sum or product, term by term."""
+        body, index, *bounds = value.args
+        low, high = map(self.value, bounds)
+        whole = all(isinstance(end, Fraction) and end.denominator == 1 for end in (low, high))
+        if not whole or high - low >= MAX_TERMS:
+            raise Unreadable("no short sum")
+        outside, terms = self.point, []
+        for k in range(int(low), int(high) + 1):
+            self.point = outside | {index.name: Fraction(k)}
+            terms.append(self.value(body))
+        self.point = outside
+        return self.sum(Fraction(0), *terms) if value.name == "sum" else self.product(*terms)
+
+    def floor(self, number: Any) -> Fraction:
+        """The largest integer up to a real number; what is an integer but for rounding is that one."""
+        if isinstance(number, Fraction):
+            return Fraction(math.floor(number))
+        if isinstance(number, _MP.mpc):
+            raise Unreadable("the floor of what is no real number")
+        near = _MP.nint(number)
+        return Fraction(int(near if abs(number - near) <= _NOISE * max(1, abs(near)) else _MP.floor(number)))
+
     def count(self, *numbers: Any) -> Fraction:
         """A factorial, or a binomial coefficient."""
-        if not all(isinstance(n, Fraction) and n.denominator == 1 and 0 <= n <= 2500 for n in numbers):
-            raise Unreadable("no small natural number")
+        if not all(isinstance(n, Fraction) and n.denominator == 1 and n <= 2500 for n in numbers):
+            raise Unreadable("no small integer")
+        if min(numbers) < 0:
+            raise ZeroDivisionError
         self.spend(50)
         function = math.factorial if len(numbers) == 1 else math.comb
         return self.exact(Fraction(function(*map(int, numbers))))

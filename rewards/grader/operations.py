@@ -54,13 +54,25 @@ def replaced(value: Expression, by: dict[str, Expression]) -> Expression:
     return by.get(value.name, value) if isinstance(value, Symbol) else value
 
 
+def parts(value: Value) -> tuple[Value, ...]:
+    return value.args if isinstance(value, Op) else value.items if isinstance(value, Struct) else ()
+
+
 def variables(value: Value) -> frozenset[str]:
-    """The names of the variables and of unknown functions in an expression; none in anything else."""
+    """The names of the variables and of unknown functions in a value; the index of a sum is none."""
     if isinstance(value, Symbol):
         return frozenset([value.name]) - CONSTANTS
-    if isinstance(value, Op) and value.name in ("sum", "prod"):
-        body, index, low, high = value.args
-        return (variables(body) - variables(index)) | variables(low) | variables(high)
+    own = {value.name} if isinstance(value, Op) and value.name.endswith("()") else ()
+    bound = variables(value.args[1]) if isinstance(value, Op) and value.name in ("sum", "prod") else ()
+    return frozenset(own).union(*map(variables, parts(value))).difference(bound)
+
+
+def whole_letters(value: Value) -> frozenset[str]:
+    """The letters that only integers can stand for: in n!, a binomial, (-1)^n, a sum's bound, a floor of n."""
+    found = frozenset().union(*map(whole_letters, parts(value)))
     if not isinstance(value, Op):
-        return frozenset()
-    return frozenset({value.name} if value.name.endswith("()") else ()).union(*map(variables, value.args))
+        return found
+    negative = value.name == "^" and isinstance(value.args[0], Number) and value.args[0].value < 0
+    whole = {"!": value.args, "binom": value.args, "sum": value.args[2:], "prod": value.args[2:]}
+    found = found.union(*map(variables, whole.get(value.name, value.args[1:] * negative)))
+    return found | (variables(value) & {*"ijklmnpq"}) if value.name in ("floor", "ceil") else found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from rewards.grader.algebra import symbols
 from rewards.grader.lexer import Token
 from rewards.grader.operations import negated, variables
 from rewards.grader.units import CHANGING
@@ -63,7 +62,7 @@ def is_definition(gold: Value) -> bool:
         of = re.match(r"(?:frac\{)?d\^?[0-9]?([a-zA-Z])\W", gold.label)
         names = {of[1]} if of and isinstance(left, Op) else {gold.label}
         return names.isdisjoint(variables(right)) and is_definition(right)
-    equation = gold.kind == "relation" and "=" in gold.label.split() and any(map(symbols, gold.items))
+    equation = gold.kind == "relation" and "=" in gold.label.split() and any(map(variables, gold.items))
     return not equation or is_solved(gold)
 
 

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from rewards.grader.algebra import symbols, sympy_module
-from rewards.grader.operations import negated
+from rewards.grader.matrices import sympy_module
+from rewards.grader.operations import negated, variables
 from rewards.grader.values import INFINITY, Unreadable, Value
 
 MAX_ENDS = 24
@@ -39,7 +39,7 @@ class Sets:
     def read(self, value: Value) -> Any:
         sympy = sympy_module()
         if value.kind == "relation":
-            self.letters |= frozenset().union(*map(symbols, value.items)) - {INFINITY.name}
+            self.letters |= frozenset().union(*map(variables, value.items)) - {INFINITY.name}
         elif value.kind == "named":
             self.letters.add(value.label)
         value = self.bare(value)
@@ -60,7 +60,7 @@ class Sets:
         sympy = sympy_module()
         if value in (INFINITY, negated(INFINITY)):
             return sympy.oo if value == INFINITY else -sympy.oo
-        found = None if value.kind or symbols(value) else self.number(value)
+        found = None if value.kind or variables(value) else self.number(value)
         if found is None:
             raise Unreadable("an end that is no real number")
         if found.denominator > 10**60:  # the last digits of sqrt(8) and 2 sqrt(2) may differ

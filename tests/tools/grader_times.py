@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from rewards.answer import equivalent
-from rewards.grader import algebra
+from rewards.grader import matrices, sets
 from rewards.grader.answer import read
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -24,9 +24,9 @@ HEAVY = ["\\sum_{k=1}^{59} \\sqrt{k}", "\\lfloor \\sqrt{2} n \\rfloor + \\sin(n!
 
 def milliseconds(gold: str, answer: str) -> tuple[float, bool]:
     """The least of three calls, and whether sympy was asked."""
-    took, before = [], algebra.sympy_module
+    took, before = [], matrices.sympy_module
     asked: list[bool] = []
-    algebra.sympy_module = lambda: asked.append(True) or before()
+    matrices.sympy_module = sets.sympy_module = lambda: asked.append(True) or before()
     try:
         for _ in range(3):
             read.cache_clear()
@@ -36,14 +36,14 @@ def milliseconds(gold: str, answer: str) -> tuple[float, bool]:
             equivalent(gold, answer)
             took.append(1000 * (time.process_time() - start))
     finally:
-        algebra.sympy_module = before
+        matrices.sympy_module = sets.sympy_module = before
     return min(took), bool(asked)
 
 
 def main() -> None:
     """Print a line for each group of cases."""
     start = time.process_time()
-    algebra.sympy_module()
+    matrices.sympy_module()
     print(f"importing sympy, once a process: {1000 * (time.process_time() - start):.0f} ms")
     pairs = [(c.partition("|")[0], c.partition("|")[2].rpartition("|")[0]) for c in cases("grader_kinds.txt")]
     pairs += [(f"{heavy} + 1", heavy) for heavy in HEAVY]

@@ -1,4 +1,4 @@
-"""docs/lab.md's example, as it is written there, is a valid plan with the user's own weight."""
+"""README's first ablation, as it is written there, is a valid plan with the user's own weight."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ REPO = Path(__file__).parents[1]
 
 
 def test_the_first_ablation_is_valid_as_it_is_written(tmp_path, monkeypatch):
-    text = (REPO / "docs" / "lab.md").read_text(encoding="utf-8")
+    text = (REPO / "README.md").read_text(encoding="utf-8")
     for name, body in re.findall(r"```\w+\n# (\S+)\n(.*?)```", text, re.DOTALL):
         (tmp_path / name).write_text(body)
     (tmp_path / "experiments").symlink_to(REPO / "experiments")

@@ -1,4 +1,4 @@
-"""What sympy decides: integers, sums, floors, matrices, congruences, vectors."""
+"""Formulas in integers, sums, floors, matrices, congruences, vectors."""
 
 from __future__ import annotations
 
@@ -97,7 +97,9 @@ def test_a_fine_difference_does_not_hide_behind_an_integer_letter():
 def test_sympy_is_imported_only_where_it_is_needed_and_never_gets_a_text():
     source = "import sys; import rewards; from rewards.answer import equivalent as same\n"
     source += "assert same('x^2+x', 'x(x+1)') and 'sympy' not in sys.modules\n"
-    source += "assert same('(n-1)!', 'n!/n') and 'sympy' in sys.modules"
+    one, other = r"\begin{pmatrix}1&2\\3&4\end{pmatrix}^T", r"\begin{pmatrix}1&3\\2&4\end{pmatrix}"
+    source += f"assert same({one!r}, {other!r})\n"
+    source += "assert 'sympy' in sys.modules"
     subprocess.run([sys.executable, "-c", source], check=True)
     forbidden = re.compile(r"sympify|parse_expr|parse_latex|\beval\(|\bexec\(")
     for path in (Path(__file__).resolve().parents[1] / "rewards" / "grader").rglob("*.py"):

@@ -1,0 +1,191 @@
+"""GRPO by TRL's GRPOTrainer with a configuration of ours: the same model, problems in the same order, rewards and loss.
+
+    python -m experiments.trl_grpo --config experiments/demo/grpo.yaml run=runs/trl model.path=runs/demo/2-sft
+
+The stage `trl` of an ablation (experiments/ablations/trl.yaml) runs it. TRL drops no groups, so the configuration must
+not. Training goes to RUN-training/ (metrics.jsonl, model). The evaluation in RUN is ours, as of a base model, and so is
+the held-out curve of `eval.every`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from data import load_problems
+from data.stream import Stream
+from grpo.curve import CURVE, point
+from grpo.experience import make_prompts
+from grpo.model.policy import Policy, load_policy
+from grpo.runs.config import Config
+from grpo.runs.files import write_text
+from grpo.runs.settings import ConfigError, load_config
+from rewards import get_reward
+
+MICRO = 64  # completions of a micro-batch: TRL's fastest for the embedded model (of 16, 32, 64, 128 and 256)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train by TRL, then evaluate. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("settings", nargs="*", help="key.sub=value, as of `grpo grpo`; run= and model.path= among them")
+    arguments = parser.parse_args(argv)
+    try:
+        config = load_config(arguments.config, arguments.settings)
+        checked(config)
+    except ConfigError as error:
+        print(f"trl_grpo: {error}", file=sys.stderr)
+        return 2
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    run, training = Path(config.run), Path(f"{config.run}-training")
+    if not (training / "model").is_dir():
+        shutil.rmtree(training, ignore_errors=True)
+        points = train(config, training)
+        write_text(training / CURVE, "".join(json.dumps(row) + "\n" for row in points))
+        (training / "model.partial").rename(training / "model")
+    given = [word for word in arguments.settings if not word.startswith("model.path=")]
+    words = ["-m", "grpo", "base", "--config", arguments.config, *given, f"model.path={training / 'model'}"]
+    if not (code := subprocess.run([sys.executable, *words, "stage=base"]).returncode):
+        shutil.copy(training / CURVE, run / CURVE)
+    return code
+
+
+def checked(config: Config) -> None:
+    """Raises ConfigError for what TRL would do in another way."""
+    if config.grpo.drop_zero_spread or config.grpo.drop_by:
+        raise ConfigError("TRL drops no groups: set grpo.drop_zero_spread=false grpo.drop_by=[]")
+    if config.loss != replace(load_config(None, ["loss.preset=grpo"]).loss, beta=config.loss.beta):
+        raise ConfigError("only the preset grpo is compared, with a beta of yours")
+    if config.grpo.mini_batches != 1 or config.grpo.updates_per_batch != 1 or config.optim.schedule != "constant":
+        raise ConfigError("only one update a batch, at a constant learning rate after the warm-up, is compared")
+
+
+def train(config: Config, folder: Path) -> list[dict[str, Any]]:
+    """Train; leaves folder/metrics.jsonl and folder/model.partial, and returns the points of the held-out curve."""
+    import datasets
+    import trl
+
+    policy = load_policy(config.model, config.seed)
+    problems = load_problems(config.data, config.seed)
+    stream = Stream(problems, config.seed, stage="sft/grpo", shuffle=config.data.shuffle)  # the order of the demo
+    asked = []
+    for _ in range(config.grpo.steps):
+        stream.new_step()
+        asked += stream.take(config.grpo.prompts_per_step)
+    rows = [
+        {"prompt": prompt.text, "answer": problem.answer, "question": problem.question}
+        for prompt, problem in zip(make_prompts(config, policy, asked), asked, strict=True)
+    ]
+    names = list(config.rewards)
+    functions = [get_reward(config.rewards[name].function or name, **config.rewards[name].args) for name in names]
+    policy.save(start := folder / "start")
+    trainer = trl.GRPOTrainer(
+        model := AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32),
+        functions,
+        args=options(config, folder, [config.rewards[name].weight for name in names]),
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=policy.tokenizer,
+        optimizers=optimizer(config, model),
+    )
+    watch = Watch(config, policy, model, folder)
+    trainer.add_callback(watch.callback())
+    trainer.train()
+    model.save_pretrained(folder / "model.partial")
+    policy.tokenizer.save_pretrained(folder / "model.partial")
+    return watch.points
+
+
+class Watch:
+    """What is kept of TRL's run: its metrics, the seconds of each step, and held-out points between steps."""
+
+    def __init__(self, config: Config, policy: Policy, model: PreTrainedModel, folder: Path):
+        self.config, self.policy, self.model, self.metrics = config, policy, model, folder / "metrics.jsonl"
+        self.points: list[dict[str, Any]] = []
+        self.started = 0.0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def held_out(self, step: int) -> None:
+        """Evaluate what TRL trains, with our sampler, as a run of ours does."""
+        every, size = self.config.eval.every, self.config.grpo.prompts_per_step * self.config.grpo.group_size
+        if every and (step % every == 0 or step == self.config.grpo.steps):
+            self.policy.model.load_state_dict(self.model.state_dict())
+            self.points.append(point(self.config, self.policy, step) | {"completions": step * size})
+
+    def callback(self):
+        """TRL's way to be called."""
+        from transformers import TrainerCallback
+
+        watch = self
+
+        class Callback(TrainerCallback):
+            def on_train_begin(self, *args, **kwargs):
+                watch.held_out(0)
+
+            def on_step_begin(self, *args, **kwargs):
+                watch.started = time.perf_counter()
+
+            def on_log(self, args, state, control, logs=None, **kwargs):
+                if "reward" in (logs or {}):
+                    row = {"step": state.global_step, "seconds": time.perf_counter() - watch.started, **logs}
+                    with watch.metrics.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(row) + "\n")
+                    watch.held_out(state.global_step)
+
+        return Callback()
+
+
+def optimizer(config: Config, model: PreTrainedModel) -> tuple[torch.optim.Optimizer, Any]:
+    """AdamW and a warm-up as ours: TRL's begins with a learning rate of 0."""
+    adamw = torch.optim.AdamW(
+        model.parameters(), config.optim.lr, config.optim.betas, config.optim.eps, config.optim.weight_decay
+    )
+    warmup = max(1, config.optim.warmup_steps)
+    return adamw, torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: min(1.0, (step + 1) / warmup))
+
+
+def options(config: Config, folder: Path, weights: list[float]):
+    """The GRPOConfig that says the same as the configuration."""
+    import trl
+
+    batch = config.grpo.prompts_per_step * config.grpo.group_size
+    micro = min(MICRO, batch)
+    return trl.GRPOConfig(
+        output_dir=str(folder),
+        seed=config.seed,
+        max_steps=config.grpo.steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=batch // micro,
+        num_generations=config.grpo.group_size,
+        max_completion_length=config.sampling.max_new_tokens,
+        temperature=config.sampling.temperature,
+        reward_weights=weights,
+        loss_type="grpo",
+        scale_rewards="group",
+        epsilon=config.loss.eps_low,
+        beta=config.loss.beta,
+        mask_truncated_completions=config.grpo.mask_truncated,
+        shuffle_dataset=False,
+        max_grad_norm=config.optim.max_grad_norm,
+        bf16=False,
+        use_cpu=True,
+        gradient_checkpointing=False,
+        report_to=[],
+        save_strategy="no",
+        logging_steps=1,
+        disable_tqdm=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
