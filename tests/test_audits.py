@@ -23,7 +23,7 @@ def contains(completions, truth, **columns):
     return [float(gold in text) for text, gold in zip(completions, truth)]
 
 def slow(completions, **columns):
-    time.sleep(0.05)
+    time.sleep(0.3)
     return [float(len(text)) for text in completions]
 
 def hangs(completions, **columns):
@@ -85,7 +85,7 @@ def test_a_reward_that_pays_all_messages_alike_says_so_where_completions_are_mes
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        ("slow", "not made, since a completion takes 0.05"),
+        ("slow", "not made, since a completion takes 0.3"),
         ("needs", "not made (needs needs nothing_has_it: "),
         ("raises", "not made (raises raises on honest completions:"),
     ],

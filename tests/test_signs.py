@@ -126,7 +126,7 @@ def test_metrics_that_are_missing_or_null_are_no_sign():
 
 def recorded() -> dict[str, list[dict]]:
     """Metrics of experiments/demo/grpo.yaml (seeds 0 to 9), and of two planted rewards of weight 3 on it (seed 0): one
-    that counts the word "wait", and one that pays 1 for any, twice. docs/report.md says which of them the limits were
+    that counts the word "wait", and one that pays 1 for any. docs/report.md says which of them the limits were
     chosen on, and which they were checked on.
     """
     lines = (Path(__file__).parent / "signs_runs.jsonl").read_text(encoding="utf-8").splitlines()
@@ -137,7 +137,7 @@ def recorded() -> dict[str, list[dict]]:
 DEMO = {"accuracy": {"weight": 1.0}, "format": {"weight": 0.2}, "reflection": {"weight": 0.2}}
 
 
-@pytest.mark.parametrize("name", ["hack, counted", "hack, capped", "hack, capped, 30 steps"])
+@pytest.mark.parametrize("name", ["hack, counted", "hack, capped"])
 def test_on_a_planted_hack_the_first_sign_is_seen_by_step_10(name):
     some, setup = recorded()[name], Setup.of({"rewards": DEMO | {"waits": {"weight": 3.0}}})
     first = next(n for n in range(1, len(some) + 1) if "accuracy_falls" in kinds(some[:n], setup))
