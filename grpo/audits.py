@@ -20,7 +20,7 @@ from rewards.audit import GOLD, Audit
 from rewards.audit.audit import PROMPT
 from rewards.sandbox import Sandbox
 
-SLOW = 0.02  # seconds a completion from which on a reward is not audited
+SLOW = 0.05  # seconds a completion from which on a reward is not audited
 BUDGET = 1.0  # seconds that the cases of one reward may take
 LIMIT = 0.5  # seconds after which a case is killed, where a completion of the run may take longer
 

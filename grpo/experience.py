@@ -24,7 +24,6 @@ from grpo.runs.config import Config
 from grpo.sampling import sample_groups
 from grpo.scoring import Completions, RewardSet, decode
 from grpo.types import Problem, Rollouts, concat_rollouts
-from rewards import count_reflections
 
 PER_TOKEN = ("old_logps", "ratio", "kl", "entropy", "weight", "clipped")  # what is kept of `loss.token_values`
 
@@ -164,7 +163,7 @@ def describe(config: Config, sampled: list[ScoredGroups], rewards: RewardSet) ->
     scores = torch.cat([groups.rewards for groups in sampled])  # [N, K]
     kept = torch.cat([groups.rewards[groups.kept] for groups in sampled])
     lengths = torch.cat([groups.rollouts.lengths for groups in sampled]).float()  # [N]
-    texts = [text for groups in sampled for text in groups.completions.texts]
+    reflections = [count for groups in sampled for count in groups.completions.reflections]  # [N]
     logged: dict[str, list[float]] = {}  # what the rewards logged themselves
     for name, values in (item for groups in sampled for item in groups.completions.metrics.items()):
         logged.setdefault(name, []).extend(values)
@@ -173,7 +172,7 @@ def describe(config: Config, sampled: list[ScoredGroups], rewards: RewardSet) ->
         "reward": total_reward(scores, weights).nanmean().item(),
         "spread": spread(scores, weights, size),
         **{f"reward_{name}": m for name, m in zip(rewards.functions, scores.nanmean(dim=0).tolist(), strict=True)},
-        "reflections": sum(map(count_reflections, texts)) / len(texts),
+        "reflections": sum(reflections) / len(reflections),
         "zero_spread": zero_spread(scores, weights, size, config.loss.advantage).float().mean().item(),
         **shaping_only(config, rewards, kept),
         "killed": sum(groups.killed for groups in sampled),

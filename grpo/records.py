@@ -27,7 +27,6 @@ from grpo.runs.config import Config
 from grpo.runs.log import RunLog
 from grpo.sampling import uniforms
 from grpo.scoring import RewardSet
-from rewards import count_reflections
 
 CHOSEN = 2  # groups of a step whose tokens are written
 TOKENS_EVERY = 16 * CHOSEN  # groups: each 32 that a step samples pay for the pass over two
@@ -92,7 +91,7 @@ def completion_record(
         **({"dropped": dropped} if dropped else {}),
         "truncated": truncated,
         "length": len(texts.token_ids[row]),
-        "reflections": count_reflections(text),
+        "reflections": texts.reflections[row],
         **({"extras": extras} if extras else {}),
     }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ from data import Prompt
 from grpo.model.policy import Policy
 from grpo.runs.config import RewardConfig, SandboxConfig
 from grpo.types import Problem, Rollouts
-from rewards import get_reward
+from rewards import count_reflections, get_reward
 from rewards.sandbox import Sandbox
 from rewards.sandbox.scores import checked_scores
 
@@ -76,6 +77,11 @@ class Completions:
     """Figures that the rewards logged of the batch, each as often as it was logged."""
     extras: dict[str, list[Any]] = field(default_factory=dict)
     """Columns that the rewards logged, a value per completion."""
+
+    @cached_property
+    def reflections(self) -> list[int]:
+        """Of each text; counted once for the step's metrics and its records."""
+        return [count_reflections(text) for text in self.texts]
 
     def log_metric(self, name: str, value: float) -> None:
         """TRL's hook for a figure of the batch; it is logged as the mean over the step."""

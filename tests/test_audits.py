@@ -23,7 +23,7 @@ def contains(completions, truth, **columns):
     return [float(gold in text) for text, gold in zip(completions, truth)]
 
 def slow(completions, **columns):
-    time.sleep(0.05)
+    time.sleep(0.4)
     return [float(len(text)) for text in completions]
 
 def hangs(completions, **columns):
@@ -47,6 +47,8 @@ PROBLEM = Problem(id="p", question="What?", answer="4", solution="", columns={"t
 def said(tmp_path, monkeypatch, capsys):
     """What is said of a function of BODY."""
     module = write_module(tmp_path, monkeypatch, BODY)
+    monkeypatch.setattr(audits, "BUDGET", 60.0)  # whatever else this machine does
+    monkeypatch.setattr(audits, "SLOW", 0.2)
 
     def of(function: str, chat: bool = False, sandbox: bool = True, **args) -> str:
         config = Config(
@@ -85,7 +87,7 @@ def test_a_reward_that_pays_all_messages_alike_says_so_where_completions_are_mes
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        ("slow", "not made, since a completion takes 0.05"),
+        ("slow", "not made, since a completion takes 0."),
         ("needs", "not made (needs needs nothing_has_it: "),
         ("raises", "not made (raises raises on honest completions:"),
     ],

@@ -7,8 +7,8 @@ import re
 import shutil
 
 import pytest
+from helpers_runs import PARITY, lines, memorised, one_line, write_module
 from helpers_runs import grpo as run_stage
-from helpers_runs import lines, memorised, one_line
 
 from grpo.report.tables import evaluation_table
 from grpo.results.compare import compare_runs
@@ -51,6 +51,15 @@ def test_a_stage_says_how_it_differs_from_its_parent(runs):
             (sum(rows(folder / name, "greedy").values()) - sum(rows(folder / parent, "greedy").values())) / 12
         )
     assert "paired" not in json.loads((folder / "1-base" / "eval.json").read_text())
+
+
+def test_a_reward_of_ones_own_does_not_keep_a_run_from_its_parent(runs, tmp_path, monkeypatch):
+    """Its module is code that the parent did not have, and no matter of which completions are right."""
+    folder, settings = runs
+    module = write_module(tmp_path, monkeypatch, PARITY)
+    mine = {"eval__folder": "", "model__path": folder / "2-sft", "grpo__steps": 1, "grpo__drop_zero_spread": "false"}
+    assert run_stage("grpo", tmp_path / "run", f"rewards.mine.function={module}:parity", **settings | mine) == 0
+    assert json.loads((tmp_path / "run" / "eval.json").read_text())["paired"]["against"] == "2-sft"
 
 
 def test_grpo_eval_shows_each_model_beside_its_parent(runs, tmp_path, capsys):

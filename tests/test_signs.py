@@ -125,8 +125,9 @@ def test_metrics_that_are_missing_or_null_are_no_sign():
 
 
 def recorded() -> dict[str, list[dict]]:
-    """Metrics of experiments/demo/grpo.yaml (seeds 0 and 1), and of two planted rewards of weight 3 on it (seed 0): one
-    that counts the word "wait", and one that pays 1 for any. What the limits were chosen on.
+    """Metrics of experiments/demo/grpo.yaml (seeds 0 to 9), and of two planted rewards of weight 3 on it (seed 0): one
+    that counts the word "wait", and one that pays 1 for any. docs/report.md says which of them the limits were
+    chosen on, and which they were checked on.
     """
     lines = (Path(__file__).parent / "signs_runs.jsonl").read_text(encoding="utf-8").splitlines()
     runs = map(json.loads, lines)
@@ -144,7 +145,7 @@ def test_on_a_planted_hack_the_first_sign_is_seen_by_step_10(name):
     assert "'waits'" in next(s for s in all_signs(some[:first], setup) if s.kind == "accuracy_falls").text
 
 
-@pytest.mark.parametrize("name", ["demo, seed 0", "demo, seed 1"])
+@pytest.mark.parametrize("name", [f"demo, seed {seed}" for seed in range(10)])
 def test_on_the_demo_no_sign_is_seen_at_any_step(name):
     some, setup = recorded()[name], Setup.of({"rewards": DEMO})
     assert len(some) == 25

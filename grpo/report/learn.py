@@ -45,7 +45,8 @@ def _verdict(run: RunData, runs: list[RunData]) -> str:
             f"{where}, {accuracy - before:+.3f} from {parent.name}'s {before:.3f}. Their difference in pairs is not "
             f"stored, so it has no interval here. {_in_training(run)}"
         ).rstrip()
-    return f"{where}. Nothing to compare it with is in this folder. {_in_training(run)}".rstrip()
+    alone = "" if run.stage == "base" else " Nothing to compare it with is in this folder."
+    return f"{where}.{alone} {_in_training(run)}".rstrip()
 
 
 def is_parent(other: RunData, run: RunData) -> bool:

@@ -51,12 +51,12 @@ def evaluation_of(run: Path, config: Config, data: str, same_adapter: bool = Tru
     """
     if not all((run / name).is_file() for name in (EVALUATION, "eval.json", "manifest.json", "config.yaml")):
         return None
-    manifest = read_mapping(run / "manifest.json")
-    if (manifest.get("eval_hash"), manifest.get("code"), manifest.get("versions")) != (
-        data,
-        code_hash(config),
-        versions(),
-    ):
+    manifest, here = read_mapping(run / "manifest.json"), code_hash(config)
+    there = manifest.get("code") if isinstance(manifest.get("code"), dict) else {}
+    judge = config.rewards.get(config.eval.reward)
+    modules = ["grpo", ((judge and judge.function) or config.eval.reward).partition(":")[0]]  # not of other rewards
+    same_code = all(there.get(name) == here.get(name) for name in modules)
+    if not same_code or (manifest.get("eval_hash"), manifest.get("versions")) != (data, versions()):
         return None
     keys = [*SHAPING, f"rewards.{config.eval.reward}."]
     keys += ["seed"] if config.model.path == "tiny-init" else []  # it seeds the weights of an untrained model

@@ -135,11 +135,13 @@ class Audit:
 
     def pace(self) -> float:
         """Seconds that it takes for one completion, once what it imports or loads with its first call is there."""
+        took = []
         for chat in (False, True, False, True):
             began = time.perf_counter()
             with contextlib.suppress(RewardError):
                 self._raw(VARIED[0], "42", chat)
-        return time.perf_counter() - began
+            took.append(time.perf_counter() - began)
+        return min(took)  # where other programs are at work, the others were waited for
 
     def run(self, budget: float = math.inf) -> Report:
         """Every case that this reward is concerned with, or as many as take so many seconds."""
