@@ -96,7 +96,7 @@ _PATTERNS = [
     (r"°\s*(?:C\b|\\(?:text|mathrm)\s*\{\s*C\s*\})", " celsius "),
     (r"°\s*(?:F\b|\\(?:text|mathrm)\s*\{\s*F\s*\})", " fahrenheit "),
     (r"\bper cent\b", "percent"),
-    (r"\bmph\b", " mi/h"),
+    (r"(?<![a-zA-Z])mph\b", " mi/h"),
     (r"\b(?:US|CA|AU|[CA])\$|\bUSD(?=[\s}]*[0-9])", "$"),
     (r"\b(?:Rs\.?|INR)(?=[\s}]*[0-9])", "₹"),
     (r"\bEUR(?=[\s}]*[0-9])", "€"),
