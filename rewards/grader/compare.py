@@ -93,10 +93,12 @@ class Comparison:
             b = replaced(b, {next(iter(others - letters)): Symbol(next(iter(letters - others)))})
         constants = [(name, base + name[1:]) for name in others - letters if name[0] in "cCK" for base in "cCK"]
         b = replaced(b, {old: Symbol(new) for old, new in constants if new in letters - others})  # of integration
-        if isinstance(a, Number) and self.is_undone(b) and not self.config.unevaluated:
+        if self.leaves_undone(a, b):
             return self.decided("the answer leaves arithmetic undone", False)
         if self.stands_for(a, b) or self.stands_for(b, a):
             return self.decided("a decimal, rounded or cut off correctly", True)
+        if isinstance(a, Number) and variables(b) and not self.config.unevaluated and self.same_value(a, b):
+            return self.decided("the answer leaves it undone that its letters cancel", False)
         return self.same_value(a, b)
 
     def same_value(self, a: Expression, b: Expression) -> bool:
@@ -120,6 +122,10 @@ class Comparison:
         noise = decimal.digits >= FLOAT_DIGITS and error <= FLOAT_NOISE * size  # cos(1.0) prints as 0.5403023058681398
         near = error <= Fraction(self.config.relative_tolerance) * size
         return noise or (near and (rounded or cut)) or (self.config.rounded and rounded)
+
+    def leaves_undone(self, a: Value, b: Value) -> bool:
+        """Whether the gold is a number and the answer arithmetic on numbers."""
+        return isinstance(a, Number) and not b.kind and self.is_undone(b) and not self.config.unevaluated
 
     def is_undone(self, value: Expression) -> bool:
         """Whether arithmetic on numbers is left to do: 6 * 7, 40 + 2, 5!. A root or power of a number is none."""
@@ -180,6 +186,8 @@ class Comparison:
         left, right = _difference(a), _difference(b)
         if is_solved(a) != is_solved(b):
             left = None  # 2x = 10 is not the answer x = 5
+        if is_definition(a) and self.leaves_undone(value_side(a), value_side(b)):
+            return self.decided("the answer leaves arithmetic undone", False)  # x = 6 * 7, x > 6 * 7
         operator, other = (side.label if side.kind == "relation" else "=" for side in (a, b))
         if left and right and operator == other:
             same = self.numbers.proportional(left, right, positive=operator in ("<", "<="))
@@ -272,6 +280,12 @@ def _percentage(value: Value) -> Value:
     if isinstance(value, Number):
         return Number(value.value / 100, None if value.decimals is None else value.decimals + 2)
     return op("*", value, Number(Fraction(1, 100)))
+
+
+def value_side(relation: Value) -> Value:
+    """The side of `x = 5` or `3 < x` without letters; of others the relation itself."""
+    values = [side for side in relation.items if not variables(side)]
+    return values[0] if len(values) == 1 and len(relation.items) == 2 else relation
 
 
 def _difference(relation: Value) -> Expression | None:
