@@ -117,8 +117,9 @@ def facts(found: dict[str, Any]) -> str:
     """Command, seeds, problems and processor of a result, as a sentence."""
     seeds, problems = found["seeds"], len(next(iter(found["right"].values()))["sampled"][0])
     first = next(iter(next(iter(found["variants"].values())).values()))[0]
+    over = f"Mean over seeds {seeds[0]} to {seeds[-1]} [lowest, highest]" if len(seeds) > 1 else f"Seed {seeds[0]}"
     return (
-        f"Mean over seeds {seeds[0]} to {seeds[-1]} [lowest, highest]; {problems} held-out problems, "
+        f"{over}; {problems} held-out problems, "
         f"{first['samples']} samples of each; {found['processor']}; `{found['command']}`."
     )
 
@@ -189,6 +190,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "beside_the_paper": beside_the_paper,
     "levels": levels,
     "pairs": lambda: differences("paper", list(LESS)),
+    "lora_lr": lambda: rows("lora_lr", dict.fromkeys(("1e-3", "5e-3", "2e-2"), "sft"), "learning rate"),
     "reflection": lambda: rows("reflection", dict.fromkeys(REFLECTION, "grpo"), "reflection reward"),
     "reflection_pairs": lambda: less_none("reflection", REFLECTION),
     "findings": findings,
