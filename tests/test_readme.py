@@ -292,7 +292,7 @@ def test_the_loop_is_minimal_s() -> None:
 
 def test_figures_of_the_demo_are_those_of_the_results() -> None:
     known = []
-    for file in ("paper", "incompetent", "reflection"):
+    for file in ("paper", "incompetent", "reflection", "lora_lr"):
         text = (REPO / "experiments" / "results" / file / "results.json").read_text(encoding="utf-8")
         known += triples(json.loads(text)["variants"])
     shown = [
