@@ -17,11 +17,11 @@ from grpo.runs.log import say
 from grpo.scoring import RewardSet
 from grpo.types import Problem
 from rewards.audit import GOLD, Audit
-from rewards.audit.audit import PROMPT
+from rewards.audit.audit import PROMPT, OutOfTime
 from rewards.sandbox import Sandbox
 
 SLOW = 0.05  # seconds a completion from which on a reward is not audited
-BUDGET = 1.0  # seconds that the cases of one reward may take
+BUDGET = 1.0  # seconds that finding its pace may take, and again what is tried then
 LIMIT = 0.5  # seconds after which a case is killed, where a completion of the run may take longer
 
 
@@ -35,7 +35,7 @@ def say_audits(config: Config, rewards: RewardSet, problems: list[Problem], chat
             try:
                 found = audit_line(path, reward, rewards.functions[name], problems[0], chat)
             except Exception as error:  # the user's code; whatever it does here, it may work in the run
-                found = f"not made ({' '.join(str(error).split())[:200]})"
+                found = f"not made ({said(error)[:200]})"
             say(f"audit of {path}: {found}; all of it: {command(path, reward)}")
 
 
@@ -47,11 +47,23 @@ def audit_line(path: str, reward: RewardConfig, function: object, problem: Probl
     audit = Audit(path, reward.args, {"question": PROMPT, **columns}, LIMIT, reward=function)
     seconds, function.seconds = function.seconds, LIMIT
     try:
-        if (pace := audit.pace()) > SLOW:
+        killed = function.killed.total
+        if (pace := audit.pace(BUDGET)) > SLOW:
+            if function.killed.total > killed:
+                return f"not made, since its worker ended, or was killed after {LIMIT:g} s"
             return f"not made, since a completion takes {pace:.2g} s"
         return audit.run(BUDGET).line(chat)
+    except OutOfTime:
+        return f"not made, since it takes more than {BUDGET:g} s to see what the reward pays for"
     finally:
         function.seconds = seconds
+
+
+def said(error: Exception) -> str:
+    """An error in a line; of a worker's traceback what was raised."""
+    lines = str(error).splitlines()
+    start = max((i for i, line in enumerate(lines) if "Traceback (most recent call last)" in line), default=-1)
+    return " ".join(" ".join(line for line in lines[start + 1 :] if start < 0 or line[:1].strip()).split())
 
 
 def command(path: str, reward: RewardConfig) -> str:

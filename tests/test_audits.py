@@ -39,6 +39,14 @@ def text_only(completions, **columns):
 
 def raises(completions, **columns):
     raise KeyError("a column")
+
+def ends(completions, **columns):
+    import os
+    os._exit(3)
+
+def waits_for_some(completions, **columns):
+    time.sleep(0 if "42" in str(completions) else 9)
+    return [float("42" in text) for text in completions]
 """
 PROBLEM = Problem(id="p", question="What?", answer="4", solution="", columns={"truth": "4", "level": "1"})
 
@@ -89,7 +97,8 @@ def test_a_reward_that_pays_all_messages_alike_says_so_where_completions_are_mes
     [
         ("slow", "not made, since a completion takes 0."),
         ("needs", "not made (needs needs nothing_has_it: "),
-        ("raises", "not made (raises raises on honest completions:"),
+        ("raises", "not made (KeyError: 'a column');"),
+        ("ends", "not made, since its worker ended"),
     ],
 )
 def test_what_cannot_be_audited_is_said_in_a_line(said, function, words):
@@ -105,7 +114,12 @@ def test_a_reward_that_hangs_is_killed_soon(said, monkeypatch):
 
 def test_an_audit_ends_when_its_time_is_used_up(said, monkeypatch):
     monkeypatch.setattr(audits, "BUDGET", 0.0)
-    assert ", 20 not tried for their time;" in said("waits")
+    assert said("waits").startswith("not made, since it takes more than 0 s to see what the reward pays for")
+
+
+def test_a_reward_that_hangs_on_some_completions_does_not_hold_up_the_probing(said, monkeypatch):
+    monkeypatch.setattr(audits, "BUDGET", 1.0)
+    assert said("waits_for_some").startswith("not made, since it takes more than 1 s to see")
 
 
 def test_without_a_sandbox_none_is_made(said):

@@ -52,6 +52,10 @@ VARIED = (
 """Completions that any reward should tell apart in some place."""
 
 
+class OutOfTime(Exception):
+    """An audit has used up its seconds."""
+
+
 class Audit:
     """A reward under audit, in its sandbox."""
 
@@ -62,6 +66,7 @@ class Audit:
         """columns: what the reward reads of the data besides, by name; GOLD stands for the gold answer. reward: its
         sandbox, where there is one already; it stays open."""
         self.reward, self._shared = reward or Sandbox(name, settings, seconds=seconds), reward is not None
+        self.deadline = math.inf
         self.columns, self.seconds = {"answer": GOLD, "solution": GOLD, **(columns or {})}, seconds
         parameters = inspect.signature(get_reward(name, **settings)).parameters.values()
         needed = [
@@ -79,7 +84,9 @@ class Audit:
         return self._raw(completion, gold, chat) or 0.0
 
     def _raw(self, completion: str, gold: str, chat: bool) -> float | None:
-        """What the reward returns, called as a trainer calls it."""
+        """What the reward returns, called as a trainer calls it. Raises OutOfTime."""
+        if time.perf_counter() > self.deadline:
+            raise OutOfTime
         columns = {name: [gold if value is GOLD else value] for name, value in self.columns.items()}
         words = [zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in completion.split()]
         passed = {
@@ -133,10 +140,15 @@ class Audit:
         found = tuple(aspect for aspect, pays in aspects.items() if pays)
         return Probe(style, chat, found, right, wrong, unformed, reflective)
 
-    def pace(self) -> float:
-        """Seconds that it takes for one completion, once what it imports or loads with its first call is there."""
-        took = []
+    def pace(self, budget: float = math.inf) -> float:
+        """Seconds that it takes for one completion, once what it imports or loads with its first call is there.
+
+        budget: seconds after which it is called no third time.
+        """
+        took: list[float] = []
         for chat in (False, True, False, True):
+            if len(took) > 1 and sum(took) > budget:
+                break
             began = time.perf_counter()
             with contextlib.suppress(RewardError):
                 self._raw(VARIED[0], "42", chat)
@@ -144,16 +156,21 @@ class Audit:
         return min(took)  # where other programs are at work, the others were waited for
 
     def run(self, budget: float = math.inf) -> Report:
-        """Every case that this reward is concerned with, or as many as take so many seconds."""
+        """Every case that this reward is concerned with, or as many as take so many seconds.
+
+        Raises OutOfTime where they do not suffice to find what it pays for.
+        """
+        self.deadline = time.perf_counter() + budget
         probe = self.probe()
         report = Report(self.reward.__name__, probe, constant=self.constant())
         with tempfile.TemporaryDirectory() as folder:
-            canary, began = Path(folder) / "executed", time.perf_counter()
+            canary = Path(folder) / "executed"
             for case in _cases(probe, str(canary)):
-                if time.perf_counter() - began > budget:
+                try:
+                    self._try(case, probe, report)
+                except OutOfTime:
                     report.left_out += 1
                     continue
-                self._try(case, probe, report)
                 if canary.exists():
                     canary.unlink()
                     report.findings.append(Finding(case, "executed", None))
