@@ -40,6 +40,10 @@ def main(argv: list[str] | None = None) -> int:
         sys.path.insert(0, os.getcwd())
     named = HERE / "ablations" / f"{arguments.file}.yaml"
     file = named if not arguments.file.suffix and named.is_file() else arguments.file
+    if not file.is_file():
+        plans = ", ".join(sorted(path.stem for path in (HERE / "ablations").glob("*.yaml")))
+        print(f"ablate: {file}: no such file; experiments/ablations has {plans}", file=sys.stderr)
+        return 2
     seeds = list(dict.fromkeys(arguments.seeds))
     try:
         plan = read_plan(file)

@@ -197,10 +197,11 @@ def check_run(run: Path, band: Path) -> str:
 
 
 def shaping(run: Path) -> dict[str, Any]:
-    """The settings that shape the curves. Raises RunError where the run cannot be read."""
+    """The settings that shape the curves, and the stage that the run began from. Raises RunError for no run."""
     if not (run / "config.yaml").is_file():
         raise RunError(f"{run}: no run is there")
-    return bands.shaping(flatten(read_mapping(run / "config.yaml")))
+    parent = read_mapping(run / "manifest.json")["parent"].get("stage")
+    return bands.shaping(flatten(read_mapping(run / "config.yaml")) | {bands.PARENT: parent})
 
 
 def run_minimal(given: argparse.Namespace) -> int:

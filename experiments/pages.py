@@ -8,7 +8,6 @@ over seeds and problems (grpo/results/statistics.py).
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import numpy as np
 from experiments.lab.figure import COLOURS, band, plotting, save
 from experiments.lab.results import KINDS, spread
 from grpo.results.statistics import Difference, crossed
+from grpo.runs.files import read_mapping
 
 REPO = Path(__file__).parents[1]
 RESULTS, FIGURE = REPO / "experiments" / "results", REPO / "docs" / "demo.svg"
@@ -82,8 +82,8 @@ def replaced(page: str) -> str:
 
 
 def read(name: str) -> dict[str, Any]:
-    """The results of an ablation."""
-    return json.loads((RESULTS / name / "results.json").read_text(encoding="utf-8"))
+    """The results of an ablation. Raises RunError where there are none."""
+    return read_mapping(RESULTS / name / "results.json")
 
 
 def difference(found: dict[str, Any], one: str, other: str, kind: str) -> Difference:

@@ -168,3 +168,10 @@ def test_a_setting_that_is_newer_than_the_band_had_its_default_there():
     assert bands.differing(recorded, {"optim.lr": 0.1, "sft.on_prompts": False, "seed": 3}) == []
     assert bands.differing(recorded, {"optim.lr": 0.1, "sft.on_prompts": True}) == ["sft.on_prompts"]
     assert bands.differing(recorded, {"sft.on_prompts": False}) == ["optim.lr"]
+
+
+def test_a_run_from_another_stage_is_not_compared():
+    recorded = {"settings": {"optim.lr": 0.1, "parent.stage": "sft"}}
+    assert bands.differing(recorded, {"optim.lr": 0.1, "parent.stage": "sft"}) == []
+    assert bands.differing(recorded, {"optim.lr": 0.1, "parent.stage": "base"}) == ["parent.stage"]
+    assert bands.differing({"settings": {"optim.lr": 0.1}}, {"optim.lr": 0.1, "parent.stage": "base"}) == []

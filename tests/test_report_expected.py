@@ -96,4 +96,6 @@ def test_the_demo_is_what_the_recorded_band_is_of():
     """A new setting of the trainer must be in the band file too, or the demo would never be compared."""
     recorded = expected.recorded()
     config = load_config("experiments/demo/grpo.yaml", [])
-    assert recorded and bands.differing(recorded, flatten(yaml.safe_load(to_yaml(config)))) == []
+    settings = flatten(yaml.safe_load(to_yaml(config)))
+    assert recorded and bands.differing(recorded, settings | {bands.PARENT: "sft"}) == []
+    assert bands.differing(recorded, settings | {bands.PARENT: "base"}) == [bands.PARENT]

@@ -37,14 +37,19 @@ def seeds_of(band: Row) -> int:
 
 def band_of(run: RunData, band: Row) -> Row:
     """The band, if the run's settings are those of its runs; else empty."""
-    return band if band and run.settings and not bands.differing(band, run.settings) else {}
+    return band if band and run.settings and not bands.differing(band, settings_of(run)) else {}
+
+
+def settings_of(run: RunData) -> Row:
+    """A run's settings, and the stage that it began from."""
+    return {**run.settings, bands.PARENT: run.facts.get(bands.PARENT)}
 
 
 def sentence(run: RunData, band: Row) -> str:
     """Whether the run lies within the band; which settings keep it from being compared, if they are few; else empty."""
     if not band or not run.settings or not run.metrics:
         return ""
-    if different := bands.differing(band, run.settings):
+    if different := bands.differing(band, settings_of(run)):
         few = len(different) <= NAMED
         return f"Not compared with recorded runs, whose {', '.join(different)} differ." if few else ""
     curves = {name: [_plain(row.get(name)) for row in run.metrics] for name in band["curves"]}

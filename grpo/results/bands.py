@@ -28,6 +28,7 @@ Curves = dict[str, list[list[float | None]]]
 
 UPPER = 0.9999  # a run is compared at about 200 values: by chance, at most one run in 20 is outside (Bonferroni)
 IN_A_ROW = 2
+PARENT = "parent.stage"
 LEAST_SEEDS = 3
 LOGARITHM = ("kl", "loss", "grad_norm", "length", "entropy")
 FREE = (  # settings that do not shape a run's curves
@@ -96,9 +97,12 @@ def shaping(settings: Mapping[str, Any]) -> dict[str, Any]:
 def differing(band: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """The settings, by their dotted keys, in which a run is not one of the band's. band: a band file's content.
 
-    A setting that is newer than the band had its default there.
+    A setting that is newer than the band had its default there. `parent.stage`, if the band has it, is the stage that
+    the run began from: GRPO straight from the base has other curves than GRPO after SFT.
     """
     there, here, defaults = band["settings"], shaping(settings), flatten(yaml.safe_load(to_yaml(Config())))
+    if PARENT not in there:
+        here.pop(PARENT, None)
     there = {key: defaults[key] for key in here.keys() & defaults.keys()} | there
     return [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
 
