@@ -52,7 +52,8 @@ def test_ablations_change_only_keys_that_exist():
             per_stage = variant if isinstance(variant, dict) else dict.fromkeys(plan["stages"], variant)
             for stage, settings in per_stage.items():
                 settings = [] if settings == "skip" else settings
-                load_config(str(REPO / plan["stages"][stage]), settings)
+                file = plan["stages"][stage]
+                load_config(str(REPO / (file["file"] if isinstance(file, dict) else file)), settings)
 
 
 def test_files_override_their_includes_and_the_command_line_overrides_both(tmp_path):
