@@ -48,9 +48,10 @@ def audit_line(path: str, reward: RewardConfig, function: object, problem: Probl
     seconds, function.seconds = function.seconds, LIMIT
     try:
         killed = function.killed.total
-        if (pace := audit.pace(BUDGET)) > SLOW:
-            if function.killed.total > killed:
-                return f"not made, since its worker ended, or was killed after {LIMIT:g} s"
+        pace = audit.pace(BUDGET)
+        if function.killed.total > killed:
+            return f"not made, since its worker ended, or was killed after {LIMIT:g} s"
+        if pace > SLOW:
             return f"not made, since a completion takes {pace:.2g} s"
         return audit.run(BUDGET).line(chat)
     except OutOfTime:

@@ -240,7 +240,8 @@ def test_a_plan_that_is_wrong_runs_nothing(tmp_path, capsys, monkeypatch, text, 
 
 def test_a_missing_plan_is_one_line(tmp_path, capsys):
     assert ablate.main([str(tmp_path / "none.yaml")]) == 2
-    assert "No such file" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "none.yaml: no such file" in error and "reflection" in error
 
 
 def test_a_run_that_fails_ends_the_ablation_with_its_last_line(plan: Path, capsys, monkeypatch) -> None:

@@ -23,7 +23,7 @@ def contains(completions, truth, **columns):
     return [float(gold in text) for text, gold in zip(completions, truth)]
 
 def slow(completions, **columns):
-    time.sleep(0.4)
+    time.sleep(0.25)
     return [float(len(text)) for text in completions]
 
 def hangs(completions, **columns):
