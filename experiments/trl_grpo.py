@@ -32,7 +32,7 @@ from grpo.runs.files import write_text
 from grpo.runs.settings import ConfigError, load_config
 from rewards import get_reward
 
-MICRO = 64  # completions of a micro-batch: TRL's fastest for the embedded model (of 16, 32, 64, 128 and 256)
+MICRO = 64  # completions of a micro-batch; not tuned yet: time it before quoting TRL's speed from here
 
 
 def main(argv: list[str] | None = None) -> int:
