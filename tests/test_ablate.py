@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -116,8 +117,24 @@ def check_json(found: dict, folder: Path) -> None:
         )
         assert [[row["step"] for row in rows] for rows in found["curves"][name]] == [[0, 1, 2]] * 2
         assert [rows[-1]["completions"] for rows in found["curves"][name]] == [12, 12]
+        for seed, training in zip((3, 4), found["training"][name], strict=True):
+            assert training["step"] == [1, 2] and len(training["reward_accuracy"]) == 2
+            steps = [json.loads(line) for line in (folder_of(folder, seed, name) / "metrics.jsonl").open()]
+            assert training["reward"] == pytest.approx([step["reward"] for step in steps], rel=1e-3)
     assert found["curves"]["plain"][0][0] == found["curves"]["halved"][0][0]  # both begin at one SFT model
+    manifests = [json.loads(path.read_text()) for path in folder.glob("seed*/*/manifest.json")]
+    seconds = [
+        (datetime.fromisoformat(one["finished"]) - datetime.fromisoformat(one["started"])).total_seconds()
+        for one in manifests
+    ]
+    assert len(seconds) == 6 and found["hours"] == pytest.approx(sum(seconds) / 3600, abs=0.01)
     assert {"torch", "transformers"} <= found["versions"].keys() and found["processor"] and "commit" in found
+
+
+def folder_of(folder: Path, seed: int, name: str) -> Path:
+    """The GRPO run of a variant."""
+    halved = {path: "halves" in (path / "config.yaml").read_text() for path in folder.glob(f"seed{seed}/grpo-*")}
+    return next(path for path, is_halved in halved.items() if is_halved == (name == "halved"))
 
 
 def check_page(page: str, found: dict) -> None:
@@ -182,6 +199,24 @@ def test_completions_until_the_target() -> None:
 def test_spread_is_mean_lowest_highest() -> None:
     assert results.spread([0.5, 0.25, None, 0.75]) == "0.500 [0.250, 0.750]"
     assert results.spread([1.0, 2.0]) == "1.50 [1.00, 2.00]" and results.spread([None]) == "-"
+
+
+def test_without_held_out_curves_the_figure_shows_the_training(plan: Path) -> None:
+    """The accuracy of the samples where there is one, and the loss of SFT else."""
+    found = {"seeds": [0], "curves": {"plain": [[]], "halved": [[]]}, "differences": {}}
+    for figure_, said in (("reward_accuracy", "accuracy of the samples trained on"), ("loss", "training loss")):
+        run = {"step": [1, 2], figure_: [0.5, 0.25]}
+        drawn = plan.parent / f"{figure_}.svg"
+        if not figure.draw(in_folder(plan), {**found, "training": {"plain": [run], "halved": [run]}}, drawn):
+            pytest.skip("matplotlib is not installed")
+        text = "".join(ElementTree.fromstring(drawn.read_bytes()).itertext())
+        assert said in text and "halved" in text
+
+
+def test_json_has_a_line_per_list() -> None:
+    found = {"a": [[1.5, 2.0], [None]], "b": {"c": ["x", "y"]}, "d": []}
+    text = results.to_json(found)
+    assert json.loads(text) == found and "[ 1.5, 2.0 ]" in text and '"c": [ "x", "y" ]' in text
 
 
 def test_arms_with_other_problems_are_refused() -> None:

@@ -30,6 +30,7 @@ def test_a_run_of_trl_is_evaluated_like_one_of_ours(tmp_path):
     assert complete(run) and [row["step"] for row in read_curve(run)] == [0, 1]
     step = json.loads((tmp_path / "trl-training" / "metrics.jsonl").read_text())
     assert step["step"] == 1 and step["grad_norm"] > 0 and step["learning_rate"] == pytest.approx(3e-4 / 5)
+    assert 0 <= step["reward_accuracy"] <= 1 and step["length"] > 0 and step["seconds"] > 0
     (tmp_path / "trl-training" / "metrics.jsonl").unlink()
     assert trl_grpo.main(words) == 0 and not (tmp_path / "trl-training" / "metrics.jsonl").exists(), "trained again"
 

@@ -38,7 +38,7 @@ def band(axis: Any, curves: list[list[dict[str, Any]]], figure: str, across: str
     at = [[next(row for row in rows if row["step"] == step) for rows in curves] for step in steps]  # [step][seed]
     x = [sum(row[across] for row in rows) / len(rows) for rows in at]
     values = [[row[figure] for row in rows] for rows in at]
-    axis.plot(x, [sum(v) / len(v) for v in values], color=colour, label=label, marker=".")
+    axis.plot(x, [sum(v) / len(v) for v in values], color=colour, label=label, marker="." if len(x) < 15 else None)
     axis.fill_between(x, list(map(min, values)), list(map(max, values)), color=colour, alpha=0.18, linewidth=0)
 
 
@@ -46,25 +46,9 @@ def draw(plan: Plan, found: dict[str, Any], path: Path) -> bool:
     """Held-out curves over completions and each arm's paired difference to the baseline. False without matplotlib."""
     if (plt := plotting()) is None:
         return False
-    curves = {name: some for name, some in found["curves"].items() if some and all(some)}
-    seeds, differences = len(found["seeds"]), found["differences"]
+    differences = found["differences"]
     _, axes = plt.subplots(1, 2, figsize=(9, 0.5 + max(3.0, 0.55 * len(differences))), layout="constrained")
-    across = (
-        "completions"
-        if any(row["completions"] for some in curves.values() for rows in some for row in rows)
-        else "step"
-    )
-    for colour, name in zip(COLOURS * 9, plan.variants, strict=False):
-        if name in curves:
-            band(axes[0], curves[name], "accuracy", across, name, colour)
-    axes[0].set(xlabel={"completions": "completions sampled for training", "step": "steps"}[across])
-    axes[0].set(ylabel="held-out accuracy, sampled", title=f"mean of {seeds} seeds, lowest to highest")
-    if plan.target:
-        axes[0].axhline(plan.target, color="black", linewidth=0.8, linestyle=":")
-    if curves:
-        axes[0].legend(frameon=False)
-    else:
-        axes[0].text(0.5, 0.5, "no curves: set eval.every", ha="center", transform=axes[0].transAxes)
+    draw_curves(plan, found, axes[0])
     for place, (name, kinds) in enumerate(differences.items()):
         for kind, offset, marker in (("sampled", -0.12, "o"), ("greedy", 0.12, "s")):
             d = kinds[kind]
@@ -78,3 +62,35 @@ def draw(plan: Plan, found: dict[str, Any], path: Path) -> bool:
     axes[1].set(xlabel=f"accuracy - {plan.baseline}", title="paired, 95 %: sampled (dots), greedy (squares)")
     save(plt, path)
     return True
+
+
+def draw_curves(plan: Plan, found: dict[str, Any], axis: Any) -> None:
+    """Held-out accuracy where `eval.every` was set; else accuracy on the training problems, or the loss of SFT."""
+    curves = {name: some for name, some in found["curves"].items() if some and all(some)}
+    y, across, ylabel = "accuracy", "step", "held-out accuracy, sampled"
+    if curves and any(row["completions"] for some in curves.values() for rows in some for row in rows):
+        across = "completions"
+    if not curves:
+        y = (
+            "reward_accuracy"
+            if any("reward_accuracy" in run for some in found["training"].values() for run in some)
+            else "loss"
+        )
+        ylabel = {"reward_accuracy": "accuracy of the samples trained on", "loss": "training loss"}[y]
+        curves = {name: [per_step(run, y) for run in runs] for name, runs in found["training"].items()}
+        curves = {name: some for name, some in curves.items() if all(some)}
+    for colour, name in zip(COLOURS * 9, plan.variants, strict=False):
+        if name in curves:
+            band(axis, curves[name], y, across, name, colour)
+    axis.set(xlabel={"completions": "completions sampled for training", "step": "steps"}[across], ylabel=ylabel)
+    axis.set(title=f"mean of {len(found['seeds'])} seeds, lowest to highest")
+    if plan.target:
+        axis.axhline(plan.target, color="black", linewidth=0.8, linestyle=":")
+    if curves:
+        axis.legend(frameon=False, fontsize=7 if len(curves) > len(COLOURS) else None)
+
+
+def per_step(run: dict[str, list[float | None]], figure: str) -> list[dict[str, Any]]:
+    """A run's column as rows, without the steps that lack it."""
+    pairs = zip(run["step"], run[figure], strict=True) if figure in run else ()
+    return [{"step": step, figure: value} for step, value in pairs if value is not None]

@@ -135,6 +135,11 @@ class Node:
     parent: Path | None = None
     """The run folder that must be complete before."""
 
+    @property
+    def metrics(self) -> Path:
+        """The lines of its training."""
+        return Path(f"{self.folder}-training" if self.stage.command == "trl" else self.folder) / "metrics.jsonl"
+
 
 def nodes_of(plan: Plan, runs: Path, seeds: list[int]) -> dict[tuple[str, int], list[Node]]:
     """The runs of each variant and seed, in order; runs that lie in one folder are one."""

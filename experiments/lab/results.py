@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import statistics
 import subprocess
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 
 from experiments.lab.plan import Node, Plan
 from grpo.results.compare import shares
-from grpo.results.curve import read_curve
+from grpo.results.curve import read_curve, read_rows
 from grpo.results.statistics import Difference, crossed, paired
 from grpo.runs.evaluations import read_evaluation
 from grpo.runs.files import read_mapping
@@ -30,11 +32,14 @@ FIGURES = {
     "others": ("sampled", "accuracy_others"),
     "length": ("sampled", "length"),
 }
+TRAINING = ("reward", "reward_accuracy", "length", "reflections", "kl", "entropy", "clip_fraction_high", "grad_norm")
+"""Columns of metrics.jsonl that results.json keeps."""
+FLAT = re.compile(r"\[[^][{}]*\]")
 
 
 def gather(plan: Plan, chains: dict[tuple[str, int], list[Node]], seeds: list[int]) -> dict[str, Any]:
     """All figures, ready for JSON: of each variant and stage an evaluation per seed, curves, and differences."""
-    variants, curves, right = {}, {}, {}
+    variants, curves, training, right = {}, {}, {}, {}
     for variant in plan.variants:
         rows = [chains[variant, seed] for seed in seeds]
         stages = zip(*rows, strict=True)  # each over seeds
@@ -42,6 +47,7 @@ def gather(plan: Plan, chains: dict[tuple[str, int], list[Node]], seeds: list[in
             some[0].stage.name: [read_mapping(one.folder / "eval.json") for one in some] for some in stages
         }
         curves[variant] = [read_curve(chain[-1].folder) for chain in rows]
+        training[variant] = [columns(chain[-1]) for chain in rows]
         judged = [read_evaluation(chain[-1].folder) for chain in rows]
         right[variant] = {kind: [shares(one, kind) for one in judged] for kind in KINDS}
     base, others = right[plan.baseline], [name for name in right if name != plan.baseline]
@@ -51,10 +57,36 @@ def gather(plan: Plan, chains: dict[tuple[str, int], list[Node]], seeds: list[in
         "target": plan.target,
         "variants": variants,
         "curves": curves,
+        "training": training,
+        "hours": hours([node for chain in chains.values() for node in chain]),
         "differences": {v: {kind: vars(difference(right[v][kind], base[kind])) for kind in KINDS} for v in others},
         "completions_to_target": {v: [needed(points, plan.target) for points in some] for v, some in curves.items()},
         "right": {v: {kind: [rounded(x) for x in some] for kind, some in kinds.items()} for v, kinds in right.items()},
     }
+
+
+def columns(node: Node) -> dict[str, list[float | None]]:
+    """What a run said of itself at each step, in four digits; nothing of a stage that does not train."""
+    steps = read_rows(node.metrics)
+    names = [name for name in ("step", *TRAINING, "loss", "seconds") if any(name in row for row in steps)]
+    return {name: [short(row.get(name)) for row in steps] for name in names}
+
+
+def short(value: float | None) -> float | None:
+    """Four digits of it."""
+    return None if value is None else float(f"{value:.4g}")
+
+
+def hours(nodes: list[Node]) -> float:
+    """Hours from the start to the end of all runs together, each run once, its evaluation included."""
+    seconds = 0.0
+    for node in {node.folder: node for node in nodes}.values():
+        manifest = read_mapping(node.folder / "manifest.json")
+        start, end = (datetime.fromisoformat(manifest[key]) for key in ("started", "finished"))
+        seconds += (end - start).total_seconds()
+        if node.stage.command == "trl":  # its manifest is that of the evaluation
+            seconds += sum(row["seconds"] for row in read_rows(node.metrics))
+    return round(seconds / 3600, 2)
 
 
 def rounded(given: dict[str, float]) -> list[float]:
@@ -149,6 +181,7 @@ def page(name: str, plan: Plan, found: dict[str, Any], command: str, figure: str
         for stage, evaluations in list(stages.items())[-1 if plan.rows == "last" else 0 :]:
             cells = [spread([e[part][figure] for e in evaluations]) for part, figure in FIGURES.values()]
             lines.append(f"| {' | '.join([variant, stage, *cells])} |")
+    lines += ["", f"All runs together, from start to end of each, its evaluation included: {found['hours']:.1f} hours."]
     return "\n".join(lines) + "\n"
 
 
@@ -163,5 +196,6 @@ def spread(values: list[float | None]) -> str:
 
 
 def to_json(found: dict[str, Any]) -> str:
-    """JSON with a line per list, so that a difference of two files can be read."""
-    return json.dumps(found, indent=1, allow_nan=False, default=str) + "\n"
+    """JSON with a line per list of values, so that a file, or the difference of two, can be read."""
+    text = json.dumps(found, indent=1, allow_nan=False, default=str)
+    return FLAT.sub(lambda some: " ".join(some[0].split()), text) + "\n"
