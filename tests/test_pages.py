@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
 import pytest
 
 from experiments import pages
+from experiments.lab import tables
 from grpo.results.statistics import Difference, crossed
 
 PAIR = re.compile(r"([-+]0\.\d{3})\s+\[([-+]0\.\d{3}), ([-+]0\.\d{3})\]")
@@ -21,17 +23,18 @@ def test_the_tables_are_current(page):
 
 @pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
 def test_each_interval_in_the_text_is_one_of_a_table(page):
-    """Text may repeat an interval of a table, and state no other."""
-    there = {pair for table in pages.TABLES.values() for pair in PAIR.findall(table())}
+    """Text may repeat an interval of a table, of this page or another, and state no other."""
+    texts = [page.read_text(encoding="utf-8") for page in pages.PAGES]
+    there = {pair for text in texts for table in pages.MARKS.finditer(text) for pair in PAIR.findall(table[0])}
     assert set(PAIR.findall(page.read_text(encoding="utf-8"))) <= there
 
 
 def test_a_difference_is_that_of_the_lab():
     found = {"right": {"a": {"sampled": [[1.0, 0.5, 0.0], [1.0, 1.0, 0.5]]}, "b": {"sampled": [[0.0] * 3] * 2}}}
-    d = pages.difference(found, "a", "b", "sampled")
+    d = tables.difference(found, "a", "b", "sampled")
     assert d == crossed(np.array(found["right"]["a"]["sampled"]), np.zeros((2, 3)))
-    assert pages.in_a_cell(Difference(0.1, -0.05, 0.25, 3, 2)) == "+0.100 [-0.050, +0.250] | not shown"
-    assert pages.in_a_cell(Difference(0.1, 0.05, 0.15, 3, 2)).endswith("| shown")
+    assert tables.in_a_cell(Difference(0.1, -0.05, 0.25, 3, 2)) == "+0.100 [-0.050, +0.250] | not shown"
+    assert tables.in_a_cell(Difference(0.1, 0.05, 0.15, 3, 2)).endswith("| shown")
 
 
 def test_the_figure_has_the_same_bytes_for_the_same_values(tmp_path):
@@ -46,3 +49,70 @@ def test_a_table_that_nothing_writes_is_an_error():
     with pytest.raises(KeyError, match="nothing"):
         pages.replaced("<!-- python -m experiments.pages nothing -->\n<!-- end -->")
     assert pages.replaced("no marks") == "no marks"
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A folder of results: `two`, two arms of two seeds, and the same again."""
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+
+    def write(name, gain, **more):
+        right = {"a": [[0.0, 0.5, 1.0, 0.5]] * 2, "b": [[min(1.0, x + gain) for x in (0.0, 0.5, 1.0, 0.5)]] * 2}
+        accuracy = {arm: float(np.mean(rows)) for arm, rows in right.items()}
+        evaluation = {"format": 1.0, "reflections": 0.5, "length": 40.0}
+        variants = {
+            arm: {"grpo": [{kind: {"accuracy": x, **evaluation} for kind in tables.KINDS} | {"samples": 2}] * 2}
+            for arm, x in accuracy.items()
+        }
+        found = {
+            "seeds": [0, 1], "baseline": "a", "variants": variants, "commit": "abc", "command": "python -m x",
+            "processor": "P", "right": {arm: dict.fromkeys(tables.KINDS, rows) for arm, rows in right.items()}, **more,
+        }  # fmt: skip
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "results.json").write_text(json.dumps(found))
+
+    return write
+
+
+def test_a_table_of_arms_has_values_and_differences(results):
+    results("two", 0.25)
+    lines = tables.arms("two").splitlines()
+    assert lines[0].startswith("| arm | sampled | less a | greedy | less a |")
+    assert (
+        lines[2]
+        == "| a | 0.500 [0.500, 0.500] |  | 0.500 [0.500, 0.500] |  | 0.500 [0.500, 0.500] | 40.0 [40.0, 40.0] |"
+    )
+    cells = [cell.strip() for cell in lines[3].split("|")]
+    d = tables.difference(tables.read("two"), "b", "a", "sampled")
+    assert cells[3] == (f"**{tables.interval(d)}**" if d.shown else tables.interval(d)) and cells[3].startswith(
+        "+0.188"
+    )
+    assert lines[-1].startswith("A difference in bold") and "`python -m x`" in lines[-1] and "commit abc" in lines[-1]
+
+
+@pytest.mark.parametrize(("gain", "within"), [(0.25, "yes"), (-0.9, "no")])
+def test_other_seeds_lie_within_the_first_interval_or_not(results, gain, within):
+    results("two", 0.25)
+    results("again/two", gain)
+    assert tables.again("two", (("b", "a"),)).splitlines()[2].endswith(f"| {within} |")
+
+
+def test_seconds_are_of_the_same_seed(results):
+    ours, theirs = ([{"seconds": some} for some in seeds] for seeds in (([1, 2, 9], [4, 4]), ([6, 6, 1], [2, 2])))
+    results("trl", 0.0, training={"ours": ours, "TRL": theirs})
+    lines = tables.seconds().splitlines()
+    assert lines[2:5] == [
+        "| ours | 3.00 [2.00, 4.00] |",
+        "| TRL | 4.00 [2.00, 6.00] |",
+        "| TRL / ours, same seed | 1.75 [0.50, 3.00] |",
+    ]
+
+
+def test_hours_are_added_over_all_results(results):
+    results("two", 0.25, hours=1.25)
+    results("again/two", 0.25, hours=2.5)
+    text = tables.hours()
+    assert "| again/two | abc | 2 | 2.5 | `python -m x` |" in text and "Together 4 hours" in text

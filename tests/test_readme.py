@@ -28,7 +28,9 @@ from grpo.weights import WEIGHTS
 from rewards import reward_names
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
-PAGES = {path: path.read_text(encoding="utf-8") for path in (REPO / "README.md", *sorted((REPO / "docs").glob("*.md")))}
+PAGES = {
+    path: path.read_text(encoding="utf-8") for path in (REPO / "README.md", *sorted((REPO / "docs").rglob("*.md")))
+}
 TEXT = "\n".join(PAGES.values())
 LOSSES = (REPO / "docs" / "losses.md").read_text(encoding="utf-8")
 CELL = re.compile(r"(\d\.\d+) \[(\d\.\d+), (\d\.\d+)\]")
@@ -292,12 +294,10 @@ def test_the_loop_is_minimal_s() -> None:
 
 def test_figures_of_the_demo_are_those_of_the_results() -> None:
     known = []
-    for file in ("paper", "incompetent", "reflection", "lora_lr"):
-        text = (REPO / "experiments" / "results" / file / "results.json").read_text(encoding="utf-8")
-        known += triples(json.loads(text)["variants"])
-    shown = [
-        cell for page in ("README.md", "docs/demo.md", "docs/paper.md") for cell in CELL.findall(PAGES[REPO / page])
-    ]
+    for file in (REPO / "experiments" / "results").rglob("results.json"):
+        known += triples(json.loads(file.read_text(encoding="utf-8"))["variants"])
+    pages = ("README.md", "docs/paper.md", "docs/findings/stages.md", "docs/findings/reflection.md")
+    shown = [cell for page in pages for cell in CELL.findall(PAGES[REPO / page])]
     assert len(shown) >= 40
     for cell in shown:
         close = 0.5 * 10.0 ** -len(cell[0].partition(".")[2]) + 1e-9

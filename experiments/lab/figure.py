@@ -83,7 +83,8 @@ def draw_curves(plan: Plan, found: dict[str, Any], axis: Any) -> None:
         if name in curves:
             band(axis, curves[name], y, across, name, colour)
     axis.set(xlabel={"completions": "completions sampled for training", "step": "steps"}[across], ylabel=ylabel)
-    axis.set(title=f"mean of {len(found['seeds'])} seeds, lowest to highest")
+    seeds = len(found["seeds"])
+    axis.set(title=f"mean of {seeds} seeds, lowest to highest" if seeds > 1 else "one seed")
     if plan.target:
         axis.axhline(plan.target, color="black", linewidth=0.8, linestyle=":")
     if curves:
