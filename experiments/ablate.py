@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 
 from experiments.lab import figure, results, runner
-from experiments.lab.plan import nodes_of, read_plan
+from experiments.lab.plan import nodes_of, only, read_plan
 from grpo.results.statistics import Difference
 from grpo.runs.files import write_text
 
@@ -32,6 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="ablation YAML, or the name of one in experiments/ablations")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--arms", nargs="+", help="these variants alone; the first is the baseline if the plan's is not among"
+    )
     parser.add_argument("--jobs", type=int, default=cores(), help="runs at a time (default: as many as cores)")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablations"), help="where the run folders go")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="where the results go")
@@ -47,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     seeds = list(dict.fromkeys(arguments.seeds))
     try:
         plan = read_plan(file)
+        plan = only(plan, arguments.arms) if arguments.arms else plan
         chains = nodes_of(plan, arguments.runs / file.stem, seeds)
         runner.run_all([node for chain in chains.values() for node in chain], max(1, arguments.jobs))
         found = {"command": command(argv), **results.where_from(), **results.gather(plan, chains, seeds)}

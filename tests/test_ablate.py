@@ -20,7 +20,7 @@ import yaml
 
 from experiments import ablate
 from experiments.lab import figure, results, runner
-from experiments.lab.plan import nodes_of, read_plan
+from experiments.lab.plan import nodes_of, only, read_plan
 from grpo.results.statistics import Difference, crossed
 
 REPO = Path(__file__).parent.parent
@@ -153,6 +153,16 @@ def test_runs_are_named_by_their_settings_and_code(plan: Path, monkeypatch) -> N
     monkeypatch.setattr("experiments.lab.plan.code_hash", lambda config: {"grpo": "changed"})
     after = {node.folder for chain in nodes_of(there, Path("r"), [0]).values() for node in chain}
     assert not before & after  # with another loss or trainer, say, nothing of before is used
+
+
+def test_some_arms_alone_run_as_the_whole_plan_would_run_them(plan: Path) -> None:
+    whole, some = in_folder(plan), only(in_folder(plan), ["halved"])
+    assert list(some.variants) == ["halved"] and some.baseline == "halved"
+    assert only(whole, ["halved", "plain"]).baseline == "plain"
+    folders = [[node.folder for node in nodes_of(p, plan.parent, [1])["halved", 1]] for p in (whole, some)]
+    assert folders[0] == folders[1]
+    with pytest.raises(ValueError, match="--arms: no variant is called 'half'; there are plain, halved"):
+        only(whole, ["plain", "half"])
 
 
 def test_a_stage_by_another_name_runs_as_its_file_says(tmp_path: Path) -> None:

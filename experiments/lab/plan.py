@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,17 @@ def read_plan(file: Path) -> Plan:
         for stage, settings in plan.of(variant):
             load_config(stage.file, settings)
     return plan
+
+
+def only(plan: Plan, arms: list[str]) -> Plan:
+    """The plan with some of its variants; the first of them is the baseline where the plan's is not among them."""
+    for arm in arms:
+        if arm not in plan.variants:
+            raise ValueError(f"--arms: no variant is called {arm!r}; there are {', '.join(plan.variants)}")
+    variants = {name: some for name, some in plan.variants.items() if name in arms}
+    return replace(
+        plan, variants=variants, baseline=plan.baseline if plan.baseline in variants else next(iter(variants))
+    )
 
 
 def read_stage(name: str, how: Any) -> Stage:
