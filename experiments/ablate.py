@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--jobs", type=int, default=cores(), help="runs at a time (default: as many as cores)")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablations"), help="where the run folders go")
-    parser.add_argument("--out", type=Path, default=HERE / "results", help="where the results go")
+    parser.add_argument("--out", type=Path, help="where the results go (default: experiments/results)")
     arguments = parser.parse_args(argv)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -47,6 +47,9 @@ def main(argv: list[str] | None = None) -> int:
         plans = ", ".join(sorted(path.stem for path in (HERE / "ablations").glob("*.yaml")))
         print(f"ablate: {file}: no such file; experiments/ablations has {plans}", file=sys.stderr)
         return 2
+    if arguments.arms and not arguments.out:
+        print("ablate: --arms makes a part of the results: give --out DIR as well", file=sys.stderr)
+        return 2
     seeds = list(dict.fromkeys(arguments.seeds))
     try:
         plan = read_plan(file)
@@ -54,16 +57,17 @@ def main(argv: list[str] | None = None) -> int:
         chains = nodes_of(plan, arguments.runs / file.stem, seeds)
         runner.run_all([node for chain in chains.values() for node in chain], max(1, arguments.jobs))
         found = {"command": command(argv), **results.where_from(), **results.gather(plan, chains, seeds)}
+        text = results.to_json(found)
     except runner.Failed as failed:
         print(f"ablate: {failed}", file=sys.stderr)
         return failed.code
     except (OSError, ValueError, yaml.YAMLError) as error:
         print(f"ablate: {file}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    out = arguments.out / file.stem
+    out = (arguments.out or HERE / "results") / file.stem
     out.mkdir(parents=True, exist_ok=True)
     drawn = figure.draw(plan, found, out / "figure.svg")
-    write_text(out / "results.json", results.to_json(found))
+    write_text(out / "results.json", text)
     text = results.page(file.stem, plan, found, found["command"], "figure.svg" if drawn else "")
     write_text(out / "results.md", text)
     print(text)

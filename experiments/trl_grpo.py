@@ -1,18 +1,20 @@
 """GRPO by TRL's GRPOTrainer with a configuration of ours: the same model, problems in the same order, rewards and loss.
 
-    python -m experiments.trl_grpo --config experiments/demo/grpo.yaml run=runs/trl model.path=runs/demo/2-sft
+    python -m experiments.trl_grpo --config experiments/demo/grpo.yaml run=runs/trl model.path=runs/demo/2-sft \\
+        grpo.drop_zero_spread=false grpo.drop_by=[] grpo.max_refills=0
 
 The stage `trl` of an ablation (experiments/ablations/trl.yaml) runs it. TRL drops no groups, so the configuration must
-not. Training goes to RUN-training/ (metrics.jsonl, model). The evaluation in RUN is ours, as of a base model, and so is
-the held-out curve of `eval.every`.
+not; `checked` lists what else differs. Training goes to RUN-training/ (metrics.jsonl, curve.jsonl, model), and begins
+again if it is stopped. The evaluation in RUN is ours, as of a base model, and so is the held-out curve of `eval.every`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
+import os
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -29,6 +31,7 @@ from grpo.model.policy import Policy, load_policy
 from grpo.results.curve import CURVE, point
 from grpo.runs.config import Config
 from grpo.runs.files import write_text
+from grpo.runs.folder import parent_of
 from grpo.runs.settings import ConfigError, load_config
 from rewards import get_reward
 
@@ -42,44 +45,65 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", required=True)
     parser.add_argument("settings", nargs="*", help="key.sub=value, as of `grpo grpo`; run= and model.path= among them")
     arguments = parser.parse_args(argv)
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     try:
         config = load_config(arguments.config, arguments.settings)
         checked(config)
-    except ConfigError as error:
-        print(f"trl_grpo: {error}", file=sys.stderr)
+        torch.set_num_threads(config.threads or torch.get_num_threads())
+        training = Path(f"{Path(config.run)}-training")
+        if not (training / "model").is_dir():
+            again(training)
+            train(config, training)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"trl_grpo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    torch.set_num_threads(config.threads or torch.get_num_threads())
-    run, training = Path(config.run), Path(f"{config.run}-training")
-    if not (training / "model").is_dir():
-        shutil.rmtree(training, ignore_errors=True)
-        points = train(config, training)
-        write_text(training / CURVE, "".join(json.dumps(row) + "\n" for row in points))
-        (training / "model.partial").rename(training / "model")
     given = [word for word in arguments.settings if not word.startswith("model.path=")]
     words = ["-m", "grpo", "base", "--config", arguments.config, *given, f"model.path={training / 'model'}"]
-    if not (code := subprocess.run([sys.executable, *words, "stage=base"]).returncode):
-        shutil.copy(training / CURVE, run / CURVE)
-    return code
+    return evaluate([sys.executable, *words, "stage=base"])
+
+
+def evaluate(command: list[str]) -> int:
+    """The evaluation takes this process's place, so that a signal reaches it."""
+    os.execv(command[0], command)
+
+
+def again(training: Path) -> None:
+    """Remove what a stopped training left. Raises OSError where the folder holds something else."""
+    if training.exists() and not (training / "start").is_dir():
+        raise OSError(f"{training}: is there, and no training of this command; name another run=")
+    shutil.rmtree(training, ignore_errors=True)
 
 
 def checked(config: Config) -> None:
     """Raises ConfigError for what TRL would do in another way."""
-    if config.grpo.drop_zero_spread or config.grpo.drop_by:
-        raise ConfigError("TRL drops no groups: set grpo.drop_zero_spread=false grpo.drop_by=[]")
-    if config.loss != replace(load_config(None, ["loss.preset=grpo"]).loss, beta=config.loss.beta):
-        raise ConfigError("only the preset grpo is compared, with a beta of yours")
-    if config.grpo.mini_batches != 1 or config.grpo.updates_per_batch != 1 or config.optim.schedule != "constant":
-        raise ConfigError("only one update a batch, at a constant learning rate after the warm-up, is compared")
+    loss = replace(load_config(None, ["loss.preset=grpo"]).loss, beta=config.loss.beta)
+    grpo, optim, model = config.grpo, config.optim, config.model
+    for differs, why in (
+        (grpo.drop_zero_spread or grpo.drop_by, "TRL drops no groups: set grpo.drop_zero_spread=false grpo.drop_by=[]"),
+        (config.loss != loss, "only the preset grpo is compared, with a beta of yours"),
+        (grpo.mini_batches != 1 or grpo.updates_per_batch != 1, "only one update a batch is compared"),
+        (optim.schedule != "constant", "only a constant learning rate after the warm-up is compared"),
+        (optim.weight_decay, "optim.weight_decay: TRL decays vectors too, ours matrices alone"),
+        (grpo.mask_truncated, "grpo.mask_truncated: TRL divides by all completions, ours by those trained on"),
+        (config.sampling.stop, "sampling.stop is not compared"),
+        (model.lora.rank or model.dtype != "float32", "only full-parameter training in float32 is compared"),
+        (model.device != "cpu", "only model.device=cpu is compared"),
+        (config.prompt.style != "plain", "only prompt.style=plain is compared: TRL would add special tokens twice"),
+    ):
+        if differs:
+            raise ConfigError(why)
 
 
-def train(config: Config, folder: Path) -> list[dict[str, Any]]:
-    """Train; leaves folder/metrics.jsonl and folder/model.partial, and returns the points of the held-out curve."""
+def train(config: Config, folder: Path) -> None:
+    """Train; leaves metrics.jsonl, curve.jsonl, training.json and, last, model in the folder."""
     import datasets
     import trl
 
+    began = time.perf_counter()
     policy = load_policy(config.model, config.seed)
     problems = load_problems(config.data, config.seed)
-    stream = Stream(problems, config.seed, stage="sft/grpo", shuffle=config.data.shuffle)  # the order of the demo
+    before = parent_of(config.model.path).get("stage", "base")
+    stream = Stream(problems, config.seed, stage=f"{before}/grpo", shuffle=config.data.shuffle)  # the order of ours
     asked = []
     for _ in range(config.grpo.steps):
         stream.new_step()
@@ -103,9 +127,12 @@ def train(config: Config, folder: Path) -> list[dict[str, Any]]:
     watch = Watch(config, policy, model, folder)
     trainer.add_callback(watch.callback())
     trainer.train()
+    write_text(folder / CURVE, "".join(json.dumps(row) + "\n" for row in watch.points))
+    facts = {"seconds": time.perf_counter() - began, "trl": importlib.metadata.version("trl")}
+    write_text(folder / "training.json", json.dumps(facts) + "\n")
     model.save_pretrained(folder / "model.partial")
     policy.tokenizer.save_pretrained(folder / "model.partial")
-    return watch.points
+    (folder / "model.partial").rename(folder / "model")
 
 
 class Watch:
@@ -162,7 +189,7 @@ def options(config: Config, folder: Path, weights: list[float]):
     import trl
 
     batch = config.grpo.prompts_per_step * config.grpo.group_size
-    micro = min(MICRO, batch)
+    micro = max(size for size in range(1, MICRO + 1) if batch % size == 0)
     return trl.GRPOConfig(
         output_dir=str(folder),
         seed=config.seed,
@@ -177,6 +204,7 @@ def options(config: Config, folder: Path, weights: list[float]):
         scale_rewards="group",
         epsilon=config.loss.eps_low,
         beta=config.loss.beta,
+        use_bias_correction_kl=config.loss.kl_ratio,
         mask_truncated_completions=config.grpo.mask_truncated,
         shuffle_dataset=False,
         max_grad_norm=config.optim.max_grad_norm,

@@ -9,6 +9,7 @@
       none: {grpo: [rewards.reflection.weight=0]}
       gated: []
     baseline: none                          what the others are compared with; the first variant, if it is not said
+    rows: last                              the table has the last stage of each variant alone
     target: 0.8                             held-out accuracy; the table says how many completions each arm needed
 
 A run is named by all that led to it, settings and code, so equal beginnings of variants are one run.
@@ -17,6 +18,8 @@ A run is named by all that led to it, settings and code, so equal beginnings of 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
+import importlib.util
 import json
 import sys
 from dataclasses import dataclass, replace
@@ -79,6 +82,11 @@ def read_plan(file: Path) -> Plan:
         raise ValueError("needs `stages: {NAME: FILE}` and `variants: {NAME: SETTINGS}`")
     if unknown := sorted(raw.keys() - {*KEYS}, key=str):
         raise ValueError(f"no key is called {unknown[0]!r}; there are {', '.join(KEYS)}")
+    for key in ("stages", "variants"):
+        if not raw[key]:
+            raise ValueError(f"{key}: is empty")
+    if raw.get("rows") not in (None, "all", "last"):
+        raise ValueError(f"rows: is all or last, not {raw['rows']!r}")
     stages = [read_stage(str(name), how) for name, how in raw["stages"].items()]
     variants = {str(name): some for name, some in raw["variants"].items()}
     for name, some in {**{f"variants.{n}": x for n, x in variants.items()}, "settings": raw.get("settings")}.items():
@@ -125,7 +133,9 @@ def read_stage(name: str, how: Any) -> Stage:
 
 
 def check_settings(name: str, some: Any, stages: list[str]) -> None:
-    """Raises ValueError unless it is a list of settings, or such lists by stage."""
+    """Raises ValueError unless it is a list of settings, or such lists by stage; a variant may skip a stage."""
+    if some == SKIP or (name == "settings" and isinstance(some, dict) and SKIP in some.values()):
+        raise ValueError(f"{name}: a stage is left out in a variant, by its name: {{STAGE: {SKIP}}}")
     if isinstance(some, dict) and (unknown := sorted(some.keys() - {*stages}, key=str)):
         raise ValueError(f"{name}: no stage is called {unknown[0]!r}; there are {', '.join(stages)}")
     lists = [x or [] for x in (some.values() if isinstance(some, dict) else [some]) if x != SKIP]
@@ -147,21 +157,29 @@ class Node:
     """The run folder that must be complete before."""
 
     @property
-    def metrics(self) -> Path:
-        """The lines of its training."""
-        return Path(f"{self.folder}-training" if self.stage.command == "trl" else self.folder) / "metrics.jsonl"
+    def training(self) -> Path:
+        """Where metrics.jsonl and curve.jsonl are."""
+        return Path(f"{self.folder}-training") if self.stage.command == "trl" else self.folder
+
+
+def trl_code() -> list[str]:
+    """What a stage `trl` depends on besides: its code, and the version of TRL."""
+    trl = "" if importlib.util.find_spec("trl") is None else importlib.metadata.version("trl")
+    return [hashlib.sha256(Path(__file__).parents[1].joinpath("trl_grpo.py").read_bytes()).hexdigest(), trl]
 
 
 def nodes_of(plan: Plan, runs: Path, seeds: list[int]) -> dict[tuple[str, int], list[Node]]:
-    """The runs of each variant and seed, in order; runs that lie in one folder are one."""
+    """The runs of each variant and seed; runs that lie in one folder are one. The arms of a seed stand beside each
+    other, so that they run at about the same time."""
     chains: dict[tuple[str, int], list[Node]] = {}
-    for variant in plan.variants:
-        for seed in seeds:
+    for seed in seeds:
+        for variant in plan.variants:
             history: list[str] = []
             chain: list[Node] = []
             for stage, settings in plan.of(variant):
                 config = load_config(stage.file, settings)
                 history += [stage.command, to_yaml(config), json.dumps(code_hash(config), sort_keys=True)]
+                history += trl_code() if stage.command == "trl" else []
                 name = f"{stage.name}-{hashlib.sha256(json.dumps(history).encode()).hexdigest()[:8]}"
                 folder = runs / f"seed{seed}" / name
                 parents = [node.folder for node in chain if node.stage.command != "base"]

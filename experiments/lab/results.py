@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import re
 import statistics
@@ -32,7 +33,18 @@ FIGURES = {
     "others": ("sampled", "accuracy_others"),
     "length": ("sampled", "length"),
 }
-TRAINING = ("reward", "reward_accuracy", "length", "reflections", "kl", "entropy", "clip_fraction_high", "grad_norm")
+TRAINING = (
+    "reward",
+    "reward_accuracy",
+    "groups",
+    "dropped",
+    "length",
+    "reflections",
+    "kl",
+    "entropy",
+    "clip_fraction_high",
+    "grad_norm",
+)
 """Columns of metrics.jsonl that results.json keeps."""
 FLAT = re.compile(r"\[[^][{}]*\]")
 
@@ -46,12 +58,16 @@ def gather(plan: Plan, chains: dict[tuple[str, int], list[Node]], seeds: list[in
         variants[variant] = {
             some[0].stage.name: [read_mapping(one.folder / "eval.json") for one in some] for some in stages
         }
-        curves[variant] = [read_curve(chain[-1].folder) for chain in rows]
+        curves[variant] = [read_curve(chain[-1].training) for chain in rows]
         training[variant] = [columns(chain[-1]) for chain in rows]
         judged = [read_evaluation(chain[-1].folder) for chain in rows]
         right[variant] = {kind: [shares(one, kind) for one in judged] for kind in KINDS}
+    trl = [
+        node.training / "training.json" for chain in chains.values() for node in chain if node.stage.command == "trl"
+    ]
     base, others = right[plan.baseline], [name for name in right if name != plan.baseline]
     return {
+        **({"trl": read_mapping(trl[0])["trl"]} if trl else {}),
         "seeds": seeds,
         "baseline": plan.baseline,
         "target": plan.target,
@@ -67,25 +83,25 @@ def gather(plan: Plan, chains: dict[tuple[str, int], list[Node]], seeds: list[in
 
 def columns(node: Node) -> dict[str, list[float | None]]:
     """What a run said of itself at each step, in four digits; nothing of a stage that does not train."""
-    steps = read_rows(node.metrics)
+    steps = read_rows(node.training / "metrics.jsonl")
     names = [name for name in ("step", *TRAINING, "loss", "seconds") if any(name in row for row in steps)]
     return {name: [short(row.get(name)) for row in steps] for name in names}
 
 
 def short(value: float | None) -> float | None:
-    """Four digits of it."""
-    return None if value is None else float(f"{value:.4g}")
+    """Four digits of it; None for what is not finite."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")
 
 
 def hours(nodes: list[Node]) -> float:
-    """Hours from the start to the end of all runs together, each run once, its evaluation included."""
+    """Hours from the start to the end of all runs together, each run once, evaluations and stops included."""
     seconds = 0.0
     for node in {node.folder: node for node in nodes}.values():
         manifest = read_mapping(node.folder / "manifest.json")
         start, end = (datetime.fromisoformat(manifest[key]) for key in ("started", "finished"))
         seconds += (end - start).total_seconds()
         if node.stage.command == "trl":  # its manifest is that of the evaluation
-            seconds += sum(row["seconds"] for row in read_rows(node.metrics))
+            seconds += read_mapping(node.training / "training.json")["seconds"]
     return round(seconds / 3600, 2)
 
 
@@ -153,9 +169,12 @@ def processor() -> str:
 
 def page(name: str, plan: Plan, found: dict[str, Any], command: str, figure: str = "") -> str:
     """The results as Markdown."""
-    seeds = len(found["seeds"])
+    seeds, trl = len(found["seeds"]), f"; TRL {found['trl']}" if "trl" in found else ""
     lines = [f"# {name}", "", plan.about, "", f"    {command}", ""]
-    lines += [f"{found['processor']}; commit {found['commit'] or 'unknown'}; torch {found['versions']['torch']}.", ""]
+    lines += [
+        f"{found['processor']}; commit {found['commit'] or 'unknown'}; torch {found['versions']['torch']}{trl}.",
+        "",
+    ]
     lines += [f"![curves and differences]({figure})", ""] if figure else []
     lines += ["## Differences, in pairs", ""]
     for variant, kinds in found["differences"].items():
@@ -181,7 +200,10 @@ def page(name: str, plan: Plan, found: dict[str, Any], command: str, figure: str
         for stage, evaluations in list(stages.items())[-1 if plan.rows == "last" else 0 :]:
             cells = [spread([e[part][figure] for e in evaluations]) for part, figure in FIGURES.values()]
             lines.append(f"| {' | '.join([variant, stage, *cells])} |")
-    lines += ["", f"All runs together, from start to end of each, its evaluation included: {found['hours']:.1f} hours."]
+    lines += [
+        "",
+        f"All runs together, from start to end of each, evaluations and stops included: {found['hours']:.1f} hours.",
+    ]
     return "\n".join(lines) + "\n"
 
 

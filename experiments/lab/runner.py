@@ -102,7 +102,7 @@ def progress_table(running: list[Node], waiting: int) -> str:
     """Arm, seed, step, reward or loss, and the time that is left of each run in progress."""
     rows = []
     for node in running:
-        steps = read_rows(node.metrics)
+        steps = read_rows(node.training / "metrics.jsonl")
         last, took = steps[-1] if steps else {}, [row.get("seconds") or 0.0 for row in steps[-10:]]
         reward = last.get("reward", last.get("loss"))
         of = f"{last.get('step', 0)}" + (f" of {node.steps}" if node.steps else "")
