@@ -35,7 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--arms", nargs="+", help="these variants alone; the first is the baseline if the plan's is not among"
     )
-    parser.add_argument("--jobs", type=int, default=cores(), help="runs at a time (default: as many as cores)")
+    parser.add_argument(
+        "--jobs", type=runner.positive, default=cores(), help="runs at a time (default: as many as cores)"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/ablations"), help="where the run folders go")
     parser.add_argument("--out", type=Path, help="where the results go (default: experiments/results)")
     arguments = parser.parse_args(argv)
@@ -55,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         plan = read_plan(file)
         plan = only(plan, arguments.arms) if arguments.arms else plan
         chains = nodes_of(plan, arguments.runs / file.stem, seeds)
-        runner.run_all([node for chain in chains.values() for node in chain], max(1, arguments.jobs))
+        runner.run_all([node for chain in chains.values() for node in chain], arguments.jobs)
         found = {"command": command(argv), **results.where_from(), **results.gather(plan, chains, seeds)}
         text = results.to_json(found)
     except runner.Failed as failed:

@@ -26,12 +26,13 @@ from typing import Any
 from experiments.ablate import cores
 from experiments.lab.plan import Node, Plan, Stage, nodes_of
 from experiments.lab.results import where_from
-from experiments.lab.runner import Failed, run_all
+from experiments.lab.runner import Failed, positive, run_all
 from grpo.results import bands
 from grpo.results.bands import Curves
 from grpo.results.curve import read_rows
+from grpo.runs.config import Config
 from grpo.runs.files import RunError, read_mapping, write_text
-from grpo.runs.folder import flatten
+from grpo.runs.folder import code_hash, flatten
 
 FOLDER = Path(__file__).parent / "results" / "expected"
 DEMO = ("reward", "reward_accuracy", "reward_format", "reflections", "length", "entropy", "kl", "loss", "grad_norm")
@@ -45,12 +46,12 @@ def main(argv: list[str] | None = None) -> int:
     make = commands.add_parser("make", help="run the seeds and write the band")
     make.add_argument("name", choices=("demo", "minimal"))
     make.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
-    make.add_argument("--jobs", type=int, default=cores())
+    make.add_argument("--jobs", type=positive, default=cores())
     make.add_argument("--runs", type=Path, default=Path("runs/expected"))
     make.add_argument("--out", type=Path, default=FOLDER)
     make.set_defaults(command=make_band)
     plant = commands.add_parser("plant", help="run the demo's GRPO with planted bugs, from the SFT model of seed 0")
-    plant.add_argument("--jobs", type=int, default=cores())
+    plant.add_argument("--jobs", type=positive, default=cores())
     plant.add_argument("--runs", type=Path, default=Path("runs/expected"))
     plant.add_argument("--out", type=Path, default=FOLDER)
     plant.set_defaults(command=plant_bugs)
@@ -167,8 +168,8 @@ def demo_curves(run: Path) -> dict[str, list[float | None]]:
 
 
 def minimal_text(runs: Path, seed: int) -> str:
-    """What grpo.minimal prints with this seed; kept, so that it is run once."""
-    path = runs / f"minimal-{seed}.log"
+    """What grpo.minimal prints with this seed; kept for this code, so that it is run once."""
+    path = runs / f"minimal-{code_hash(Config())['grpo'][:8]}-{seed}.log"
     if not path.is_file():
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "grpo.minimal", str(seed)]

@@ -24,6 +24,7 @@ import torch
 from data import load_problems
 from data.stream import Stream
 from experiments.lab.results import where_from
+from experiments.lab.runner import positive
 from grpo.experience import Batch, collect
 from grpo.model.optim import Optimizer
 from grpo.model.policy import load_policy
@@ -78,7 +79,7 @@ def main() -> None:
     """Print the seconds of each pair, and what recording adds in all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
-    parser.add_argument("--steps", type=int, default=8, help="timed pairs, after one that is not")
+    parser.add_argument("--steps", type=positive, default=8, help="timed pairs, after one that is not")
     parser.add_argument("settings", nargs="*", metavar="key.sub=value")
     given = parser.parse_args()
     config = load_config(given.config, [*given.settings, f"optim.lr={SMALL_RATE}", "optim.warmup_steps=0"])

@@ -47,7 +47,7 @@ ONE = """With every ratio 1, each term is -A_i, and the advantages add up to 0. 
 The gradient is not 0: its norm is {norm:.4f}, since the gradient of a ratio is that of the log-prob."""
 TWO = """Ratios differ from 1 now, and the KL to the reference is above 0. The norm of the gradient is {norm:.4f}."""
 TOKENS = """A = {advantage:+.4f}, the same for each token. Ratio and KL are of the second update. `clip` stands
-where the ratio lies beyond {bound:g}, so that the token has no gradient of the policy term. The last column is the
+where the ratio lies {side} {bound:g}, so that the token has no gradient of the policy term. The last column is the
 log-prob after both updates less that before them.
 
 | token | old log-prob | log-prob | ratio | clip | KL | the step |
@@ -166,10 +166,14 @@ def loss_terms(step: Step, number: int) -> list[tuple[float, float]]:
 def token_table(step: Step, i: int, kind: str) -> list[str]:
     """The tokens of a completion in the second update, and what the step did to each."""
     advantage, loss = float(step.advantages[i]), step.config.loss
-    bound = 1 + loss.eps_high if advantage > 0 else 1 - loss.eps_low
+    side, bound = ("above", 1 + loss.eps_high) if advantage > 0 else ("below", 1 - loss.eps_low)
     ratio, _, kl = token_terms(step, 1)
     before, between, after = (each[i].tolist() for each in step.logps)
-    lines = [f"## The tokens of completion {i + 1}, {kind}", "", TOKENS.format(advantage=advantage, bound=bound)]
+    lines = [
+        f"## The tokens of completion {i + 1}, {kind}",
+        "",
+        TOKENS.format(advantage=advantage, side=side, bound=bound),
+    ]
     for t, text in enumerate(step.tokens[i]):
         x = float(ratio[i, t])
         clipped = "clip" if (x > bound if advantage > 0 else x < bound) else ""

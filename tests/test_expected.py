@@ -15,6 +15,8 @@ from experiments import expected
 from grpo.cli import main
 from grpo.results import bands
 from grpo.results.bands import band, first_outside, limits, verdict
+from grpo.runs.config import Config
+from grpo.runs.folder import code_hash
 
 REPO = Path(__file__).parents[1]
 BANDS = REPO / "experiments" / "results" / "expected"
@@ -39,12 +41,6 @@ def run_curves(folder: Path, seed: int) -> dict[str, list[float | None]]:
 def seeds(tmp_path_factory) -> list[dict]:
     folder = tmp_path_factory.mktemp("seeds")
     return [run_curves(folder, seed) for seed in range(4)]
-
-
-def test_another_seed_lies_within_the_band(seeds):
-    for left_out in range(4):
-        others = [run for number, run in enumerate(seeds) if number != left_out]
-        assert first_outside(expected.joined(others), seeds[left_out]) is None
 
 
 def test_a_kl_that_is_paid_puts_the_run_outside_at_once(seeds, tmp_path, monkeypatch):
@@ -125,8 +121,9 @@ PRINTED = "before   reward 0.600  accuracy 0.460\nstep  1  reward 0.512  accurac
 def test_the_minimal_editions_lines_are_read(tmp_path, monkeypatch, capsys):
     found = expected.minimal_curves(PRINTED)
     assert found == {"reward": [0.512, -0.1], "accuracy": [0.43, 0.5], "kl": [0.0, 0.002]}
+    code = code_hash(Config())["grpo"][:8]  # what another code printed is not taken
     for seed in range(3):
-        (tmp_path / f"minimal-{seed}.log").write_text(PRINTED.replace("0.512", f"0.5{seed}2"))
+        (tmp_path / f"minimal-{code}-{seed}.log").write_text(PRINTED.replace("0.512", f"0.5{seed}2"))
     words = ["make", "minimal", "--seeds", "0", "1", "2", "--runs", str(tmp_path), "--out", str(tmp_path)]
     assert expected.main(words) == 0
     band_file = json.loads((tmp_path / "minimal.json").read_text())

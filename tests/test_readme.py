@@ -253,9 +253,9 @@ def test_the_surrogate_halves_the_push_away_from_bad_completions(tmp_path, monke
 
 def test_the_weight_leaves_out_the_tokens_that_the_policy_is_sure_of(tmp_path, monkeypatch) -> None:
     written(tmp_path, monkeypatch)
-    mine = follow("my_weight.yaml", "sandbox.enabled=false")
+    mine = follow("my_mask.yaml", "sandbox.enabled=false")
     assert 0 < mine["weight"] < 1
-    logged = [row["tokens"] for row in lines(Path("runs/my_weight/completions.jsonl")) if row.get("advantage")]
+    logged = [row["tokens"] for row in lines(Path("runs/my_mask/completions.jsonl")) if row.get("advantage")]
     figures = [pair for t in logged for pair in zip(t["entropy"], t["weight"], strict=True)]
     assert {bool(weight) for entropy, weight in figures if entropy > 0.31} == {True}
     assert {bool(weight) for entropy, weight in figures if entropy < 0.29} == {False}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from html import unescape
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 from helpers_report import evaluation, html_of, write_run
@@ -13,7 +13,7 @@ from helpers_runs import grpo as run_stage
 import grpo.report.live
 from grpo.report.charts import Series, line_chart, thinned
 from grpo.report.curves import arms
-from grpo.report.learn import verdicts
+from grpo.report.learn import is_parent, verdicts
 from grpo.report.live import LiveReport
 from grpo.report.read import find_runs, natural, read_run
 
@@ -101,6 +101,28 @@ def test_runs_are_found_in_folders_of_folders_and_ordered_as_people_count(tmp_pa
     assert html.count('<polygon class="band s1"') >= 2 and "dapo/seed-10" in html
     assert '<th scope="row">loss.preset</th>' in html and (tmp_path / "dapo" / "seed-10" / "report.html").exists()
     assert sorted(["s10", "s9", "a"], key=natural) == ["a", "s9", "s10"]
+
+
+def test_a_mean_is_of_runs_of_one_kind_with_a_seed_each(tmp_path):
+    """GRPO from the base and after SFT has the same settings; only the model that it began from differs."""
+    rows = []
+    for seed in (0, 1, 2):
+        for start in ("runs/sft-ab", "tiny"):
+            folder = tmp_path / f"seed{seed}" / f"grpo-{PurePath(start).name}"
+            parent = {"stage": "grpo", "parent": {"model": f"{start}/model" if seed else start}, "finished": "today"}
+            write_run(folder, config__yaml=f"seed: {seed}\n", manifest__json=parent)
+            rows.append(read_run(folder, f"seed{seed}/{folder.name}"))
+    assert [[run.name[-6:] for run in some] for some in arms(rows).values()] == [["sft-ab"] * 3, ["o-tiny"] * 3]
+    assert [len(some) for some in arms(rows[::2] + rows[:1]).values()] == [1, 1, 1, 1], "a seed stands twice"
+
+
+def test_the_parent_is_the_run_that_the_path_names(tmp_path):
+    names = ("seed0/sft-ab", "seed1/sft-ab", "seed1/grpo-cd")
+    runs = {}
+    for name in names:
+        parent = {"stage": "grpo", "parent": {"model": f"runs/x/{names[1]}/model"}, "finished": "today"}
+        runs[name] = read_run(write_run(tmp_path / name, manifest__json=parent), name)
+    assert [is_parent(runs[name], runs[names[2]]) for name in names] == [False, True, False]
 
 
 # ---- while a run continues ---------------------------------------------------------------------------------------

@@ -115,8 +115,12 @@ def difference(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> 
     ids = list(ours[0])
     if any(set(one) != set(ids) for one in (*ours, *theirs)):
         raise ValueError("the arms were evaluated on different problems: give all the same eval.data and eval.seed")
-    a, b = (np.array([[one[id] for id in ids] for one in some]) for some in (ours, theirs))  # [S, P]
-    return crossed(a, b) if len(ours) > 1 and len(ids) > 1 else paired(a[0], b[0])
+    return of_arrays(*(np.array([[one[id] for id in ids] for one in some]) for some in (ours, theirs)))
+
+
+def of_arrays(ours: np.ndarray, theirs: np.ndarray) -> Difference:
+    """ours - theirs, [S, P] each: over seeds and problems, or of one seed over problems alone."""
+    return crossed(ours, theirs) if min(ours.shape) > 1 else paired(ours[0], theirs[0])
 
 
 def in_words(variant: str, baseline: str, kind: str, found: Difference) -> str:

@@ -6,6 +6,7 @@ begins when the one before it is complete.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import signal
@@ -29,6 +30,13 @@ class Failed(Exception):
     def __init__(self, text: str, code: int):
         super().__init__(text)
         self.code = code
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"is a whole number from 1, not {text!r}")
+    return int(text)
 
 
 def run_all(nodes: list[Node], jobs: int) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.lab.results import KINDS, spread
-from grpo.results.statistics import Difference, crossed
+from experiments.lab.results import KINDS, of_arrays, spread
+from grpo.results.statistics import Difference
 from grpo.runs.files import read_mapping
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -45,7 +45,7 @@ FINDINGS = (
     ("The same, paid in wrong answers too", "reflection", "reflection", "ungated", "none"),
     ("Does it cost accuracy where a check does not help?", "reflection", "incompetent", "gated", "none"),
     ("The same, paid in wrong answers too", "reflection", "incompetent", "ungated", "none"),
-    ("The same, where it moves groups that are equally right", "reflection", "incompetent", BY_TOTAL, "none"),
+    ("The same, but groups with equal accuracy are kept", "reflection", "incompetent", BY_TOTAL, "none"),
 )
 """A question, its page, and the result with the two variants that answer it."""
 COLUMNS = {
@@ -63,7 +63,7 @@ def read(name: str) -> dict[str, Any]:
 
 def difference(found: dict[str, Any], one: str, other: str, kind: str) -> Difference:
     """Accuracy of one variant less that of another, over the seeds and problems of both."""
-    return crossed(*(np.array(found["right"][variant][kind]) for variant in (one, other)))
+    return of_arrays(*(np.array(found["right"][variant][kind]) for variant in (one, other)))
 
 
 def interval(d: Difference) -> str:

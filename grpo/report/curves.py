@@ -8,7 +8,7 @@ from typing import Any
 from grpo.report.charts import COLOURS, Series, finite, line_chart, number
 from grpo.report.expected import band_of, behind, seeds_of
 from grpo.report.glossary import explain, in_order, unit_of
-from grpo.report.read import Row, RunData
+from grpo.report.read import Row, RunData, parent_folder
 
 FREE = (  # of an arm's settings
     "run", "seed", "threads", "parallel", "fsdp_gather", "log.", "sandbox.", "model.path", "eval.folder",
@@ -24,7 +24,7 @@ def arms(runs: list[RunData]) -> dict[str, list[RunData]]:
         key = (run.stage, *sorted(settings.items())) if settings else run.name
         found.setdefault(key, []).append(run)
     named = {}
-    for members in found.values():
+    for members in [some for together in found.values() for some in apart(together)]:
         name = members[0].name
         if len(members) >= SEEDS:
             folder = PurePath(name).parent.name or PurePath(name).name
@@ -33,6 +33,17 @@ def arms(runs: list[RunData]) -> dict[str, list[RunData]]:
             name += "'"
         named[name] = members
     return named
+
+
+def apart(runs: list[RunData]) -> list[list[RunData]]:
+    """Runs of equal settings, in groups in which each seed stands once: by the model they began from, or one by one."""
+    for key in (lambda run: "", lambda run: parent_folder(run).name):
+        groups: dict[str, list[RunData]] = {}
+        for run in runs:
+            groups.setdefault(key(run), []).append(run)
+        if all(len({run.settings.get("seed") for run in some}) == len(some) for some in groups.values()):
+            return list(groups.values())
+    return [[run] for run in runs]
 
 
 def stage(name: str, runs: list[RunData], recorded: Row) -> dict[str, Any]:

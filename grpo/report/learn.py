@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from grpo.report.charts import Series, dot_chart, finite, line_chart
 from grpo.report.expected import behind
-from grpo.report.read import Row, RunData, as_number
+from grpo.report.read import Row, RunData, as_number, parent_folder
 from grpo.runs.history import WINDOW, History
 
 FEW = 30  # problems of a level below which its share says little
@@ -53,7 +53,8 @@ def is_parent(other: RunData, run: RunData) -> bool:
     """Whether `run` was trained from the model of `other`; the base run evaluated the model that others begin with."""
     if other.stage == "base":
         return bool(run.parent) and str(other.settings.get("model.path")) == run.parent
-    return bool(run.parent) and PurePath(run.parent).name in (PurePath(other.name).name, "model")
+    name = PurePath(other.name).parts
+    return bool(name) and parent_folder(run).parts[-len(name) :] == name
 
 
 def _in_training(run: RunData) -> str:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -50,6 +50,12 @@ class RunData:
     def series(self, metric: str) -> list[tuple[float, float]]:
         """(step, value) of a metric; NaN where it was not logged."""
         return [(float(row["step"]), as_number(row.get(metric))) for row in self.metrics]
+
+
+def parent_folder(run: RunData) -> PurePath:
+    """The run, or the model, that a run began from: runs/2-sft, also where it names runs/2-sft/model."""
+    path = PurePath(run.parent)
+    return path.parent if path.name == "model" else path
 
 
 def find_runs(folder: Path) -> list[Path]:
