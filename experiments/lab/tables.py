@@ -31,14 +31,12 @@ LESS = (
     ("GRPO only", "base"),
     ("SFT + GRPO", "GRPO only"),
 )
-"""The pairs of the paper's rows, in seeds 0 to 4."""
-EQUAL_COMPUTE = ("SFT + GRPO", "GRPO only, equal compute")
+"""The pairs of the paper's rows."""
 BY_TOTAL = "gated, groups dropped by total reward"
 FINDINGS = (
     ("Does SFT help?", "stages", "paper", "SFT, full", "base"),
     ("Does GRPO add to SFT?", "stages", "paper", "SFT + GRPO", "SFT, full"),
     ("Does SFT before GRPO help, at equal steps of GRPO?", "stages", "paper", "SFT + GRPO", "GRPO only"),
-    ("At equal compute?", "stages", "again/paper", *EQUAL_COMPUTE),
     ("Is SFT with LoRA as good?", "sft", "paper", "SFT, LoRA", "SFT, full"),
     ("Does TRL's trainer learn the same from the same recipe?", "trl", "trl", "ours", "TRL"),
     ("Does paying for reflection help where a check helps?", "reflection", "reflection", "gated", "none"),
@@ -169,12 +167,11 @@ def beside_the_paper() -> str:
 
 def pairs() -> str:
     """The paired differences between the paper's rows."""
+    found = read("paper")
     lines = ["| difference | sampled | | greedy | |", "|---|---|---|---|---|"]
-    for name, some in (("paper", LESS), ("again/paper", (EQUAL_COMPUTE,))):
-        found = read(name)
-        for one, other in some:
-            cells = [in_a_cell(difference(found, one, other, kind)) for kind in KINDS]
-            lines.append(f"| {one}, less {other} | {' | '.join(cells)} |")
+    for one, other in LESS:
+        cells = [in_a_cell(difference(found, one, other, kind)) for kind in KINDS]
+        lines.append(f"| {one}, less {other} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
