@@ -69,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     out = (arguments.out or HERE / "results") / file.stem
     out.mkdir(parents=True, exist_ok=True)
     drawn = figure.draw(plan, found, out / "figure.svg")
+    figure.draw_training(plan, found, out / results.TRAINED)
     write_text(out / "results.json", text)
     text = results.page(file.stem, plan, found, found["command"], "figure.svg" if drawn else "")
     write_text(out / "results.md", text)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from xml.etree import ElementTree
@@ -223,6 +224,17 @@ def test_without_held_out_curves_the_figure_shows_the_training(plan: Path) -> No
         assert said in text and "halved" in text
 
 
+def test_a_figure_of_the_training_has_a_panel_for_each_metric_that_is_watched(plan: Path) -> None:
+    watched = replace(in_folder(plan), watch=("kl", "length", "nothing"))
+    run = {"step": [1, 2], "kl": [0.0, 0.5], "length": [40.0, None]}
+    found = {"training": {"plain": [run], "halved": [run]}}
+    assert not figure.draw_training(in_folder(plan), found, plan.parent / "none.svg")
+    if not figure.draw_training(watched, found, plan.parent / "watched.svg"):
+        pytest.skip("matplotlib is not installed")
+    text = "".join(ElementTree.fromstring((plan.parent / "watched.svg").read_bytes()).itertext())
+    assert all(word in text for word in ("kl", "length", "nothing", "plain", "halved"))
+
+
 def test_json_has_a_line_per_list() -> None:
     found = {"a": [[1.5, 2.0], [None]], "b": {"c": ["x", "y"]}, "d": []}
     text = results.to_json(found)
@@ -272,6 +284,12 @@ def test_shipped_ablations_are_valid(file: Path, monkeypatch) -> None:
         ("stages: {sft: F}\nvariants: {a: []}\ntarget: 80", "target: is an accuracy from 0 to 1, not 80"),
         ("stages: {sft: F}\nvariants: {a: []}\nseeds: [1]", "no key is called 'seeds'"),
         ("stages: {sft: F}\nvariants: {a: {sft: skip}}", "variants.a: leaves out every stage"),
+        ("stages: {a: F}\nvariants: {}", "variants: is empty"),
+        ("stages: {}\nvariants: {a: []}", "stages: is empty"),
+        ("stages: {a: F}\nvariants: {b: skip}", "variants.b: a stage is left out in a variant, by its name"),
+        ("stages: {a: F}\nsettings: {a: skip}\nvariants: {b: []}", "settings: a stage is left out in a variant"),
+        ("stages: {a: F}\nvariants: {b: []}\nrows: lst", "rows: is all or last, not 'lst'"),
+        ("stages: {a: F}\nvariants: {b: []}\nwatch: kl", "watch: is a list of metrics"),
     ],
 )
 def test_a_plan_that_is_wrong_runs_nothing(tmp_path, capsys, monkeypatch, text, reason):
@@ -281,6 +299,12 @@ def test_a_plan_that_is_wrong_runs_nothing(tmp_path, capsys, monkeypatch, text, 
     assert ablate.main([str(file)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith(f"ablate: {file}: ") and reason in error
+
+
+def test_some_arms_alone_do_not_replace_the_results_of_all(plan: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(runner, "run_all", lambda *_: pytest.fail("ran"))
+    assert ablate.main([str(plan), "--arms", "plain"]) == 2
+    assert "give --out DIR as well" in capsys.readouterr().err
 
 
 def test_a_missing_plan_is_one_line(tmp_path, capsys):

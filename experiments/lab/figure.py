@@ -64,6 +64,25 @@ def draw(plan: Plan, found: dict[str, Any], path: Path) -> bool:
     return True
 
 
+def draw_training(plan: Plan, found: dict[str, Any], path: Path) -> bool:
+    """The metrics that the plan watches, a panel each, over the steps of training. False without matplotlib."""
+    if not plan.watch or (plt := plotting()) is None:
+        return False
+    high = -(-len(plan.watch) // 2)
+    _, axes = plt.subplots(high, 2, figsize=(9, 2.6 * high), layout="constrained", squeeze=False)
+    for axis, name in zip(axes.flat, plan.watch, strict=False):
+        for colour, variant in zip(COLOURS * 9, plan.variants, strict=False):
+            runs = [per_step(run, name) for run in found["training"][variant]]
+            if all(runs):
+                band(axis, runs, name, "step", variant, colour)
+        axis.set(title=name, xlabel="step")
+    axes[0, 0].legend(frameon=False, fontsize=7)
+    for axis in list(axes.flat)[len(plan.watch) :]:
+        axis.remove()
+    save(plt, path)
+    return True
+
+
 def draw_curves(plan: Plan, found: dict[str, Any], axis: Any) -> None:
     """Held-out accuracy where `eval.every` was set; else accuracy on the training problems, or the loss of SFT."""
     curves = {name: some for name, some in found["curves"].items() if some and all(some)}

@@ -9,6 +9,7 @@
       none: {grpo: [rewards.reflection.weight=0]}
       gated: []
     baseline: none                          what the others are compared with; the first variant, if it is not said
+    watch: [kl, entropy]                    metrics of the training that a second figure shows, a panel each
     rows: last                              the table has the last stage of each variant alone
     target: 0.8                             held-out accuracy; the table says how many completions each arm needed
 
@@ -34,7 +35,7 @@ from grpo.runs.settings import load_config
 
 COMMANDS = ("base", "sft", "grpo", "reject", "trl")
 SKIP = "skip"  # in place of a stage's settings
-KEYS = ("about", "stages", "settings", "variants", "baseline", "target", "rows")
+KEYS = ("about", "stages", "settings", "variants", "baseline", "target", "watch", "rows")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Plan:
     baseline: str = ""
     target: float = 0.0
     rows: str = "all"
+    watch: tuple[str, ...] = ()
 
     def of(self, variant: str) -> list[tuple[Stage, list[str]]]:
         """The stages that a variant has, each with its settings."""
@@ -98,7 +100,10 @@ def read_plan(file: Path) -> Plan:
     if not isinstance(target, int | float) or not 0 <= target <= 1:
         raise ValueError(f"target: is an accuracy from 0 to 1, not {target!r}")
     texts = str(raw.get("about", "")), baseline, float(target), str(raw.get("rows", "all"))
-    plan = Plan(stages, variants, raw.get("settings"), *texts)
+    watch = raw.get("watch") or []
+    if not isinstance(watch, list) or not all(isinstance(name, str) for name in watch):
+        raise ValueError("watch: is a list of metrics, as docs/glossary.md names them")
+    plan = Plan(stages, variants, raw.get("settings"), *texts, tuple(watch))
     for variant in variants:
         if not plan.of(variant):
             raise ValueError(f"variants.{variant}: leaves out every stage")

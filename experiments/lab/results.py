@@ -46,6 +46,7 @@ TRAINING = (
     "grad_norm",
 )
 """Columns of metrics.jsonl that results.json keeps."""
+TRAINED = "training.svg"
 FLAT = re.compile(r"\[[^][{}]*\]")
 
 
@@ -59,7 +60,7 @@ def gather(plan: Plan, chains: dict[tuple[str, int], list[Node]], seeds: list[in
             some[0].stage.name: [read_mapping(one.folder / "eval.json") for one in some] for some in stages
         }
         curves[variant] = [read_curve(chain[-1].training) for chain in rows]
-        training[variant] = [columns(chain[-1]) for chain in rows]
+        training[variant] = [columns(chain[-1], plan.watch) for chain in rows]
         judged = [read_evaluation(chain[-1].folder) for chain in rows]
         right[variant] = {kind: [shares(one, kind) for one in judged] for kind in KINDS}
     trl = [
@@ -81,10 +82,14 @@ def gather(plan: Plan, chains: dict[tuple[str, int], list[Node]], seeds: list[in
     }
 
 
-def columns(node: Node) -> dict[str, list[float | None]]:
+def columns(node: Node, watch: tuple[str, ...] = ()) -> dict[str, list[float | None]]:
     """What a run said of itself at each step, in four digits; nothing of a stage that does not train."""
     steps = read_rows(node.training / "metrics.jsonl")
-    names = [name for name in ("step", *TRAINING, "loss", "seconds") if any(name in row for row in steps)]
+    names = [
+        name
+        for name in dict.fromkeys(("step", *TRAINING, *watch, "loss", "seconds"))
+        if any(name in row for row in steps)
+    ]
     return {name: [short(row.get(name)) for row in steps] for name in names}
 
 
@@ -180,6 +185,7 @@ def page(name: str, plan: Plan, found: dict[str, Any], command: str, figure: str
         "",
     ]
     lines += [f"![curves and differences]({figure})", ""] if figure else []
+    lines += [f"![the training of each arm]({TRAINED})", ""] if figure and plan.watch else []
     lines += ["## Differences, in pairs", ""]
     for variant, kinds in found["differences"].items():
         lines += [f"- {in_words(variant, plan.baseline, kind, Difference(**values))}" for kind, values in kinds.items()]
