@@ -1,7 +1,7 @@
 """Group-normalised advantages: how much better a completion is than its siblings.
 
     r_i = sum_k w_k r_ik                                        total reward of completion i
-    A_i = (r_i - mean(r)) / (std(r) + eps)                      over the G completions of one prompt
+    A_i = (r_i - mean(r)) / (std(r) + eps)                      over the G completions of one prompt; std: of G - 1
 
 Sources: GRPO, arXiv:2402.03300 (section 4.1); Dr. GRPO, arXiv:2503.20783; RLOO, arXiv:2402.14740;
 GDPO, arXiv:2601.05242; MaxRL, arXiv:2602.02710; batch-level std, arXiv:2508.08221.
@@ -96,7 +96,9 @@ def group_advantages(rewards: Tensor, weights: Tensor, group_size: int, normalis
 
 
 def zero_spread(rewards: Tensor, weights: Tensor, group_size: int, normalise: str = "group") -> Tensor:
-    """Groups that teach nothing, because all their completions earned the same. Returns bool [P].
+    """Groups whose completions all earned the same, so that their advantage is 0. Returns bool [P].
+
+    With a KL in the loss they would still pull the policy to the reference.
 
     `gdpo` looks at each reward on its own, so there a group counts only if every weighted reward is flat.
     """
@@ -106,7 +108,7 @@ def zero_spread(rewards: Tensor, weights: Tensor, group_size: int, normalise: st
         r = total_reward(rewards, weights).view(-1, group_size, 1)  # [P, G, 1]
     highest, lowest = r.nan_to_num(nan=-torch.inf).amax(dim=1), r.nan_to_num(nan=torch.inf).amin(dim=1)
     width = highest - lowest  # [P, K or 1]; -inf where a reward applies to none of the group
-    return (width < 1e-6).all(dim=1)
+    return (width < 1e-6).all(dim=1)  # far above the rounding of a sum of rewards
 
 
 def spread(rewards: Tensor, weights: Tensor, group_size: int) -> float:

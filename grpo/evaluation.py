@@ -213,6 +213,8 @@ def without_middle(text: str, most: int) -> str:
     if size <= most:
         return text
     half = max(20, most * len(text) // size // 2)
+    if 2 * half >= len(text):
+        return text
     return f"{text[:half]} ... ({len(text) - 2 * half} characters) ... {text[-half:]}"
 
 
@@ -275,9 +277,10 @@ def majority(judged: list[Judged], problems: list[Problem]) -> float:
 def interval(shares: list[float], samples: int) -> list[float]:
     """95 % interval of the accuracy, from each problem's share of right completions among `samples`.
 
-    Wilson's interval with continuity correction (Newcombe 1998, method 4) for as many independent trials as the spread
-    of the shares is worth: n problems, if each is always or never solved; n * samples, if they do not differ. The fewer
-    problems tell the spread, the less of it is believed: by (1.96 / t)^2, as in Korn and Graubard (1998).
+    Wilson's interval with continuity correction (Newcombe 1998, method 4). The number of trials is chosen so that
+    independent trials would have the observed spread: n problems, if each is always or never solved; n * samples, if
+    they do not differ. The fewer problems tell the spread, the less of it is believed: by (1.96 / t)^2, as in Korn and
+    Graubard (1998).
     """
     n, p, z = len(shares), sum(shares) / len(shares), 1.96
     spread = sum((x - p) ** 2 for x in shares) / max(1, n - 1)

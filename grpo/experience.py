@@ -3,7 +3,7 @@
     problems -> prompts -> sample_groups -> rewards [N, K] -> drop the groups without spread -> refill, bounded
 
 Dropping such groups and sampling others in their place is DAPO's dynamic sampling (arXiv:2503.14476, section 3.2):
-their advantage is 0, so they would only shrink the batch.
+their advantage is 0, so but for the KL they would only shrink the batch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ from grpo.sampling import sample_groups
 from grpo.scoring import Completions, RewardSet, decode
 from grpo.types import Problem, Rollouts, concat_rollouts
 
-PER_TOKEN = ("old_logps", "ratio", "kl", "entropy", "weight", "clipped")  # what is kept of `loss.token_values`
+PER_TOKEN = (
+    "old_logps",
+    "ratio",
+    "kl",
+    "entropy",
+    "weight",
+    "clipped",
+)  # kept of each token, most of it from `loss.token_values`
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ def groups_to_keep(config: Config, rewards: RewardSet, scores: Tensor) -> Tensor
 def sample_texts(
     config: Config, policy: Policy, problems: list[Problem], prompts: list[Prompt], size: int, step: int
 ) -> tuple[Rollouts, Completions] | None:
-    """`size` completions of each problem, as tokens and as texts; None of no problem. All processes call it."""
+    """`size` completions of each problem, as tokens and as texts; None without problems. All processes call it."""
     ids, token_ids = [p.id for p in problems], [p.ids for p in prompts]
     with policy.ready_to_sample():
         if not problems:

@@ -26,7 +26,7 @@ def completion_logps(policy: Policy, rollouts: Rollouts, temperature: float) -> 
     """Log-prob of each sampled token, and the entropy of the distribution that it was drawn from.
 
     Returns logps [B, T] and entropy [B, T], both with gradient (where autograd is on), fp32 in nats, on the CPU, 0
-    where the mask is false. A frozen reference's entropy is not computed: it is 0.
+    where the mask is false. The entropy of a policy that is frozen is not computed: it is 0.
     """
     mask = rollouts.mask.to(policy.device)  # [B, T]
     hidden = policy.completion_states(rollouts)  # [M, D], M = mask.sum()
@@ -87,7 +87,7 @@ class _TokenLogps(torch.autograd.Function):
             z_target = z.gather(-1, targets[rows, None]).squeeze(-1)
             torch.softmax(z, dim=-1, out=p)
             top, log_top = z.amax(dim=-1), p.amax(dim=-1).log()
-            lse[rows] = top - log_top
+            lse[rows] = top - log_top  # as log max_k p_k = max_k z_k - lse
             logps[rows] = z_target - top + log_top  # in this order: the difference is small, lse is not
             if with_entropy:
                 entropy[rows] = lse[rows] - p.mul_(z).sum(dim=-1)  # - sum p log p, with log p = z - lse

@@ -60,7 +60,7 @@ def geometric_ratio(logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: 
     Where A > 0 they are at most log(1 + eps_high), else at least log(1 - eps_low), so the surrogate need not clip.
     """
     log_ratio = logps - old_logps
-    low = math.log(max(1 - config.eps_low, 1e-9))
+    low = math.log(max(1 - config.eps_low, 1e-9))  # eps_low = 1: no lower bound
     clipped = torch.where(advantages > 0, log_ratio.clamp(max=math.log(1 + config.eps_high)), log_ratio.clamp(min=low))
     return _mean_ratio(clipped, mask)
 
@@ -83,7 +83,7 @@ def clip(ratio: Tensor, advantages: Tensor, logps: Tensor, config: LossConfig) -
     """PPO, arXiv:1707.06347 eq. 7: min(rho A, clip(rho, 1 - eps_low, 1 + eps_high) A), `min` for both signs of A.
 
     For A < 0 nothing bounds rho from above: one token whose probability has grown tenfold has ten times the gradient.
-    delta bounds it; what that costs is the gradient of the tokens beyond it (`clip_fraction_delta`).
+    `delta` bounds it. Tokens with a ratio above delta then get no gradient (`clip_fraction_delta`).
     """
     clipped = ratio.clamp(1 - config.eps_low, 1 + config.eps_high)
     bounded = ratio if config.delta is None else ratio.clamp(max=config.delta)
@@ -108,6 +108,7 @@ def sapo(ratio: Tensor, advantages: Tensor, logps: Tensor, config: LossConfig) -
 
 
 SURROGATES: dict[str, Surrogate] = {"clip": clip, "reinforce": reinforce, "cispo": cispo, "sapo": sapo}
+NEVER_CLIP = ("reinforce", "cispo", "sapo")  # a token keeps its gradient, whatever its ratio
 register_surrogate = functools.partial(register, SURROGATES)
 
 
@@ -142,7 +143,8 @@ KL_ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": k1, "k2": 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a sum over tokens is divided by: counts of the whole mini-batch, before it is cut into micro-batches."""
+    """What a sum over tokens is divided by: counts of a whole mini-batch, before it is cut into micro-batches. Where
+    mini-batches differ in size, they are those of an average one (`trainer.count`)."""
 
     tokens: float
     """Sampled tokens that are learned from."""
@@ -187,6 +189,7 @@ def token_loss(tokens: Tokens, config: LossConfig, counts: Counts) -> tuple[Tens
     ratio = RATIOS[config.ratio](tokens.logps, tokens.old, tokens.advantages, tokens.mask, config)  # [B, T]
     weight = product(config.weight, detached)  # [B, T]
     objective = weight * get_surrogate(config)(ratio, tokens.advantages, tokens.logps, config)  # [B, T]
+    objective = torch.where(tokens.mask, objective, 0.0)  # a surrogate of yours may be infinite in an empty slot
     if config.beta and config.kl_in == "loss":
         if tokens.reference is None:
             raise ValueError(f"beta = {config.beta} with the KL in the loss needs ref_logps; got None")
@@ -201,14 +204,15 @@ def token_loss(tokens: Tokens, config: LossConfig, counts: Counts) -> tuple[Tens
 
 
 def token_values(ratio: Tensor, weight: Tensor, tokens: Tokens, config: LossConfig) -> dict[str, Tensor]:
-    """What is logged of each token, [B, T] each: ratio, KL, weight, and whether the clip takes its gradient."""
+    """What is logged of each token, [B, T] each: ratio, KL, weight, whether the ratio is beyond the clip range on the
+    side of its advantage, and whether the token has no gradient for that (`clipped`)."""
     clipped = token_ratio(tokens.logps, tokens.old) if config.ratio == "geometric" else ratio
     bad, good = (tokens.advantages < 0) & tokens.mask, (tokens.advantages > 0) & tokens.mask
     values = {"clip_fraction_low": (clipped < 1 - config.eps_low) & bad}
     values["clip_fraction_high"] = (clipped > 1 + config.eps_high) & good
     if config.delta is not None:
-        values["clip_fraction_delta"] = (clipped > config.delta) & bad
-    values["clipped"] = sum(x.float() for x in values.values())
+        values["clip_fraction_delta"] = (ratio > config.delta) & bad
+    values["clipped"] = sum(x.float() for x in values.values()) * (config.surrogate not in NEVER_CLIP)
     values["ratio"] = ratio
     if config.weight:
         values["weight"] = weight

@@ -1,4 +1,4 @@
-"""GRPO on one page: the whole algorithm, and nothing else (arXiv:2402.03300, algorithm 1).
+"""GRPO on one page: the whole algorithm, and nothing else (arXiv:2402.03300, algorithm 1, with one reference).
 
 For each problem, the policy pi samples a group of G completions o_1 ... o_G. Token t of completion i is o_it. With
 
@@ -12,8 +12,8 @@ GRPO computes
     kl_it    = exp(ref_logp_it - logp_it) - (ref_logp_it - logp_it) - 1
     loss     = - mean_i mean_t ( min(ratio_it A_i, clip(ratio_it, 1 - eps, 1 + eps) A_i) - beta kl_it )
 
-where mean_i runs over all completions of a step. The optimiser takes mu steps down the gradient of the loss. Then new
-completions are sampled. There is no value network: the rest of the group says which reward was to be expected.
+where mean_i runs over all completions of a step, and std divides by G - 1. The optimiser takes mu steps down the
+gradient of the loss, and new completions are sampled. There is no value network: the mean of the group stands for it.
 
 Run it:  python -m grpo.minimal [SEED]          (or `make minimal`; a minute on one core, nothing to download)
 
@@ -21,8 +21,8 @@ What it learns: the embedded model was trained on stories of one to five steps, 
 gets stories of one to three. At first it answers 46 % of them correctly: it forgets carries and leaves out tags. After
 30 steps it answers 94 % correctly, with tags. It then checks most steps ("Wait, 6 + 7 = 13."), at first hardly any.
 
-The trainer (`trainer.py`) computes the same numbers: `tests/test_minimal.py` compares samples, advantages, loss,
-gradients and weights. It is faster: it computes a prompt once for its group, and nothing for padding or ended rows.
+The trainer (`trainer.py`) computes the same numbers with `grpo.drop_zero_spread=false`: `tests/test_minimal.py`
+compares samples, advantages, loss, gradients and weights. It computes a prompt once for its group, and no padding.
 """
 
 from __future__ import annotations
@@ -150,11 +150,11 @@ def score(tokenizer: Tokenizer, batch: list[Problem], ids: Tensor, sampled: Tens
     """r_ik, the rewards of each completion: [N, K]."""
     body = (sampled == 1) & (ids != tokenizer.eos_token_id)  # [N, L]
     texts = [tokenizer.decode(row[keep]) for row, keep in zip(ids, body, strict=True)]
-    answers = [problem.answer for problem in batch]
+    answers, prompts = [problem.answer for problem in batch], [prompt(problem) for problem in batch]
     columns = [
         accuracy_reward(texts, answer=answers),  # 1 if the answer is right
         format_reward(texts),  # 1 if the form is <think>...</think><answer>...</answer>
-        reflection_reward(texts, answer=answers),  # min(checks in the thought, 3) / 3 if the answer is right
+        reflection_reward(texts, answer=answers, prompts=prompts),  # min(checks, 3) / 3 if the answer is right
     ]
     return torch.tensor(columns).T
 

@@ -62,7 +62,7 @@ PRESETS: dict[str, LossConfig] = {
     "dr_grpo": LossConfig(advantage="none", beta=0.0, aggregation="constant"),  # arXiv:2503.20783
     "dapo": LossConfig(eps_high=0.28, beta=0.0, aggregation="token_mean"),  # arXiv:2503.14476
     "gspo": LossConfig(ratio="sequence", eps_low=3e-4, eps_high=4e-4, beta=0.0),  # arXiv:2507.18071
-    # arXiv:2506.13585; its lower bound is off
+    # arXiv:2506.13585; eps_low = 1 switches the lower clip off
     "cispo": LossConfig(surrogate="cispo", eps_low=1.0, eps_high=4.0, beta=0.0, aggregation="token_mean"),
     "sapo": LossConfig(surrogate="sapo", beta=0.0),  # arXiv:2511.20347
     "rloo": LossConfig(  # arXiv:2402.14740
@@ -77,7 +77,7 @@ PRESETS: dict[str, LossConfig] = {
     "maxrl": LossConfig(advantage="maxrl", beta=0.0, aggregation="token_mean"),
     # arXiv:2512.02556; beta, clip range and delta of opsm not given
     "deepseek_v32": LossConfig(advantage="none", beta=1e-3, kl_ratio=True, weight=("opsm",)),
-    # arXiv:2506.01939: DAPO on a fifth of the tokens
+    # arXiv:2506.01939: DAPO's loss on a fifth of the tokens, without its rule for groups
     "top_entropy": LossConfig(eps_high=0.28, beta=0.0, aggregation="token_mean", weight=("top_entropy",)),
     # arXiv:2602.04879, eq. 12 and 23: w_it = mask min(pi / pi_sampler, C) with C = 5 and delta = 0.2 of its appendix E
     "dppo": LossConfig(

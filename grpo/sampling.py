@@ -113,7 +113,7 @@ def _sample_chunk(
 
 def has_stop(policy: Policy, ids: Tensor, stop: tuple[str, ...]) -> Tensor:
     """Which rows have just written a stop string, bool [A]. ids: [A, t], the tokens so far."""
-    most = max(len(text.encode()) for text in stop)  # as many tokens spell it at most: none is shorter than a byte
+    most = max(len(text.encode()) for text in stop)  # a token is a byte or more, so these hold one that has just ended
     texts = policy.tokenizer.batch_decode(ids[:, -most:], clean_up_tokenization_spaces=False)
     return torch.tensor([any(one in text for one in stop) for text in texts], device=ids.device)
 

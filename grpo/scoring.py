@@ -35,7 +35,8 @@ class RewardSet:
         """Score every completion with every function. Returns [N, K] fp32; NaN where one does not apply.
 
         A completion that was killed in scoring is NaN throughout: it has no reward, and may have no advantage.
-        progress: `global_step`, `max_steps`, `epoch`, which reach the functions as TRL's `trainer_state`.
+        progress: `global_step`, `max_steps`, `epoch` and `max_new_tokens`, which reach the functions as TRL's
+        `trainer_state`.
         """
         hooks = {"log_metric": batch.log_metric, "log_extra": batch.log_extra}
         columns = {**batch.columns(), "trainer_state": SimpleNamespace(**progress), **hooks}
@@ -89,6 +90,10 @@ class Completions:
 
     def log_extra(self, column: str, values: list[Any]) -> None:
         """TRL's hook for a value per completion; it stands beside the text in completions.jsonl."""
+        if len(values) != len(self.texts):
+            raise ValueError(
+                f"a reward called log_extra({column!r}) with {len(values)} values for {len(self.texts)} texts"
+            )
         self.extras[column] = list(values)
 
     def columns(self) -> dict[str, list]:

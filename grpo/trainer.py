@@ -1,4 +1,4 @@
-"""GRPO, top to bottom (arXiv:2402.03300, algorithm 1).
+"""GRPO, top to bottom (arXiv:2402.03300, algorithm 1 with one outer iteration: the reference never changes).
 
     1. sample G completions of each of P prompts from the current policy        experience.py, sampling.py
     2. score every completion with every reward function                        scoring.py, rewards/
@@ -7,6 +7,8 @@
     5. teacher-forced log-probs of the samples, and their ratio to the old ones  logprobs.py, loss.py
     6. policy loss and its gradient, in micro-batches                            loss.py, model/batching.py
     7. clip the gradient, step the optimiser; 5 to 7 for each mini-batch, mu times model/optim.py
+
+Step 3 is DAPO's (arXiv:2503.14476) and on by default; without it: grpo.drop_zero_spread=false.
 
 Run it: `python -m grpo grpo --config experiments/demo/grpo.yaml`. The same on one page: minimal.py.
 """
@@ -157,10 +159,11 @@ def add_gradient(
     return sums
 
 
-def is_one_update(config: Config) -> bool:
-    """Whether a batch gets one optimiser step, which needs no log-probs and entropies from before it."""
+def needs_old_values(config: Config) -> bool:
+    """Whether the updates need log-probs and entropies from before the first of them: one alone computes them itself,
+    unless a weight looks at the entropies of the whole mini-batch."""
     several = config.grpo.mini_batches * config.grpo.updates_per_batch > 1
-    return not several and not needs_batch_entropy(config.loss.weight)
+    return several or needs_batch_entropy(config.loss.weight)
 
 
 def mini_batches(config: Config, trained: Tensor, step: int) -> list[Tensor]:
@@ -177,7 +180,8 @@ def mini_batches(config: Config, trained: Tensor, step: int) -> list[Tensor]:
 
 
 def trained_rows(config: Config, batch: Batch) -> Tensor:
-    """The completions that are learned from, bool [N]: not one to which no reward applies."""
+    """Which completions are learned from, bool [N]: all that have a reward; with `mask_truncated`, without those that
+    were cut off."""
     left_out = unscored(batch.rewards)  # [N]
     if config.grpo.mask_truncated:
         left_out = left_out | batch.rollouts.truncated
@@ -196,10 +200,10 @@ def batch_constants(config: Config, policy: Policy, batch: Batch, weights: Tenso
     if config.loss.beta:
         with policy.reference() as frozen:
             reference, _ = logps_without_grad(frozen, batch.rollouts, *how, rows)
-    if kl_in_reward or not is_one_update(config):
+    if kl_in_reward or needs_old_values(config):
         old, entropy = logps_without_grad(policy, batch.rollouts, *how, rows)
     advantages = batch_advantages(config, batch, weights, old, reference)
-    if is_one_update(config):
+    if not needs_old_values(config):
         old = entropy = None
     return BatchConstants(advantages, reference, old, entropy)
 

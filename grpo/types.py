@@ -53,7 +53,7 @@ class Rollouts:
     sampler_logps: Tensor
     """[N, T] fp32: log-probs in nats as the sampler saw them, at its temperature."""
     truncated: Tensor
-    """[N] bool: the length limit ended the completion, not an end-of-sequence token."""
+    """[N] bool: the length limit ended the completion, not an end-of-sequence token or a stop string."""
 
     def __len__(self) -> int:
         return len(self.prompt_index)

@@ -46,7 +46,7 @@ class Tokens:
     mask: Tensor
     """bool: true at sampled tokens."""
     batch_entropy: Tensor | None = None
-    """[M]: entropies of all tokens of the batch before its first update; None: the micro-batch is the batch."""
+    """[M]: entropies of all tokens of the mini-batch, before the first update; None: the micro-batch is all of it."""
 
     @classmethod
     def of(cls, mask: Tensor, batch_entropy: Tensor | None = None, **values: Tensor | None) -> Tokens:
@@ -93,7 +93,7 @@ def opsm(tokens: Tokens, delta: float = 0.5) -> Tensor:
 
 
 def top_entropy(tokens: Tokens, share: float = 0.2) -> Tensor:
-    """arXiv:2506.01939: 1 for the `share` of the batch's tokens of highest entropy, else 0."""
+    """arXiv:2506.01939: 1 for the `share` of the mini-batch's tokens of highest entropy, else 0."""
     if tokens.entropy is None:
         raise ValueError("top_entropy needs entropy; got None")
     every = tokens.entropy[tokens.mask] if tokens.batch_entropy is None else tokens.batch_entropy  # [M]
@@ -132,7 +132,8 @@ LOCAL = {tis, mis, opsm, dppo, rollout_ratio}
 
 
 def needs_batch_entropy(weights: tuple[Any, ...]) -> bool:
-    """Whether a weight may look at `Tokens.batch_entropy`. It costs one more forward pass; any weight of yours may."""
+    """Whether a weight may look at `Tokens.batch_entropy`. It costs one more forward pass. A weight of your own is
+    assumed to look at it."""
     return any(WEIGHTS.get(name_of(weight)) not in LOCAL for weight in weights)
 
 

@@ -16,7 +16,7 @@ _LISTS = {
         wait; hmm; hold on; actually; check:; sanity check; quick check; cross-check; let me
         confirm; to confirm; recompute; re-compute; recalculate; recalculating; let me redo; on
         second thought; i made a mistake; that's wrong; that is wrong; that's not right; that is not
-        right; let me check; let me re-check; let me recheck; let me double- check; let me verify;
+        right; let me check; let me re-check; let me recheck; let me verify;
         let me reconsider; let me think again; let me try again; let's check; let's verify;
         re-check; recheck; rechecking; double check; double-check; double-checking; re-examine;
         reexamine; re-evaluate; reevaluate; rethink; reconsider; check again; think again; try

@@ -55,12 +55,12 @@ def count_reflections(
 ) -> int:
     """The number of distinct reflections in a completion's think span.
 
-    A sentence counts if it holds a marker and, beyond it, a calculation or three words, one of them of
-    something that the prompt, the answer or the rest of the thought knows of. One with a marker alone
-    ("Wait.") borrows the substance of the sentence that follows. A doubt with the check that follows it
-    ("Hmm, not divisible by 6. Let me re-check: 6 x 7 = 42.") is one reflection. Sentences that say much the
-    same count once, sentences of the prompt never. A thought without any such sentence, but with something
-    behind a marker, counts as one.
+    A sentence counts if it holds a marker and, beyond it, a calculation, three different words, or a number and
+    a word, one of which also occurs in the prompt, the answer or the other sentences of the thought. One with a
+    marker alone ("Wait.") borrows the substance of the sentence that follows. A doubt with the check that
+    follows it ("Hmm, not divisible by 6. Let me re-check: 6 x 7 = 42.") is one reflection. Sentences that say
+    much the same count once, sentences of the prompt never. A thought without any such sentence, but with
+    something behind a marker, counts as one.
 
     Args:
         text: the completion, with its tags.
@@ -169,7 +169,7 @@ def _count(think: str, context: str, prompt: str, pattern: re.Pattern[str]) -> i
 
 
 def _is_strong(tokens: tuple[str, ...], known: set[str]) -> bool:
-    """A calculation or three words, with something in it that the rest of the text knows of."""
+    """A calculation, three words, or a number and a word; one of them occurs in the rest of the text too."""
     numbers = sum(token[0].isdigit() for token in tokens)
     words = {token for token in tokens if token[0].isalpha()}
     calculation = numbers >= 2 and not _OPERATORS.isdisjoint(tokens)

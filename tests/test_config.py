@@ -102,7 +102,7 @@ def test_a_preset_replaces_the_loss_of_the_layers_below_it(file, preset, tmp_pat
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_and_every_key_survive_the_way_into_a_file_and_back(tmp_path, preset):
     config = load_config(
-        None, [f"loss.preset={preset}", "loss.tau_neg=1.5", "eval.pass_at=[2]", "optim.betas=[0.5, 0.6]"]
+        None, [f"loss.preset={preset}", "loss.entropy_bonus=0.5", "eval.pass_at=[2]", "optim.betas=[0.5, 0.6]"]
     )
     written = dataclasses.asdict(config)
     for key in set(known_keys()) - {"loss.preset"}:

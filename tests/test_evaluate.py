@@ -400,6 +400,7 @@ def test_texts_lose_their_middle_where_the_file_would_become_too_large(tmp_path)
         for text in ("a" * 5000, "\u221a" * 5000, "\n" * 5000, "\U0001f600" * 2000):
             assert len(json.dumps(without_middle(text, most))) <= max(most, 12 * 40) + 40
     assert without_middle("abc", 5) == "abc"
+    assert without_middle("\u4f60" * 25, 90) == "\u4f60" * 25, "shorter than the two ends together"
     assert without_middle("abcdefgh" * 30, 100).startswith("abcdefgh")
 
 

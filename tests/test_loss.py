@@ -17,12 +17,15 @@ from grpo.loss import (
     PRESETS,
     RATIOS,
     SURROGATES,
+    Counts,
     LossConfig,
     policy_loss,
     register_surrogate,
+    token_loss,
 )
 from grpo.runs.settings import ConfigError, load_config
 from grpo.trials import check_surrogate
+from grpo.weights import Tokens
 
 # ---- the equations, in plain Python: a value and its derivative by logp_it -----------------------------------
 
@@ -406,6 +409,32 @@ def test_a_surrogates_arguments_must_be_its_own(monkeypatch, tmp_path):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_surrogate_of_every_preset_passes(preset):
     check_surrogate(PRESETS[preset])
+
+
+@pytest.mark.parametrize(("surrogate", "clipped"), [("clip", 1.0), ("sapo", 0.0), ("cispo", 0.0), ("reinforce", 0.0)])
+def test_a_token_is_clipped_only_where_that_takes_its_gradient(surrogate, clipped):
+    logps, one, mask = torch.tensor([[2.0]], requires_grad=True), torch.ones(1), torch.ones(1, 1, dtype=torch.bool)
+    old = torch.zeros(1, 1)
+    tokens = Tokens.of(mask, logps=logps, old=old, sampler=old, reference=None, entropy=None, advantages=one)
+    loss, values = token_loss(tokens, LossConfig(surrogate=surrogate, beta=0.0), Counts(1, 1, 1))
+    loss.backward()
+    assert values["clipped"].item() == clipped and (logps.grad == 0).item() == bool(clipped)
+    assert values["clip_fraction_high"].item() == 1, "the ratio is beyond the range with all of them"
+
+
+def test_a_surrogate_that_is_infinite_in_an_empty_slot_leaves_the_loss_finite(tmp_path, monkeypatch):
+    """Unlikelihood: log(1 - p) is -inf at p = 1, which an empty slot's log-prob of 0 stands for."""
+    body = "def unlikely(ratio, advantages, logps, config):\n    return advantages * (1 - logps.exp()).log()\n"
+    (tmp_path / "my_unlikely.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    logps = torch.tensor([[-1.0, -2.0], [-0.5, 0.0]], requires_grad=True)
+    mask = torch.tensor([[True, True], [True, False]])
+    config = LossConfig(surrogate="my_unlikely:unlikely", beta=0.0)
+    loss, _ = policy_loss(logps, logps.detach(), None, torch.tensor([1.0, -1.0]), mask, config)
+    loss.backward()
+    first, second, third = (math.log(1 - math.exp(x)) for x in (-1.0, -2.0, -0.5))
+    assert loss.item() == pytest.approx(-((first + second) / 2 - third) / 2)
+    assert logps.grad.isfinite().all() and logps.grad[1, 1] == 0
 
 
 def test_the_upper_bound_of_the_ratio_has_a_figure_of_its_own():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from grpo.model.policy import ModelConfig, Policy, load_policy
 from grpo.runs.config import Config, GRPOConfig, RewardConfig, SandboxConfig
 from grpo.sampling import SamplingConfig, sample_groups
 from grpo.scoring import load_rewards
+from rewards import reflection_reward
 
 SEED = 0  # of the random numbers drawn with it, none lies within 1e-4 of where rounding would make it another token
 SMALL = {"STEPS": 3, "P": 4, "G": 4, "MU": 3, "MAX_NEW_TOKENS": 24, "EPS": 0.05, "BETA": 0.04, "LR": 5e-5}
@@ -199,6 +201,21 @@ def test_it_learns(monkeypatch):
     after = minimal.evaluate(policy, tokenizer).mean(dim=0)
     assert (after > before).all(), (before, after)
     assert after @ minimal.WEIGHTS > before @ minimal.WEIGHTS + 0.06, (before, after)
+
+
+def test_the_reflection_reward_sees_the_prompts_as_in_the_trainer(monkeypatch):
+    """A check counts if something in it occurs in the prompt, so without it the same text earns less."""
+    _, tokenizer = load_tiny()
+    problem = make_problems("train", 1, minimal.PROBLEMS)[0]
+    problem = replace(problem, question="Tom has 5 apples. He buys 8 more.", answer="13")
+    body = tokenizer("<think>\n Wait, 5 + 8 = 14. Wait, 8 - 3 = 5.\n</think>\n<answer>13</answer>")["input_ids"]
+    ids = torch.tensor([body])
+    reward = minimal.score(tokenizer, [problem], ids, torch.ones_like(ids))[0, 2]
+    text = [tokenizer.decode(body)]
+    alone, with_prompt = (
+        reflection_reward(text, answer=["13"], **more)[0] for more in ({}, {"prompts": [minimal.prompt(problem)]})
+    )
+    assert alone != with_prompt and reward == pytest.approx(with_prompt)
 
 
 def test_it_is_one_page():

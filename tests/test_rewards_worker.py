@@ -63,6 +63,16 @@ def in_pairs(completions, **columns):
 def large(completions, **columns):
     return [len(bytearray(len(completions) << 27)) and 0.5] * len(completions)
 
+def telling(completions, log_extra, **columns):
+    if "crash" in completions:
+        os.abort()
+    log_extra("lengths", [len(text) for text in completions])
+    return [float(len(text)) for text in completions]
+
+def telling_large(completions, log_extra, **columns):
+    log_extra(column="lengths", values=[len(text) for text in completions])
+    return large(completions)
+
 def short(completions, **columns):
     return [0.0] * (len(completions) - 1)
 """
@@ -140,6 +150,22 @@ def test_trls_hooks_and_coroutines(sandbox):
     reward = sandbox("moods:stepping")
     assert reward.__name__ == "Stepping" and reward(["a", "bb"], **hooks) == [0.25, 0.25]
     assert told == [("step", 1), ("lengths", [1, 2])], "what the reward tells, it tells here"
+
+
+@pytest.mark.parametrize(("texts", "lengths"), [(["a", "crash", "bbb"], [1, None, 3]), (["crash", "bb"], [None, 2])])
+def test_a_column_that_a_reward_tells_stays_with_its_rows(sandbox, texts, lengths):
+    """One completion is killed: the others are scored again without it."""
+    told = []
+    hooks = {"log_extra": lambda column, values: told.append((column, values)), "log_metric": lambda *_: None}
+    scores = sandbox("moods:telling")(texts, **hooks)
+    assert told == [("lengths", lengths)] and scores == [None if x is None else float(x) for x in lengths]
+
+
+def test_columns_told_one_by_one_are_joined(sandbox):
+    told = []
+    hooks = {"log_extra": lambda column, values: told.append((column, values)), "log_metric": lambda *_: None}
+    assert sandbox("moods:telling_large")(["a", "bb", "ccc"], **hooks) == [0.5] * 3
+    assert told == [("lengths", [1, 2, 3])]
 
 
 def test_a_kill_is_prompt_and_works_from_a_thread(sandbox):

@@ -54,6 +54,23 @@ def test_reward_up_and_accuracy_down_is_said_with_who_pays_and_since_when():
     assert "'waits'" in sign.text and sign.value > sign.limit >= 0.05
 
 
+def test_who_pays_is_who_has_paid_since_accuracy_was_best():
+    """Another reward that gained more, but before, is not blamed."""
+    setup = Setup.of({"rewards": {"accuracy": {}, "format": {}, "waits": {}}})
+    some = [
+        {
+            "step": i + 1, "groups": 300.0, "dropped": 0.0,
+            "reward_accuracy": min(0.4 + 0.02 * i, 0.7) - max(0.0, 0.01 * (i - 20)),
+            "reward_format": min(0.04 * i, 0.8), "reward_waits": max(0.0, 0.03 * (i - 20)),
+        }
+        for i in range(45)
+    ]  # fmt: skip
+    for row in some:
+        row["reward"] = sum(row[f"reward_{name}"] for name in ("accuracy", "format", "waits"))
+    text = next(sign for sign in all_signs(some, setup) if sign.kind == "accuracy_falls").text
+    assert "The largest part of the rise is paid by 'waits'" in text and "'format'" not in text
+
+
 def test_accuracy_that_falls_with_the_reward_is_no_hack():
     some = rows(20, reward_accuracy=lambda x: 0.75 - 0.5 * x, reward_waits=lambda x: 0.5 - 0.5 * x)
     assert "accuracy_falls" not in kinds(some)

@@ -23,7 +23,7 @@ from grpo.model.policy import Policy, load_policy
 from grpo.runs.config import Config
 from grpo.runs.log import progress
 from grpo.sampling import sample_groups
-from grpo.trainer import is_one_update, update
+from grpo.trainer import needs_old_values, update
 from grpo.types import Rollouts, concat_rollouts
 
 PEAKS = {"H100 80GB HBM3": (989, 67), "H200": (989, 67), "A100-SXM4-80GB": (312, 19.5), "L4": (121, 30)}
@@ -80,7 +80,7 @@ def matmul_flops(policy: Policy, rollouts: Rollouts, config: Config) -> int:
         if p.ndim == 2 and (p is head or id(p) not in embeddings):
             again = p is head or config.model.recompute == "full"  # `logprobs.py` computes all logits twice
             an_update = 4 + 2 * p.requires_grad + 2 * again
-            passes = 2 + 2 * bool(config.loss.beta) + 2 * (not is_one_update(config))  # without gradient
+            passes = 2 + 2 * bool(config.loss.beta) + 2 * needs_old_values(config)  # without gradient
             a_token = passes + config.grpo.updates_per_batch * an_update
             total += p.numel() * a_token * (completions if p is head else completions + prompts)
     return total

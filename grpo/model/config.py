@@ -45,7 +45,7 @@ class OptimConfig:
     lr: Positive = 1e-6
     """Peak learning rate."""
     warmup_steps: NotNegativeInt = 0
-    """Steps over which the learning rate rises from 0, linearly."""
+    """Optimiser steps over which the learning rate rises from 0, linearly."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """The learning rate after the warm-up; linear and cosine fall to final_lr_share."""
     final_lr_share: NotNegative = 0.0

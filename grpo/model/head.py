@@ -2,8 +2,9 @@
 
     z = h W^T                          h [M, D] hidden states, W [V, D] the head's fp32 weights, z [M, V] logits
 
-One bf16 product would cost some 1e-2 nats a token. Where the layers compute in bf16, h is bf16 already, and W is the
-sum of two bf16 numbers but for 2^-17 of it. Two products, added up in fp32, leave a log-prob within 2e-5 nats:
+One bf16 product would cost some 1e-2 nats a token. Where the layers compute in bf16, h is bf16 already, and the sum
+of two bf16 numbers equals W up to a relative error of 2^-17. Two products, added up in fp32, leave a log-prob within
+2e-5 nats:
 
     W = high + low + rest              high = bf16(W), low = bf16(W - high)
     z = h high^T + h low^T             one matmul of [h, h] and [high, low]

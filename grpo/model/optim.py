@@ -1,8 +1,8 @@
 """AdamW on fp32 master weights, with warm-up, a schedule and gradient clipping.
 
-A bf16 number has 8 bits: 1 + 1e-3 is 1. A learning rate of 1e-6 would move nothing, so what the optimiser moves is
-always fp32. Where the model computes in bf16, its parameters are rounded copies of these masters, and the gradients
-of the micro-batches add up in fp32.
+A bf16 number has 8 significant bits, so 1 + 1e-3 is rounded to 1. A learning rate of 1e-6 would move nothing, so what
+the optimiser moves is always fp32. Where the model computes in bf16, its parameters are rounded copies of these
+masters, and the gradients of the micro-batches add up in fp32.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ class Policy(nn.Module):
 
     @contextmanager
     def ready_to_sample(self) -> Iterator[None]:
-        """Inside, a process samples what it has to, be it nothing; all processes enter it together."""
+        """Inside, each process samples its share, which may be empty; all processes enter it together."""
         touch = functools.partial(self.passes.one_token, self, self.device)
         with sharding.ready_to_sample(self, touch, self.by_layer):
             yield

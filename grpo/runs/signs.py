@@ -26,7 +26,7 @@ import numpy as np
 from grpo.runs.history import WINDOW, History, Row, trailing
 
 FALL = 0.05  # accuracy below its best window: 5 points
-SURE = 1.5  # and that many standard errors, which are an upper bound (about two of the true ones)
+SURE = 1.5  # the fall must also exceed that many standard errors; they are estimated too large, so it is about two
 GAIN = 0.15  # a gain of the total below this share of what the rewards can give is no gain
 HALF = 0.5
 MOST = 0.75  # of the gain that one reward may make where accuracy rises as well
@@ -62,7 +62,6 @@ class Setup:
     """The reward that says which completion is right."""
     max_new_tokens: int
     group_size: int
-    drops_by: tuple[str, ...]
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Setup:
@@ -81,7 +80,6 @@ class Setup:
             right=str(group("eval").get("reward", "accuracy")),
             max_new_tokens=int(group("sampling").get("max_new_tokens", 512)),
             group_size=int(group("grpo").get("group_size", 8)),
-            drops_by=tuple(group("grpo").get("drop_by") or ()),
         )
 
 
@@ -160,9 +158,10 @@ def accuracy_falls(history: History, setup: Setup) -> list[Sign]:
     fall = best - accuracy
     enough = np.maximum(FALL, SURE * np.sqrt(error**2 + error[where] ** 2))
     risen = reward - reward[where] > 0
-    others = {name: gain for name, gain in gains(history, setup).items() if name != setup.right}
-    payer = max(others, key=lambda name: np.nan_to_num(others[name][-1]), default="")
-    way_out = f". Most of the rise is paid by {payer!r}: lower its weight, or pay it only where the answer is right"
+    since = where[-1]  # what each other reward added to the total since accuracy was best
+    added = {name: np.nan_to_num(gain[-1] - gain[since]) for name, gain in gains(history, setup).items()}
+    payer = max(added.keys() - {setup.right}, key=lambda name: (added[name], name), default="")
+    way_out = f". The largest part of the rise is paid by {payer!r}: lower its weight, or pay it for right answers only"
     text = (
         f"the total reward rises while accuracy is {100 * fall[-1]:.0f} points below its best "
         f"({accuracy[-1]:.2f} now, {best[-1]:.2f} around step {history.steps[where[-1]]}): the policy is learning what "

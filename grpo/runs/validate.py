@@ -49,6 +49,7 @@ def _contradictions(config: Config) -> Iterator[Mistake]:
         yield "eval.top_p", f"must be above 0 and at most 1, not {config.eval.top_p}"
     if loss.eps_low > 1:
         yield "loss.eps_low", f"must be at most 1, not {loss.eps_low}: a ratio is never below 0"
+    yield from _without_effect(loss)
     if unknown := [name for name in config.grpo.drop_by if name not in config.rewards]:
         yield (
             "grpo.drop_by",
@@ -71,6 +72,20 @@ def _contradictions(config: Config) -> Iterator[Mistake]:
         yield "optim.betas", f"{list(betas)} must lie in [0, 1)"
     if not config.run.strip():
         yield "run", "must name a folder"
+
+
+def _without_effect(loss: LossConfig) -> Iterator[Mistake]:
+    """Settings of the loss that nothing reads: an ablation of them would compare two equal arms."""
+    default = LossConfig()
+    if loss.surrogate == "reinforce" and loss.ratio != default.ratio:
+        yield "loss.ratio", "does nothing with loss.surrogate=reinforce, which has no ratio"
+    if loss.kl_ratio and loss.kl_in == "reward":
+        yield "loss.kl_ratio", "does nothing with loss.kl_in=reward; it weighs the KL in the loss"
+    if loss.max_length and loss.aggregation != "constant":
+        yield "loss.max_length", f"does nothing with loss.aggregation={loss.aggregation}; constant divides by it"
+    for name in ("tau_pos", "tau_neg"):
+        if getattr(loss, name) != getattr(default, name) and loss.surrogate in ("clip", "reinforce", "cispo"):
+            yield f"loss.{name}", f"does nothing with loss.surrogate={loss.surrogate}; it is of sapo"
 
 
 def _functions(config: Config) -> Iterator[Mistake]:

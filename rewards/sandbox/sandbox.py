@@ -121,7 +121,8 @@ class Sandbox:
         if together.failure:  # together they are too many: what each got alone must do
             together = _joined(alone.values())
         scores = dict(zip(rest, together.values, strict=True))
-        return Scores([scores.get(row) for row in range(count)], killed), together.logged
+        logged = [_on_rows(call, rest, count) for call in together.logged]
+        return Scores([scores.get(row) for row in range(count)], killed), logged
 
     def _try_each(self, columns: dict[str, Any], count: int) -> tuple[dict[int, Answer | RewardError], list[int]]:
         """What each completion gets alone (or how the reward raises then) by its row, and which were killed."""
@@ -172,13 +173,36 @@ class Sandbox:
 
 def _joined(answers: Iterable[Answer | RewardError]) -> Answer:
     """The answers of several calls as one; raises where one of them raised."""
-    values, logged = [], []
+    values, logged, columns = [], [], {}
     for answer in answers:
         if isinstance(answer, RewardError):
             raise answer
+        for hook, args, named in answer.logged:
+            if hook == "log_extra":
+                column, extra = _extra(*args, **named)
+                columns.setdefault(column, [None] * len(values)).extend(extra)
+            else:
+                logged.append((hook, args, named))
         values += answer.values
-        logged += answer.logged
-    return Answer(values, logged=logged)
+        columns = {column: extra + [None] * (len(values) - len(extra)) for column, extra in columns.items()}
+    return Answer(values, logged=logged + [("log_extra", [column, extra], {}) for column, extra in columns.items()])
+
+
+def _extra(column: str, values: list[Any]) -> tuple[str, list[Any]]:
+    """What `log_extra` was called with, in either way of writing it."""
+    return column, list(values)
+
+
+def _on_rows(call: Call, rows: list[int], count: int) -> Call:
+    """A call of `log_extra` for some rows as one for all `count` rows, with None for the others."""
+    hook, args, named = call
+    if hook != "log_extra":
+        return call
+    column, values = _extra(*args, **named)
+    if len(values) != len(rows):
+        return call  # the hook says so
+    there = dict(zip(rows, values, strict=True))
+    return hook, [column, [there.get(row) for row in range(count)]], {}
 
 
 def _rows(columns: dict[str, Any], rows: list[int], count: int) -> dict[str, Any]:
