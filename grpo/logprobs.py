@@ -72,6 +72,7 @@ class _TokenLogps(torch.autograd.Function):
         d H / d z = - p (log p + H)
 
     Forward a chunk of tokens at a time, backward a slice of the vocabulary: there each weight is touched once.
+    hidden [M, D], weight [V, D], bias [V] or None, targets [M]; the gradients that come in are [M] each, or None.
     """
 
     @staticmethod
@@ -100,30 +101,30 @@ class _TokenLogps(torch.autograd.Function):
     def backward(ctx, d_logps, d_entropy):
         (hidden, weight, bias, targets, lse, entropy), head = ctx.saved_tensors, ctx.head
         x = hidden.float()  # [M, D]
-        g = (torch.zeros_like(lse) if d_logps is None else d_logps) / ctx.temperature  # [M]
-        h = None if d_entropy is None else d_entropy / ctx.temperature  # [M]
+        g = (torch.zeros_like(lse) if d_logps is None else d_logps) / ctx.temperature  # [M]: of log-probs
+        g_entropy = None if d_entropy is None else d_entropy / ctx.temperature  # [M]: of entropies
         d_hidden = torch.zeros_like(x)
         d_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         d_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
-        every = torch.arange(len(x), device=x.device)
-        for some in _slices(len(weight), len(x) * (1 if h is None else 2), x.device):  # p, log p: half as many, each
-            z = head.logits(hidden, some)  # [M, S]
+        row = torch.arange(len(x), device=x.device)
+        for words in _slices(len(weight), len(x) * (1 if g_entropy is None else 2), x.device):  # S of the V words
+            z = head.logits(hidden, words)  # [M, S]
             capped = z if head.cap is None else z.clone()
             z = z if ctx.temperature == 1 else z.div_(ctx.temperature)
             log_p = z.sub_(lse[:, None])
-            if h is None:
+            if g_entropy is None:
                 d_z = log_p.exp_().mul_(-g[:, None])
             else:
-                d_z = log_p.exp().mul_(log_p.add_(entropy[:, None]).mul_(-h[:, None]).sub_(g[:, None]))
-            here = (targets - some.start).clamp(0, z.shape[1] - 1)  # [M]
-            d_z[every, here] += g * (here == targets - some.start)
+                d_z = log_p.exp().mul_(log_p.add_(entropy[:, None]).mul_(-g_entropy[:, None]).sub_(g[:, None]))
+            here = (targets - words.start).clamp(0, z.shape[1] - 1)  # [M]
+            d_z[row, here] += g * (here == targets - words.start)
             d_z = head.through_cap(d_z, capped)
             with head.gradient_precision():
-                d_hidden.addmm_(d_z, weight[some])
+                d_hidden.addmm_(d_z, weight[words])
                 if d_weight is not None:
-                    torch.mm(d_z.t(), x, out=d_weight[some])
+                    torch.mm(d_z.t(), x, out=d_weight[words])
             if d_bias is not None:
-                d_bias[some] = d_z.sum(dim=0)
+                d_bias[words] = d_z.sum(dim=0)
         return d_hidden.to(hidden.dtype), d_weight, d_bias, None, None, None, None
 
 

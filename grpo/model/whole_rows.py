@@ -46,7 +46,8 @@ class WholeRows:
         """Hidden states of the positions that predict the sampled tokens, with gradient: [M, D], M = mask.sum()."""
         prompts = [rollouts.prompts[i] for i in rollouts.prompt_index.tolist()]  # [B]
         rows = [prompt + completion for prompt, completion in zip(prompts, rollouts.token_lists(), strict=True)]
-        ids = pad_sequence([torch.tensor(ids[: len(ids) - 1 or 1]) for ids in rows], batch_first=True)  # [B, L]
+        # the last token predicts nothing; a row of one token stays, as a model needs one
+        ids = pad_sequence([torch.tensor(row[:-1] or row) for row in rows], batch_first=True)  # [B, L]
         row, column = rollouts.mask.nonzero(as_tuple=True)  # [M] of each token that is predicted
         column = column + torch.tensor([len(prompt) - 1 for prompt in prompts])[row]
         return policy(ids.to(device), Rows(row.to(device), column.to(device)))
