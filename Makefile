@@ -76,7 +76,7 @@ tiny: $(VENV)/.ready ## train the embedded base model again, into runs/tiny/2-mi
 	$(RUN) sft --config experiments/demo/tiny_mixed.yaml $(ARGS)
 
 data: $(VENV)/.ready ## download GSM8K into datasets/, checksums pinned
-	$(VENV)/bin/python -m data.download
+	$(VENV)/bin/python -m data.download $(ARGS)
 
 test: $(VENV)/.ready-dev ## run the tests, but for further cases and long runs (a few minutes on two cores)
 	$(VENV)/bin/python -m pytest -n 2 -m "not slow"

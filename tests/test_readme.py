@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from helpers_runs import lines
 from readme import GLOSSARY, REPO, glossary
 from test_architectures import ARCHITECTURES
 from test_checks import REFUSED
 
+from experiments.lab.plan import read_plan
 from grpo import cli
 from grpo.advantages import ADVANTAGES
 from grpo.loss import AGGREGATIONS, KL_ESTIMATORS, PRESETS, RATIOS, SURROGATES, LossConfig, policy_loss
@@ -148,14 +148,12 @@ def trained_presets() -> set[str]:
 
     found = set()
     for file in (REPO / "experiments" / "ablations").glob("*.yaml"):
-        if not (REPO / "experiments" / "results" / file.stem / "results.json").exists():
-            continue
-        plan = yaml.safe_load(file.read_text(encoding="utf-8"))
-        for variant in plan["variants"].values():
-            for stage, path in plan["stages"].items():
-                settings = variant.get(stage, []) if isinstance(variant, dict) else variant
-                if settings != "skip" and (config := load_config(str(REPO / path), settings)).stage == "grpo":
-                    found |= {name for name, preset in PRESETS.items() if named(preset) == named(config.loss)}
+        results = REPO / "experiments" / "results" / file.stem / "results.json"
+        if results.is_file():
+            plan = read_plan(file)
+            for variant in json.loads(results.read_text(encoding="utf-8"))["variants"]:
+                losses = [load_config(one.file, some).loss for one, some in plan.of(variant) if one.command == "grpo"]
+                found |= {name for name, preset in PRESETS.items() for loss in losses if named(preset) == named(loss)}
     return found
 
 
