@@ -21,7 +21,7 @@ def arms(runs: list[RunData]) -> dict[str, list[RunData]]:
     found: dict[Any, list[RunData]] = {}
     for run in runs:
         settings = {k: str(v) for k, v in run.settings.items() if not k.startswith(FREE)}
-        key = (run.stage, *sorted(settings.items())) if settings else run.name
+        key = (run.stage, *sorted(settings.items())) if run.settings else run.name
         found.setdefault(key, []).append(run)
     named = {}
     for members in [some for together in found.values() for some in apart(together)]:
