@@ -32,13 +32,16 @@ def save(plt: Any, path: Path) -> None:
     plt.close()
 
 
-def band(axis: Any, curves: list[list[dict[str, Any]]], figure: str, across: str, label: str, colour: str) -> None:
+def band(
+    axis: Any, curves: list[list[dict[str, Any]]], figure: str, across: str, label: str, colour: str, line: str = "-"
+) -> None:
     """The mean of curves over seeds, and the lowest to the highest seed behind it, at the steps that all have."""
     steps = sorted(set.intersection(*({row["step"] for row in rows} for rows in curves)))
     at = [[next(row for row in rows if row["step"] == step) for rows in curves] for step in steps]  # [step][seed]
     x = [sum(row[across] for row in rows) / len(rows) for rows in at]
     values = [[row[figure] for row in rows] for rows in at]
-    axis.plot(x, [sum(v) / len(v) for v in values], color=colour, label=label, marker="." if len(x) < 15 else None)
+    marker = "." if len(x) < 15 else None
+    axis.plot(x, [sum(v) / len(v) for v in values], color=colour, label=label, marker=marker, linestyle=line)
     axis.fill_between(x, list(map(min, values)), list(map(max, values)), color=colour, alpha=0.18, linewidth=0)
 
 
@@ -98,9 +101,10 @@ def draw_curves(plan: Plan, found: dict[str, Any], axis: Any) -> None:
         ylabel = {"reward_accuracy": "accuracy of the samples trained on", "loss": "training loss"}[y]
         curves = {name: [per_step(run, y) for run in runs] for name, runs in found["training"].items()}
         curves = {name: some for name, some in curves.items() if all(some)}
-    for colour, name in zip(COLOURS * 9, plan.variants, strict=False):
+    for number, name in enumerate(plan.variants):
         if name in curves:
-            band(axis, curves[name], y, across, name, colour)
+            colour, line = COLOURS[number % len(COLOURS)], "-" if number < len(COLOURS) else "--"
+            band(axis, curves[name], y, across, name, colour, line)
     axis.set(xlabel={"completions": "completions sampled for training", "step": "steps"}[across], ylabel=ylabel)
     seeds = len(found["seeds"])
     axis.set(title=f"mean of {seeds} seeds, lowest to highest" if seeds > 1 else "one seed")

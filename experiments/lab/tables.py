@@ -38,6 +38,8 @@ FINDINGS = (
     ("Does GRPO add to SFT?", "stages", "paper", "SFT + GRPO", "SFT, full"),
     ("Does SFT before GRPO help, at equal steps of GRPO?", "stages", "paper", "SFT + GRPO", "GRPO only"),
     ("Is SFT with LoRA as good?", "sft", "paper", "SFT, LoRA", "SFT, full"),
+    ("Dr. GRPO in GRPO's place, nothing else changed?", "losses", "losses", "dr_grpo", "grpo"),
+    ("A soft gate in place of the clip?", "losses", "losses", "sapo", "grpo"),
     ("Does TRL's trainer learn the same from the same recipe?", "trl", "trl", "ours", "TRL"),
     ("Does paying for reflection help where a check helps?", "reflection", "reflection", "gated", "none"),
     ("The same, paid in wrong answers too", "reflection", "reflection", "ungated", "none"),
