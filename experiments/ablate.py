@@ -33,7 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("file", type=Path, help="ablation YAML, or the name of one in experiments/ablations")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
-        "--arms", nargs="+", help="these variants alone; the first is the baseline if the plan's is not among"
+        "--arms",
+        nargs="+",
+        help="these variants alone; if the plan's baseline is not among them, the first of the plan's order is",
     )
     parser.add_argument(
         "--jobs", type=runner.positive, default=cores(), help="runs at a time (default: as many as cores)"

@@ -25,14 +25,8 @@ from grpo.sampling import sample_groups
 from grpo.scoring import Completions, RewardSet, decode
 from grpo.types import Problem, Rollouts, concat_rollouts
 
-PER_TOKEN = (
-    "old_logps",
-    "ratio",
-    "kl",
-    "entropy",
-    "weight",
-    "clipped",
-)  # kept of each token, most of it from `loss.token_values`
+PER_TOKEN = ("old_logps", "ratio", "kl", "entropy", "weight", "clipped")
+"""What is kept of each token, most of it from `loss.token_values`."""
 
 
 @dataclass(frozen=True)
