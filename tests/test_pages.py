@@ -93,6 +93,15 @@ def test_a_table_of_arms_has_values_and_differences(results):
     assert lines[-1].startswith("A difference in bold") and "`python -m x`" in lines[-1] and "commit abc" in lines[-1]
 
 
+def test_a_climb_has_each_row_less_the_row_above_and_counts_a_problem_solved_once(results):
+    results("two", 0.25)
+    heads, _, first, second = (row.split(" | ") for row in tables.climb("two").splitlines()[:4])
+    passes = heads.index("pass@2")
+    assert (first[passes], second[passes]) == ("0.750 [0.750, 0.750]", "1.000 [1.000, 1.000]")
+    assert first[passes + 1] == "" and second[passes + 1].strip("*").startswith("+0.250")
+    assert second[2].strip("*").startswith("+0.188")
+
+
 @pytest.mark.parametrize(("gain", "within"), [(0.25, "yes"), (-0.9, "no")])
 def test_other_seeds_lie_within_the_first_interval_or_not(results, gain, within):
     results("two", 0.25)

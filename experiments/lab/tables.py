@@ -117,6 +117,28 @@ def arms(name: str) -> str:
     return "\n".join([*lines, "", f"A difference in bold is shown: 0 lies outside its interval. {facts(found)}"])
 
 
+def climb(name: str) -> str:
+    """All variants after their last stage, each less the row above; k of pass@k is the number of samples."""
+    found = read(name)
+    judged = {arm: {kind: np.array(each[kind]) for kind in KINDS} for arm, each in found["right"].items()}
+    k = next(iter(next(iter(found["variants"].values())).values()))[0]["samples"]
+    for each in judged.values():
+        each[f"pass@{k}"] = (each["sampled"] > 0).astype(float)
+    kinds = [*KINDS, f"pass@{k}"]
+    heads = ["model", *(word for kind in kinds for word in (kind, "less the row above")), "format", "tokens"]
+    lines, above = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"], None
+    for arm, stages in found["variants"].items():
+        cells = [arm]
+        for kind in kinds:
+            cells.append(spread(list(judged[arm][kind].mean(axis=1))))
+            d = of_arrays(judged[arm][kind], judged[above][kind]) if above else None
+            cells.append("" if d is None else f"**{interval(d)}**" if d.shown else interval(d))
+        cells += [values(found, arm, list(stages)[-1], "sampled", figure) for figure in ("format", "length")]
+        lines.append(f"| {' | '.join(cells)} |")
+        above = arm
+    return "\n".join([*lines, "", f"A difference in bold is shown: 0 lies outside its interval. {facts(found)}"])
+
+
 # ---- tables of one page --------------------------------------------------------------------------------------
 
 
@@ -231,6 +253,7 @@ def hours() -> str:
 TABLES: dict[str, Callable[..., str]] = {
     "arms": arms,
     "again": again,
+    "climb": climb,
     "headline": headline,
     "paper": lambda: rows("paper", STAGES, "model"),
     "beside_the_paper": beside_the_paper,
