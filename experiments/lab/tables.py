@@ -30,13 +30,15 @@ LESS = (
     ("SFT + GRPO", "SFT, full"),
     ("GRPO only", "base"),
     ("SFT + GRPO", "GRPO only"),
+    ("SFT + GRPO", "GRPO only, equal compute"),
 )
-"""The pairs of the paper's rows."""
+"""The pairs of the paper's rows; a result that lacks an arm leaves its pairs out."""
 BY_TOTAL = "gated, groups dropped by total reward"
 FINDINGS = (
     ("Does SFT help?", "stages", "paper", "SFT, full", "base"),
     ("Does GRPO add to SFT?", "stages", "paper", "SFT + GRPO", "SFT, full"),
     ("Does SFT before GRPO help, at equal steps of GRPO?", "stages", "paper", "SFT + GRPO", "GRPO only"),
+    ("The same, at equal compute", "stages", "again/paper", "SFT + GRPO", "GRPO only, equal compute"),
     ("Is SFT with LoRA as good?", "sft", "paper", "SFT, LoRA", "SFT, full"),
     ("Dr. GRPO in GRPO's place, nothing else changed?", "losses", "losses", "dr_grpo", "grpo"),
     ("A soft gate in place of the clip?", "losses", "losses", "sapo", "grpo"),
@@ -189,11 +191,13 @@ def beside_the_paper() -> str:
     return "\n".join([*lines, "", facts(found)])
 
 
-def pairs() -> str:
+def pairs(name: str) -> str:
     """The paired differences between the paper's rows."""
-    found = read("paper")
+    found = read(name)
     lines = ["| difference | sampled | | greedy | |", "|---|---|---|---|---|"]
     for one, other in LESS:
+        if not {one, other} <= found["variants"].keys():
+            continue
         cells = [in_a_cell(difference(found, one, other, kind)) for kind in KINDS]
         lines.append(f"| {one}, less {other} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -202,7 +206,7 @@ def pairs() -> str:
 def again(name: str, less: tuple[tuple[str, str], ...] = LESS) -> str:
     """Differences of the first seeds, and of others from a fresh clone: do they lie within the first's intervals?"""
     first, other = read(name), read(f"again/{name}")
-    some = [pair for pair in less if {*pair} <= other["variants"].keys()]
+    some = [pair for pair in less if {*pair} <= first["variants"].keys() & other["variants"].keys()]
     heads = ["difference, sampled", *(f"seeds {one['seeds'][0]} to {one['seeds'][-1]}" for one in (first, other))]
     lines = [f"| {' | '.join([*heads, 'within the first interval'])} |", "|---|---|---|---|"]
     for pair in some:
