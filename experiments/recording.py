@@ -32,7 +32,8 @@ from grpo.records import record_step
 from grpo.runs.config import Config
 from grpo.runs.log import RunLog
 from grpo.runs.settings import load_config
-from grpo.runs.signs import Setup, all_signs
+from grpo.runs.setup import Setup
+from grpo.runs.signs import all_signs
 from grpo.scoring import load_rewards
 from grpo.trainer import update
 

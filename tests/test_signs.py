@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from grpo.runs.history import WINDOW
-from grpo.runs.signs import Setup, all_signs, gain_shares
+from grpo.runs.setup import Setup
+from grpo.runs.signs import all_signs, gain_shares
 
 SETUP = Setup.of(
     {
@@ -129,6 +130,19 @@ def test_a_reward_that_rose_to_its_maximum_is_a_note():
     assert not all_signs(rows(20, spread_share_format=0.0, **top), SETUP)[0].serious
     assert kinds(rows(20, spread_share_format=0.3, **top)) == []  # it still sets completions apart
     assert kinds(rows(20, spread_share_format=0.0, reward_format=1.0, reward_max_format=1.0)) == []  # from the start
+
+
+def test_a_reward_that_was_never_earned_is_a_note_until_it_is_earned_once():
+    nothing = {"reward_waits": 0.0, "reward_max_waits": 0.0}
+    some = rows(20, **nothing)
+    assert kinds(some[: 2 * WINDOW - 1]) == [] and kinds(some) == ["never_paid waits"]
+    sign = all_signs(some, SETUP)[0]
+    assert not sign.serious and sign.since == 2 * WINDOW and "'waits' has been 0" in sign.text
+    some[3] |= {"reward_waits": 0.01, "reward_max_waits": 1.0}
+    assert kinds(some) == []
+    assert kinds(rows(20, reward_waits=-0.5, reward_max_waits=0.0)) == []  # a penalty that is earned
+    unpaid = Setup.of({"rewards": {"accuracy": {}, "format": {}, "waits": {"weight": 0}}})
+    assert kinds(rows(20, **nothing), unpaid) == []
 
 
 def test_metrics_that_are_missing_or_null_are_no_sign():

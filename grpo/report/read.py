@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from grpo.runs.folder import flatten
-from grpo.runs.signs import Setup
+from grpo.runs.setup import Setup
 
 RUN_FILES = ("manifest.json", "config.yaml", "metrics.jsonl", "eval.json")  # any of them makes a folder a run
 INSIDE = ("model", "best", "checkpoints", "model.partial")  # folders of a run, which hold none

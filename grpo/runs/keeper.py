@@ -21,8 +21,9 @@ from grpo.runs.config import Config
 from grpo.runs.folder import Run
 from grpo.runs.log import RunLog, progress, say
 from grpo.runs.settings import load_config
+from grpo.runs.setup import Setup
 from grpo.runs.signals import Stopped
-from grpo.runs.signs import Setup, Sign, all_signs
+from grpo.runs.signs import Sign, all_signs
 
 WARN_EVERY = 10  # steps between two warnings of one kind
 SHOWN = ("reward", "reflections", "length", "kl", "loss")  # beside the progress bar, after the accuracy

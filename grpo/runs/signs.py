@@ -3,6 +3,7 @@
     accuracy_falls  the total reward rises while accuracy is below its best: the usual sign of reward hacking
     one_reward      one reward other than correctness makes more than half of the gain
     at_maximum      a reward has risen to the highest value that it has given, and has no share of the spread any more
+    never_paid      a reward that has a weight has been 0 for every completion so far
     format          the format was learned, and is lost again
     truncated       completions are cut off, with the likely cause
     kl              the policy is far from its reference
@@ -17,13 +18,13 @@ limits were chosen on, and on which other runs they were checked, is in docs/rep
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from grpo.runs.history import WINDOW, History, Row, trailing
+from grpo.runs.setup import Setup
 
 FALL = 0.05  # accuracy below its best window: 5 points
 SURE = 1.5  # the fall must also exceed that many standard errors; they are estimated too large, so it is about two
@@ -50,37 +51,6 @@ class Sign:
     limit: float | None = None
     serious: bool = True
     """False: worth knowing, and also seen in a healthy run."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What the signs need of a run's configuration."""
-
-    weights: dict[str, float]
-    """Of the rewards, by name."""
-    right: str
-    """The reward that says which completion is right."""
-    max_new_tokens: int
-    group_size: int
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Setup:
-        """From a configuration as nested mappings, as in config.yaml; what is missing has the default."""
-
-        def group(name: str) -> Mapping[str, Any]:
-            found = settings.get(name)
-            return found if isinstance(found, Mapping) else {}
-
-        def weight(reward: Any) -> float:
-            found = reward.get("weight", 1.0) if isinstance(reward, Mapping) else 1.0
-            return float(found) if isinstance(found, int | float) else 1.0
-
-        return cls(
-            weights={str(name): weight(reward) for name, reward in group("rewards").items()},
-            right=str(group("eval").get("reward", "accuracy")),
-            max_new_tokens=int(group("sampling").get("max_new_tokens", 512)),
-            group_size=int(group("grpo").get("group_size", 8)),
-        )
 
 
 def all_signs(rows: Sequence[Row], setup: Setup) -> list[Sign]:
@@ -207,6 +177,21 @@ def at_maximum(history: History, setup: Setup) -> list[Sign]:
     return found
 
 
+def never_paid(history: History, setup: Setup) -> list[Sign]:
+    """A reward that has been 0 throughout: its pattern may not fit what the model writes. A penalty may well be 0."""
+    found = []
+    for name, weight in setup.weights.items():
+        means, highest = history.column(f"reward_{name}"), history.column(f"reward_max_{name}")
+        zero = np.logical_and.accumulate((means == 0) & (highest == 0))
+        seen = zero & (np.arange(len(zero)) >= 2 * WINDOW - 1) & (weight != 0)
+        text = (
+            f"{name!r} has been 0 for every completion so far, so it teaches nothing: look whether it reads what this "
+            "model writes (a penalty may well be 0)"
+        )
+        found += _sign(history, f"never_paid {name}", seen, means, 0.0, text, serious=False)
+    return found
+
+
 def format_collapsed(history: History, setup: Setup) -> list[Sign]:
     """The format reward is below half of its best."""
     mean = history.mean("reward_format")
@@ -295,4 +280,5 @@ FINDERS = (
     flat_groups,
     shaping_only,
     at_maximum,
+    never_paid,
 )
