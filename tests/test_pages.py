@@ -81,10 +81,9 @@ def test_a_table_of_arms_has_values_and_differences(results):
     results("two", 0.25)
     lines = tables.arms("two").splitlines()
     assert lines[0].startswith("| arm | sampled | less a | greedy | less a |")
-    assert (
-        lines[2]
-        == "| a | 0.500 [0.500, 0.500] |  | 0.500 [0.500, 0.500] |  | 0.500 [0.500, 0.500] | 40.0 [40.0, 40.0] |"
-    )
+    half = "0.500 [0.500, 0.500]"
+    tail = f"0.750 [0.750, 0.750] |  | 1.000 [1.000, 1.000] | {half} | 40.0 [40.0, 40.0] |"
+    assert lines[2] == f"| a | {half} |  | {half} |  | {tail}"
     cells = [cell.strip() for cell in lines[3].split("|")]
     d = tables.difference(tables.read("two"), "b", "a", "sampled")
     assert cells[3] == (f"**{tables.interval(d)}**" if d.shown else tables.interval(d)) and cells[3].startswith(
@@ -106,7 +105,17 @@ def test_a_climb_has_each_row_less_the_row_above_and_counts_a_problem_solved_onc
 def test_other_seeds_lie_within_the_first_interval_or_not(results, gain, within):
     results("two", 0.25)
     results("again/two", gain)
-    assert tables.again("two", (("b", "a"),)).splitlines()[2].endswith(f"| {within} |")
+    cells = tables.again("two", (("b", "a"),)).splitlines()[2].split(" | ")
+    assert cells[3] == within
+    both = tables.together([tables.read("two"), tables.read("again/two")], "b", "a", "sampled")
+    assert both.seeds == 4 and cells[4].replace("*", "").removesuffix(" |") == tables.interval(both)
+    assert both.mean == pytest.approx((0.1875 + (0.1875 if within == "yes" else -0.9)) / 2)
+
+
+def test_one_seed_is_never_in_bold():
+    assert tables.in_bold(Difference(0.1, 0.05, 0.15, 3, 2)) == "**+0.100 [+0.050, +0.150]**"
+    assert tables.in_bold(Difference(0.1, 0.05, 0.15, 3, 1)) == "+0.100 [+0.050, +0.150]"
+    assert tables.in_bold(Difference(0.1, -0.05, 0.25, 3, 2)) == "+0.100 [-0.050, +0.250]"
 
 
 def test_seconds_are_of_the_same_seed(results):

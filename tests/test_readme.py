@@ -303,13 +303,18 @@ def test_figures_of_the_demo_are_those_of_the_results() -> None:
         assert any(all(abs(x - y) <= close for x, y in zip(wanted, t, strict=True)) for t in known), cell
 
 
+def triple(values: list) -> list[tuple[float, float, float]]:
+    if not all(isinstance(v, int | float) for v in values):
+        return []
+    return [(sum(values) / len(values), min(values), max(values))]
+
+
 def triples(results: dict) -> list[tuple[float, float, float]]:
     """Mean, lowest and highest over the seeds of every figure of every variant and stage."""
     found = []
     for seeds in (seeds for stages in results.values() for seeds in stages.values()):
         for part in ("sampled", "greedy"):
             for name in seeds[0][part]:
-                values = [seed[part][name] for seed in seeds]
-                if all(isinstance(v, int | float) for v in values):
-                    found.append((sum(values) / len(values), min(values), max(values)))
+                found += triple([seed[part][name] for seed in seeds])
+        found += triple([seed["sampled"]["pass_at"][str(seed["samples"])] for seed in seeds])
     return found
