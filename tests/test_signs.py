@@ -132,13 +132,15 @@ def test_a_reward_that_rose_to_its_maximum_is_a_note():
     assert kinds(rows(20, spread_share_format=0.0, reward_format=1.0, reward_max_format=1.0)) == []  # from the start
 
 
-def test_a_reward_that_was_never_earned_is_a_note_until_it_is_earned_once():
+def test_a_reward_that_is_hardly_ever_earned_is_a_note():
     nothing = {"reward_waits": 0.0, "reward_max_waits": 0.0}
     some = rows(20, **nothing)
-    assert kinds(some[: 2 * WINDOW - 1]) == [] and kinds(some) == ["never_paid waits"]
+    assert kinds(some[: 2 * WINDOW - 1]) == [] and kinds(some) == ["hardly_paid waits"]
     sign = all_signs(some, SETUP)[0]
-    assert not sign.serious and sign.since == 2 * WINDOW and "'waits' has been 0" in sign.text
-    some[3] |= {"reward_waits": 0.01, "reward_max_waits": 1.0}
+    assert not sign.serious and sign.since == 2 * WINDOW and "'waits' is hardly ever earned" in sign.text
+    assert kinds(rows(20, reward_waits=0.001, reward_max_waits=1.0)) == ["hardly_paid waits"]  # as the paper's format
+    assert kinds(rows(20, reward_waits=0.02, reward_max_waits=1.0)) == []
+    some[3] |= {"reward_waits": 0.5, "reward_max_waits": 1.0}
     assert kinds(some) == []
     assert kinds(rows(20, reward_waits=-0.5, reward_max_waits=0.0)) == []  # a penalty that is earned
     unpaid = Setup.of({"rewards": {"accuracy": {}, "format": {}, "waits": {"weight": 0}}})

@@ -3,7 +3,7 @@
     accuracy_falls  the total reward rises while accuracy is below its best: the usual sign of reward hacking
     one_reward      one reward other than correctness makes more than half of the gain
     at_maximum      a reward has risen to the highest value that it has given, and has no share of the spread any more
-    never_paid      a reward that has a weight has been 0 for every completion so far
+    hardly_paid     a reward that has a weight has been next to nothing so far
     format          the format was learned, and is lost again
     truncated       completions are cut off, with the likely cause
     kl              the policy is far from its reference
@@ -32,6 +32,7 @@ GAIN = 0.15  # a gain of the total below this share of what the rewards can give
 HALF = 0.5
 MOST = 0.75  # of the gain that one reward may make where accuracy rises as well
 RISEN = 0.1  # of its highest value: a reward that was at its maximum from the start never taught anything
+RARE = 0.01  # of its highest value
 TRUNCATED = 0.2
 KL = 0.5  # nats a token
 FLAT = 0.75
@@ -177,18 +178,19 @@ def at_maximum(history: History, setup: Setup) -> list[Sign]:
     return found
 
 
-def never_paid(history: History, setup: Setup) -> list[Sign]:
-    """A reward that has been 0 throughout: its pattern may not fit what the model writes. A penalty may well be 0."""
+def hardly_paid(history: History, setup: Setup) -> list[Sign]:
+    """A reward that is next to nothing: its pattern may not fit what the model writes. A penalty may well be 0."""
     found = []
     for name, weight in setup.weights.items():
         means, highest = history.column(f"reward_{name}"), history.column(f"reward_max_{name}")
-        zero = np.logical_and.accumulate((means == 0) & (highest == 0))
-        seen = zero & (np.arange(len(zero)) >= 2 * WINDOW - 1) & (weight != 0)
+        mean = np.cumsum(means) / np.arange(1, len(means) + 1)  # [n], of all steps so far
+        limit = RARE * np.maximum.accumulate(highest)
+        seen = (mean >= 0) & (mean <= limit) & (np.arange(len(mean)) >= 2 * WINDOW - 1) & (weight != 0)
         text = (
-            f"{name!r} has been 0 for every completion so far, so it teaches nothing: look whether it reads what this "
-            "model writes (a penalty may well be 0)"
+            f"{name!r} is hardly ever earned (mean {mean[-1]:.2g} so far), so it teaches next to nothing: look whether "
+            "it reads what this model writes (a penalty may well be 0)"
         )
-        found += _sign(history, f"never_paid {name}", seen, means, 0.0, text, serious=False)
+        found += _sign(history, f"hardly_paid {name}", seen, mean, float(limit[-1]), text, serious=False)
     return found
 
 
@@ -280,5 +282,5 @@ FINDERS = (
     flat_groups,
     shaping_only,
     at_maximum,
-    never_paid,
+    hardly_paid,
 )
