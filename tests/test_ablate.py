@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -122,6 +123,7 @@ def check_json(found: dict, folder: Path) -> None:
             assert training["step"] == [1, 2] and len(training["reward_accuracy"]) == 2
             steps = [json.loads(line) for line in (folder_of(folder, seed, name) / "metrics.jsonl").open()]
             assert training["reward"] == pytest.approx([step["reward"] for step in steps], rel=1e-3)
+        assert len(found["signs"][name]) == 2
     assert found["curves"]["plain"][0][0] == found["curves"]["halved"][0][0]  # both begin at one SFT model
     manifests = [json.loads(path.read_text()) for path in folder.glob("seed*/*/manifest.json")]
     seconds = [
@@ -130,6 +132,14 @@ def check_json(found: dict, folder: Path) -> None:
     ]
     assert len(seconds) == 6 and found["hours"] == pytest.approx(sum(seconds) / 3600, abs=0.01)
     assert {"torch", "transformers"} <= found["versions"].keys() and found["processor"] and "commit" in found
+
+
+def test_of_each_warning_the_first_step_is_kept(tmp_path):
+    rows = [{"step": 3, "kind": "kl"}, {"step": 8, "kind": "truncated"}, {"step": 13, "kind": "kl"}]
+    (tmp_path / "warnings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    node = SimpleNamespace(training=tmp_path)
+    assert results.first_signs(node) == {"kl": 3, "truncated": 8}
+    assert results.first_signs(SimpleNamespace(training=tmp_path / "none")) == {}
 
 
 def folder_of(folder: Path, seed: int, name: str) -> Path:

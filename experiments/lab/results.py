@@ -52,7 +52,7 @@ FLAT = re.compile(r"\[[^][{}]*\]")
 
 def gather(plan: Plan, chains: dict[tuple[str, int], list[Node]], seeds: list[int]) -> dict[str, Any]:
     """All figures, ready for JSON: of each variant and stage an evaluation per seed, curves, and differences."""
-    variants, curves, training, right = {}, {}, {}, {}
+    variants, curves, training, signs, right = {}, {}, {}, {}, {}
     for variant in plan.variants:
         rows = [chains[variant, seed] for seed in seeds]
         stages = zip(*rows, strict=True)  # each over seeds
@@ -61,6 +61,7 @@ def gather(plan: Plan, chains: dict[tuple[str, int], list[Node]], seeds: list[in
         }
         curves[variant] = [read_curve(chain[-1].training) for chain in rows]
         training[variant] = [columns(chain[-1], plan.watch) for chain in rows]
+        signs[variant] = [first_signs(chain[-1]) for chain in rows]
         judged = [read_evaluation(chain[-1].folder) for chain in rows]
         right[variant] = {kind: [shares(one, kind) for one in judged] for kind in KINDS}
     trl = [
@@ -75,6 +76,7 @@ def gather(plan: Plan, chains: dict[tuple[str, int], list[Node]], seeds: list[in
         "variants": variants,
         "curves": curves,
         "training": training,
+        "signs": signs,
         "hours": hours([node for chain in chains.values() for node in chain]),
         "differences": {v: {kind: vars(difference(right[v][kind], base[kind])) for kind in KINDS} for v in others},
         "completions_to_target": {v: [needed(points, plan.target) for points in some] for v, some in curves.items()},
@@ -91,6 +93,14 @@ def columns(node: Node, watch: tuple[str, ...] = ()) -> dict[str, list[float | N
         if any(name in row for row in steps)
     ]
     return {name: [short(row.get(name)) for row in steps] for name in names}
+
+
+def first_signs(node: Node) -> dict[str, int]:
+    """The warnings and notes that a run gave, each with its first step (grpo/runs/signs.py)."""
+    found: dict[str, int] = {}
+    for row in read_rows(node.training / "warnings.jsonl"):
+        found.setdefault(row["kind"], row["step"])
+    return found
 
 
 def short(value: float | None) -> float | None:
