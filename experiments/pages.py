@@ -3,7 +3,7 @@
     python -m experiments.pages
 
 A table stands in a page between `<!-- python -m experiments.pages TABLE ARGUMENTS -->` and `<!-- end -->`; the tables
-are in experiments/lab/tables.py.
+are in experiments/lab/tables.py and page_tables.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from experiments.lab.figure import COLOURS, band, plotting, save
-from experiments.lab.tables import STAGES, TABLES, read
+from experiments.lab.page_tables import STAGES, TABLES
+from experiments.lab.tables import read
 
 REPO = Path(__file__).parents[1]
 FIGURE = REPO / "docs" / "demo.svg"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import pages
-from experiments.lab import tables
+from experiments.lab import page_tables, tables
 from grpo.results.statistics import Difference, crossed
 
 PAIR = re.compile(r"([-+]0\.\d{3})\s+\[([-+]0\.\d{3}), ([-+]0\.\d{3})\]")
@@ -118,10 +118,19 @@ def test_one_seed_is_never_in_bold():
     assert tables.in_bold(Difference(0.1, -0.05, 0.25, 3, 2)) == "+0.100 [-0.050, +0.250]"
 
 
+def test_signs_have_their_steps_and_how_many_runs_gave_them(results):
+    results("two", 0.0, signs={"a": [{}, {}], "b": [{"format": 9, "kl": 3}, {"kl": 5}]})
+    assert tables.signs("two").splitlines()[2:] == [
+        "| a | nothing | 2 of 2 |",
+        "| b | `kl`: 3 to 5 | 2 of 2 |",
+        "| b | `format`: 9 | 1 of 2 |",
+    ]
+
+
 def test_seconds_are_of_the_same_seed(results):
     ours, theirs = ([{"seconds": some} for some in seeds] for seeds in (([1, 2, 9], [4, 4]), ([6, 6, 1], [2, 2])))
     results("trl", 0.0, training={"ours": ours, "TRL": theirs})
-    lines = tables.seconds().splitlines()
+    lines = page_tables.seconds().splitlines()
     assert lines[2:5] == [
         "| ours | 3.00 [2.00, 4.00] |",
         "| TRL | 4.00 [2.00, 6.00] |",
@@ -132,5 +141,5 @@ def test_seconds_are_of_the_same_seed(results):
 def test_hours_are_added_over_all_results(results):
     results("two", 0.25, hours=1.25)
     results("again/two", 0.25, hours=2.5)
-    text = tables.hours()
+    text = page_tables.hours()
     assert "| again/two | abc | 2 | 2.5 | `python -m x` |" in text and "Together 4 hours" in text
