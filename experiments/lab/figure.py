@@ -78,7 +78,11 @@ def draw_training(plan: Plan, found: dict[str, Any], path: Path) -> bool:
             runs = [per_step(run, name) for run in found["training"][variant]]
             if all(runs):
                 band(axis, runs, name, "step", variant, colour)
+                if variant == plan.baseline:  # dashed and on top: other arms may lie on it
+                    axis.get_lines()[-1].set(zorder=4, linestyle="--")
         axis.set(title=name, xlabel="step")
+        if name == "kl":  # a single token may make it a thousand times as large
+            axis.set_yscale("symlog", linthresh=0.1)
     axes[0, 0].legend(frameon=False, fontsize=7)
     for axis in list(axes.flat)[len(plan.watch) :]:
         axis.remove()
