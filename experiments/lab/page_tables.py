@@ -54,6 +54,8 @@ FINDINGS: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
     ("Is SFT with LoRA as good?", "sft", TEN, "SFT, LoRA", "SFT, full"),
     ("Dr. GRPO's preset in place of GRPO's, same learning rate?", "losses", ("losses",), "dr_grpo", "grpo"),
     ("SAPO's (a soft gate, no KL), one of 13 presets compared?", "losses", ("losses",), "sapo", "grpo"),
+    ("Samples drawn at temperature 0.3 in training?", "failures", ("failures",), "temperature 0.3", "the demo"),
+    ("100 steps without KL in place of 25 with it?", "failures", ("failures",), "no KL, 100 steps", "the demo"),
     ("Does TRL's trainer learn the same from the same recipe?", "trl", ("trl",), "ours", "TRL"),
     ("Does paying for reflection help where a check helps?", "reflection", ("reflection",), "gated", "none"),
     ("The same, paid in wrong answers too", "reflection", ("reflection",), "ungated", "none"),
