@@ -23,6 +23,7 @@ import yaml
 from experiments import ablate
 from experiments.lab import figure, results, runner
 from experiments.lab.plan import nodes_of, only, read_plan
+from experiments.waits import waits
 from grpo.results.statistics import Difference, crossed
 
 REPO = Path(__file__).parent.parent
@@ -140,6 +141,10 @@ def test_of_each_warning_the_first_step_is_kept(tmp_path):
     node = SimpleNamespace(training=tmp_path)
     assert results.first_signs(node) == {"kl": 3, "truncated": 8}
     assert results.first_signs(SimpleNamespace(training=tmp_path / "none")) == {}
+
+
+def test_the_reward_for_a_word_pays_by_the_papers_formula_right_or_wrong():
+    assert waits(["Wait, 6 + 19 = 25.", "<think>WAIT. wait.</think>", "awaiting 25"]) == [0.21, 0.3, 0.0]
 
 
 def folder_of(folder: Path, seed: int, name: str) -> Path:
