@@ -18,7 +18,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from experiments import ablate
 from experiments.lab import figure, results, runner
@@ -125,6 +127,9 @@ def check_json(found: dict, folder: Path) -> None:
             steps = [json.loads(line) for line in (folder_of(folder, seed, name) / "metrics.jsonl").open()]
             assert training["reward"] == pytest.approx([step["reward"] for step in steps], rel=1e-3)
         assert len(found["signs"][name]) == 2
+        for stage in ("warm", "grpo"):
+            costs = found["costs"][name][stage]
+            assert [one["saved"] for one in costs] == [193_920] * 2 and all(one["seconds"] > 0 for one in costs)
     assert found["curves"]["plain"][0][0] == found["curves"]["halved"][0][0]  # both begin at one SFT model
     manifests = [json.loads(path.read_text()) for path in folder.glob("seed*/*/manifest.json")]
     seconds = [
@@ -141,6 +146,21 @@ def test_of_each_warning_the_first_step_is_kept(tmp_path):
     node = SimpleNamespace(training=tmp_path)
     assert results.first_signs(node) == {"kl": 3, "truncated": 8}
     assert results.first_signs(SimpleNamespace(training=tmp_path / "none")) == {}
+
+
+def test_the_cost_of_a_stage_is_what_it_saved_and_its_median_step(tmp_path):
+    (tmp_path / "model").mkdir()
+    weights = {"A": torch.zeros(4, 6), "B": torch.zeros(3)}
+    save_file(weights, tmp_path / "model/adapter_model.safetensors")
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": 1, "seconds": s}) + "\n" for s in (9, 1, 2)))
+    node = SimpleNamespace(folder=tmp_path, training=tmp_path)
+    assert results.cost(node) == {"saved": 27, "seconds": 2.0}
+    nothing = SimpleNamespace(folder=tmp_path / "none", training=tmp_path / "none")
+    assert results.cost(nothing) == {"saved": None, "seconds": None}
+
+
+def test_no_two_arms_of_sixteen_look_the_same():
+    assert len({figure.style(number) for number in range(16)}) == 16
 
 
 def test_the_reward_for_a_word_pays_by_the_papers_formula_right_or_wrong():
