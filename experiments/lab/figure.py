@@ -56,7 +56,7 @@ def draw(plan: Plan, found: dict[str, Any], path: Path) -> bool:
         for kind, offset, marker in (("sampled", -0.12, "o"), ("greedy", 0.12, "s")):
             d = kinds[kind]
             error = [[d["mean"] - d["low"]], [d["high"] - d["mean"]]]
-            colour = COLOURS[list(plan.variants).index(name) % len(COLOURS)]
+            colour, _ = style(list(plan.variants).index(name))
             filled = {} if kind == "sampled" else {"markerfacecolor": "white"}
             axes[1].errorbar(d["mean"], place + offset, xerr=error, fmt=marker, color=colour, capsize=3, **filled)
     axes[1].axvline(0, color="black", linewidth=0.8)
@@ -74,10 +74,10 @@ def draw_training(plan: Plan, found: dict[str, Any], path: Path) -> bool:
     high = -(-len(plan.watch) // 2)
     _, axes = plt.subplots(high, 2, figsize=(9, 2.6 * high), layout="constrained", squeeze=False)
     for axis, name in zip(axes.flat, plan.watch, strict=False):
-        for colour, variant in zip(COLOURS * 9, plan.variants, strict=False):
+        for number, variant in enumerate(plan.variants):
             runs = [per_step(run, name) for run in found["training"][variant]]
             if all(runs):
-                band(axis, runs, name, "step", variant, colour)
+                band(axis, runs, name, "step", variant, *style(number))
                 if variant == plan.baseline:  # dashed and on top: other arms may lie on it
                     axis.get_lines()[-1].set(zorder=4, linestyle="--")
         axis.set(title=name, xlabel="step")
@@ -88,6 +88,11 @@ def draw_training(plan: Plan, found: dict[str, Any], path: Path) -> bool:
         axis.remove()
     save(plt, path)
     return True
+
+
+def style(number: int) -> tuple[str, str]:
+    """Colour and line of an arm; the second round of colours is dotted."""
+    return COLOURS[number % len(COLOURS)], "-" if number < len(COLOURS) else ":"
 
 
 def draw_curves(plan: Plan, found: dict[str, Any], axis: Any) -> None:
@@ -107,8 +112,7 @@ def draw_curves(plan: Plan, found: dict[str, Any], axis: Any) -> None:
         curves = {name: some for name, some in curves.items() if all(some)}
     for number, name in enumerate(plan.variants):
         if name in curves:
-            colour, line = COLOURS[number % len(COLOURS)], "-" if number < len(COLOURS) else "--"
-            band(axis, curves[name], y, across, name, colour, line)
+            band(axis, curves[name], y, across, name, *style(number))
     axis.set(xlabel={"completions": "completions sampled for training", "step": "steps"}[across], ylabel=ylabel)
     seeds = len(found["seeds"])
     axis.set(title=f"mean of {seeds} seeds, lowest to highest" if seeds > 1 else "one seed")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 
 from experiments.lab.plan import Node, Plan
 from grpo.results.compare import shares
@@ -52,7 +53,7 @@ FLAT = re.compile(r"\[[^][{}]*\]")
 
 def gather(plan: Plan, chains: dict[tuple[str, int], list[Node]], seeds: list[int]) -> dict[str, Any]:
     """All figures, ready for JSON: of each variant and stage an evaluation per seed, curves, and differences."""
-    variants, curves, training, signs, right = {}, {}, {}, {}, {}
+    variants, curves, training, signs, costs, right = {}, {}, {}, {}, {}, {}
     for variant in plan.variants:
         rows = [chains[variant, seed] for seed in seeds]
         stages = zip(*rows, strict=True)  # each over seeds
@@ -62,6 +63,7 @@ def gather(plan: Plan, chains: dict[tuple[str, int], list[Node]], seeds: list[in
         curves[variant] = [read_curve(chain[-1].training) for chain in rows]
         training[variant] = [columns(chain[-1], plan.watch) for chain in rows]
         signs[variant] = [first_signs(chain[-1]) for chain in rows]
+        costs[variant] = {some[0].stage.name: [cost(one) for one in some] for some in zip(*rows, strict=True)}
         judged = [read_evaluation(chain[-1].folder) for chain in rows]
         right[variant] = {kind: [shares(one, kind) for one in judged] for kind in KINDS}
     trl = [
@@ -77,6 +79,7 @@ def gather(plan: Plan, chains: dict[tuple[str, int], list[Node]], seeds: list[in
         "curves": curves,
         "training": training,
         "signs": signs,
+        "costs": costs,
         "hours": hours([node for chain in chains.values() for node in chain]),
         "differences": {v: {kind: vars(difference(right[v][kind], base[kind])) for kind in KINDS} for v in others},
         "completions_to_target": {v: [needed(points, plan.target) for points in some] for v, some in curves.items()},
@@ -101,6 +104,20 @@ def first_signs(node: Node) -> dict[str, int]:
     for row in read_rows(node.training / "warnings.jsonl"):
         found.setdefault(row["kind"], row["step"])
     return found
+
+
+def cost(node: Node) -> dict[str, Any]:
+    """What a stage saved, in numbers (the weights, or the adapter alone), and the median of its seconds a step."""
+    file = next(node.folder.glob("model/*.safetensors"), None)
+    seconds = [row["seconds"] for row in read_rows(node.training / "metrics.jsonl") if "seconds" in row]
+    return {"saved": numbers(file) if file else None, "seconds": short(statistics.median(seconds)) if seconds else None}
+
+
+def numbers(file: Path) -> int:
+    """How many numbers a safetensors file holds, by its header."""
+    with safe_open(file, "pt") as tensors:
+        names = tensors.keys()
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in names)
 
 
 def short(value: float | None) -> float | None:

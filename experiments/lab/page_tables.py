@@ -1,0 +1,178 @@
+"""The tables that stand on one page, and which table each mark of a page means (experiments/pages.py)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from experiments.lab.results import KINDS, spread
+from experiments.lab.tables import (
+    COLUMNS,
+    again,
+    arms,
+    climb,
+    difference,
+    facts,
+    in_a_cell,
+    interval,
+    read,
+    read_all,
+    rows,
+    signs,
+    together,
+    values,
+)
+
+MATH_500 = {  # of its README
+    "base": ("45.4", "58.6"),
+    "SFT, full": ("58.2", "66.2"),
+    "SFT, LoRA": ("42.2", "-"),
+    "SFT + GRPO": ("50.0", "57.6"),
+    "GRPO only": ("54.6", "73.8"),
+}
+STAGES = {"base": "base", "SFT, full": "sft", "SFT, LoRA": "sft", "SFT + GRPO": "grpo", "GRPO only": "grpo"}
+LESS = (
+    ("SFT, full", "base"),
+    ("SFT, LoRA", "SFT, full"),
+    ("SFT + GRPO", "SFT, full"),
+    ("GRPO only", "base"),
+    ("SFT + GRPO", "GRPO only"),
+    ("SFT + GRPO", "GRPO only, equal compute"),
+)
+"""The pairs of the paper's rows; a result that lacks an arm leaves its pairs out."""
+TEN = ("paper", "again/paper")
+"""Seeds 0 to 4 and 5 to 9."""
+BY_TOTAL = "gated, groups dropped by total reward"
+FINDINGS: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
+    ("Does SFT help?", "stages", TEN, "SFT, full", "base"),
+    ("Does GRPO add to SFT?", "stages", TEN, "SFT + GRPO", "SFT, full"),
+    ("Does SFT before GRPO help, at equal steps of GRPO?", "stages", TEN, "SFT + GRPO", "GRPO only"),
+    ("The same, at about equal compute", "stages", ("again/paper",), "SFT + GRPO", "GRPO only, equal compute"),
+    ("Is SFT with LoRA as good?", "sft", TEN, "SFT, LoRA", "SFT, full"),
+    ("Dr. GRPO's preset in place of GRPO's, same learning rate?", "losses", ("losses",), "dr_grpo", "grpo"),
+    ("SAPO's (a soft gate, no KL), one of 13 presets compared?", "losses", ("losses",), "sapo", "grpo"),
+    ("Samples drawn at temperature 0.3 in training?", "failures", ("failures",), "temperature 0.3", "the demo"),
+    ("100 steps without KL in place of 25 with it?", "failures", ("failures",), "no KL, 100 steps", "the demo"),
+    ("Does TRL's trainer learn the same from the same recipe?", "trl", ("trl",), "ours", "TRL"),
+    ("Does paying for reflection help where a check helps?", "reflection", ("reflection",), "gated", "none"),
+    ("The same, paid in wrong answers too", "reflection", ("reflection",), "ungated", "none"),
+    ("Does it cost accuracy where a check does not help?", "reflection", ("incompetent",), "gated", "none"),
+    ("The same, paid in wrong answers too", "reflection", ("incompetent",), "ungated", "none"),
+    ("Does it cost more if groups with equal accuracy train too?", "reflection", ("incompetent",), BY_TOTAL, "gated"),
+)
+"""A question, its page, the results (their seeds are taken together) and the two variants that answer it."""
+
+
+def headline() -> str:
+    """The demo's three models, for README's first screen."""
+    found = read("paper")
+    models = {"base": "base", "after SFT": "SFT, full", "after SFT + GRPO": "SFT + GRPO"}
+    lines = ["| the demo's model | accuracy, sampled, held out | less the row above, in pairs |", "|---|---|---|"]
+    above = None
+    for text, variant in models.items():
+        cells = [text, values(found, variant, STAGES[variant], *COLUMNS["accuracy, sampled"])]
+        cells.append(interval(difference(found, variant, above, "sampled")) if above else "")
+        lines.append(f"| {' | '.join(cells)} |")
+        above = variant
+    return "\n".join([*lines, "", facts(found), "", beside_trl()])
+
+
+def beside_trl() -> str:
+    """TRL's trainer with the same recipe, as a sentence."""
+    found = read("trl")
+    d, each = difference(found, "ours", "TRL", "sampled"), step_seconds(found)
+    ours, theirs = (f"{statistics.mean(each[arm]):.1f} s" for arm in ("ours", "TRL"))
+    return (
+        f"**The same recipe in TRL's `GRPOTrainer`**, from the same SFT models: ours, less TRL, {interval(d)}: "
+        f"{'shown' if d.shown else 'no difference is shown'}. A step takes {ours} here, and {theirs} in TRL, with one "
+        f"thread ({found['processor']}; `{found['command']}`; [docs/findings/trl.md](docs/findings/trl.md))."
+    )
+
+
+def levels() -> str:
+    """Accuracy by level of the paper's rows."""
+    found = read("paper")
+    names = [f"Level {n}" for n in range(1, 6)]
+    lines = [f"| model | {' | '.join(name.lower() for name in names)} |", "|---" * (1 + len(names)) + "|"]
+    for variant, stage in STAGES.items():
+        each = [evaluation["sampled"]["levels"] for evaluation in found["variants"][variant][stage]]
+        lines.append(f"| {variant} | {' | '.join(f'{np.mean([x[name] for x in each]):.2f}' for name in names)} |")
+    return "\n".join(lines)
+
+
+def beside_the_paper() -> str:
+    """MATH-500 of the paper's two sizes, and the demo's accuracy."""
+    found = read("paper")
+    lines = ["| model | 1.5B, MATH-500 | 7B, MATH-500 | here, the demo: sampled, held out |", "|---|---|---|---|"]
+    for variant, stage in STAGES.items():
+        here = values(found, variant, stage, *COLUMNS["accuracy, sampled"])
+        lines.append(f"| {' | '.join([variant, *MATH_500[variant], here])} |")
+    return "\n".join([*lines, "", facts(found)])
+
+
+def pairs(name: str) -> str:
+    """The paired differences between the paper's rows."""
+    found = read(name)
+    lines = ["| difference | sampled | | greedy | |", "|---|---|---|---|---|"]
+    for one, other in LESS:
+        if not {one, other} <= found["variants"].keys():
+            continue
+        cells = [in_a_cell(difference(found, one, other, kind)) for kind in KINDS]
+        lines.append(f"| {one}, less {other} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def seconds() -> str:
+    """The time of a training step, ours and TRL's, a median over the steps of each seed."""
+    found = read("trl")
+    lines = ["| | seconds a step: median over steps, then mean over seeds [lowest, highest] |", "|---|---|"]
+    each = step_seconds(found)
+    lines += [f"| {arm} | {spread(some)} |" for arm, some in each.items()]
+    ratios = [theirs / ours for ours, theirs in zip(each["ours"], each["TRL"], strict=True)]
+    return "\n".join([*lines, f"| TRL / ours, same seed | {spread(ratios)} |", "", facts(found)])
+
+
+def step_seconds(found: dict[str, Any]) -> dict[str, list[float]]:
+    """The median step of each seed, by arm."""
+    return {arm: [statistics.median(run["seconds"]) for run in runs] for arm, runs in found["training"].items()}
+
+
+def findings() -> str:
+    """A row per question: the paired difference that answers it."""
+    lines = ["| question | difference in sampled accuracy | | page |", "|---|---|---|---|"]
+    for question, page, names, one, other in FINDINGS:
+        cell = in_a_cell(together([read(name) for name in names], one, other, "sampled"))
+        lines.append(f"| {question} | {one}, less {other}: {cell} | [{page}](findings/{page}.md) |")
+    return "\n".join(lines)
+
+
+def hours() -> str:
+    """The time of all runs, by result."""
+    lines = ["| result | commit | seeds | hours | made by |", "|---|---|---|---|---|"]
+    total = 0.0
+    for name, found in read_all().items():
+        total += (spent := found.get("hours") or 0.0)
+        cells = [name, found["commit"], len(found["seeds"]), f"{spent:.1f}"]
+        lines.append(f"| {' | '.join(map(str, cells))} | `{found['command']}` |")
+    ends = f"Together {total:.0f} hours: each run from its start to its end, added up, whatever ran beside it."
+    return "\n".join([*lines, "", ends])
+
+
+TABLES: dict[str, Callable[..., str]] = {
+    "arms": arms,
+    "again": lambda name: again(name, LESS),
+    "climb": climb,
+    "signs": signs,
+    "headline": headline,
+    "paper": lambda: rows("paper", STAGES, "model"),
+    "beside_the_paper": beside_the_paper,
+    "levels": levels,
+    "pairs": pairs,
+    "seconds": seconds,
+    "findings": findings,
+    "hours": hours,
+}
+"""A function for each table that a page may hold, by the first word of its mark; the other words are its arguments."""
