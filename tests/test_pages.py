@@ -143,3 +143,39 @@ def test_hours_are_added_over_all_results(results):
     results("again/two", 0.25, hours=2.5)
     text = page_tables.hours()
     assert "| again/two | abc | 2 | 2.5 | `python -m x` |" in text and "Together 4 hours" in text
+
+
+def test_dividing_is_the_gain_with_group_less_the_gain_with_none(results, tmp_path):
+    results("spread", 0.0)
+    found = tables.read("spread")
+    gains = {"no reflection reward": 0.0, "gated": 0.25, "ungated": 0.5, "waits": 0.0}
+    right, variants = {}, {}
+    for reward, gain in gains.items():
+        for advantage in ("group", "none"):
+            more = gain * (advantage == "group")
+            right[f"{reward}, {advantage}"] = {"sampled": [[0.25 + more] * 3] * 2}
+            seeds = [{"sampled": {"reflections": r + 4 * more, "length": 40.0}} for r in (1.0, 2.0)]
+            variants[f"{reward}, {advantage}"] = {"sft": [], "grpo": seeds}
+    (tmp_path / "spread/results.json").write_text(json.dumps({**found, "right": right, "variants": variants}))
+    rows = {
+        cells[1].strip(): cells[2:5] for row in page_tables.dividing().splitlines() if (cells := row.split("|"))[4:]
+    }
+    assert [cell.strip(" *")[:6] for cell in rows["ungated: accuracy"]] == ["+0.500", "+0.000", "+0.500"]
+    assert [cell.strip(" *")[:6] for cell in rows["gated: reflections"]] == ["+1.000", "+0.000", "+1.000"]
+    assert [cell.strip(" *")[:6] for cell in rows["waits: length"]] == ["+0.000"] * 3
+
+
+def test_metrics_of_the_training_are_means_over_steps_then_over_seeds(results):
+    results("two", 0.0, training={"a": [{"kl": [1.0, None, 3.0]}, {"kl": [4.0, 4.0, 4.0]}]})
+    assert page_tables.in_training("two", "kl").splitlines()[2] == "| a | 3.00 [2.00, 4.00] |"
+
+
+def test_what_sft_costs_stands_beside_the_demos(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(page_tables, "RESULTS", tmp_path)
+    results("sft", 0.0, costs={"LoRA": {"sft": [{"saved": 1234, "seconds": 0.5}, {"saved": 1234, "seconds": 0.7}]}})
+    arms = {"LoRA": {"trained": 5678, "seconds": [3.0, 1.0, 2.0], "gb": [2.5, 2.7]}}
+    cost = {"arms": arms, "threads": 1, "rows": 4, "processor": "P", "commit": "abc", "command": "python -m x"}
+    (tmp_path / "sft_cost.json").write_text(json.dumps(cost))
+    lines = page_tables.sft_cost().splitlines()
+    row = "| LoRA | 1,234 | 0.600 [0.500, 0.700] | 5,678 | 2.00 [1.00, 3.00] | 2.60 [2.50, 2.70] |"
+    assert lines[2] == row and "of 3 steps of 4 examples, 1 thread, two processes each; P; commit abc" in lines[-1]

@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from experiments.lab.results import KINDS, spread
+from experiments.lab.results import KINDS, of_arrays, spread
 from experiments.lab.tables import (
     COLUMNS,
+    RESULTS,
     again,
     arms,
     climb,
     difference,
     facts,
     in_a_cell,
+    in_bold,
     interval,
     read,
     read_all,
@@ -25,6 +27,7 @@ from experiments.lab.tables import (
     together,
     values,
 )
+from grpo.runs.files import read_mapping
 
 MATH_500 = {  # of its README
     "base": ("45.4", "58.6"),
@@ -149,6 +152,66 @@ def findings() -> str:
     return "\n".join(lines)
 
 
+def dividing() -> str:
+    """What each reward changes with `group`, which divides by the spread, with `none`, and the one less the other."""
+    found = read("spread")
+    heads = ["less the arm without a reflection reward", "with `group`", "with `none`", "`group` less `none`"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for reward in ("gated", "ungated", "waits"):
+        for what in ("accuracy", "reflections", "length"):
+            gains = []
+            for advantage in ("group", "none"):
+                paid, unpaid = (
+                    measured(found, f"{one}, {advantage}", what) for one in (reward, "no reflection reward")
+                )
+                gains.append(paid - unpaid)
+            some = [in_bold(of_arrays(gain, np.zeros_like(gain))) for gain in gains]
+            lines.append(f"| {' | '.join([f'{reward}: {what}', *some, in_bold(of_arrays(*gains))])} |")
+    return "\n".join(
+        [*lines, "", "Accuracy: over seeds and problems. Reflections and tokens a completion: over seeds."]
+    )
+
+
+def measured(found: dict[str, Any], arm: str, what: str) -> np.ndarray:
+    """Sampled accuracy [S, P]; another figure of the last stage's evaluation [1, S], its seeds in place of problems."""
+    if what == "accuracy":
+        return np.array(found["right"][arm]["sampled"])
+    *_, evaluations = found["variants"][arm].values()
+    return np.array([[evaluation["sampled"][what] for evaluation in evaluations]])
+
+
+def in_training(name: str, *metrics: str) -> str:
+    """Metrics of the training, a mean over all steps of a run, by arm."""
+    lines = [f"| arm, mean over its steps | {' | '.join(metrics)} |", "|---" * (1 + len(metrics)) + "|"]
+    for arm, runs in read(name)["training"].items():
+        cells = [spread([statistics.mean(x for x in run[one] if x is not None) for run in runs]) for one in metrics]
+        lines.append(f"| {' | '.join([arm, *cells])} |")
+    return "\n".join(lines)
+
+
+def sft_cost() -> str:
+    """What SFT costs, by arm: in the demo, and of a step on a real model (experiments/sft_cost.py)."""
+    demo, real = read("sft"), read_mapping(RESULTS / "sft_cost.json")
+    heads = ["SFT", "demo: numbers trained", "seconds a step", "SmolLM2-135M: numbers trained", "seconds a step"]
+    lines = [f"| {' | '.join([*heads, 'peak memory, GB'])} |", "|---" * (1 + len(heads)) + "|"]
+    for arm, one in real["arms"].items():
+        small = demo["costs"][arm]["sft"]
+        seconds = [spread([run["seconds"] for run in small]), middle(one["seconds"])]
+        cells = [f"{small[0]['saved']:,}", seconds[0], f"{one['trained']:,}", seconds[1], middle(one["gb"])]
+        lines.append(f"| {' | '.join([arm, *cells])} |")
+    threads = f"{real['threads']} thread{'s' * (real['threads'] > 1)}"
+    ends = f"SmolLM2: median [lowest, highest] of {len(one['seconds'])} steps of {real['rows']} examples, {threads}"
+    made = f"two processes each; {real['processor']}; commit {real['commit']}; `{real['command']}`"
+    return "\n".join(
+        [*lines, "", f"Demo: the median step of each seed, with one thread; other runs ran beside it. {ends}, {made}."]
+    )
+
+
+def middle(some: list[float]) -> str:
+    """Median [lowest, highest]."""
+    return f"{statistics.median(some):.2f} [{min(some):.2f}, {max(some):.2f}]"
+
+
 def hours() -> str:
     """The time of all runs, by result."""
     lines = ["| result | commit | seeds | hours | made by |", "|---|---|---|---|---|"]
@@ -172,6 +235,9 @@ TABLES: dict[str, Callable[..., str]] = {
     "levels": levels,
     "pairs": pairs,
     "seconds": seconds,
+    "dividing": dividing,
+    "in_training": in_training,
+    "sft_cost": sft_cost,
     "findings": findings,
     "hours": hours,
 }
