@@ -55,6 +55,14 @@ FINDINGS: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
     ("Does SFT before GRPO help, at equal steps of GRPO?", "stages", TEN, "SFT + GRPO", "GRPO only"),
     ("The same, at about equal compute", "stages", ("again/paper",), "SFT + GRPO", "GRPO only, equal compute"),
     ("Is SFT with LoRA as good?", "sft", TEN, "SFT, LoRA", "SFT, full"),
+    ("The same, after GRPO from each?", "sft", ("sft",), "LoRA 16", "full"),
+    (
+        "Does a loss on SFT's prompts too cost accuracy, after GRPO as well?",
+        "sft",
+        ("sft",),
+        "full, prompts too",
+        "full",
+    ),
     ("Dr. GRPO's preset in place of GRPO's, same learning rate?", "losses", ("losses",), "dr_grpo", "grpo"),
     ("SAPO's (a soft gate, no KL), one of 13 presets compared?", "losses", ("losses",), "sapo", "grpo"),
     ("Samples drawn at temperature 0.3 in training?", "failures", ("failures",), "temperature 0.3", "the demo"),
@@ -67,6 +75,24 @@ FINDINGS: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
     ("Does it cost more if groups with equal accuracy train too?", "reflection", ("incompetent",), BY_TOTAL, "gated"),
 )
 """A question, its page, the results (their seeds are taken together) and the two variants that answer it."""
+
+
+SUMMARY: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
+    ("GRPO, on the SFT model", "stages", TEN, "SFT + GRPO", "SFT, full"),
+    ("SFT before GRPO, at about equal compute", "stages", ("again/paper",), "SFT + GRPO", "GRPO only, equal compute"),
+    (
+        "a loss on the prompts of SFT too, as in the paper's LoRA run; then GRPO",
+        "sft",
+        ("sft",),
+        "full, prompts too",
+        "full",
+    ),
+    ("the reflection reward, where a check helps", "reflection", ("reflection",), "gated", "none"),
+    ("the reflection reward, where it does not", "reflection", ("incompetent",), "gated", "none"),
+    ("Dr. GRPO's loss in place of GRPO's", "losses", ("losses",), "dr_grpo", "grpo"),
+    ("this trainer in place of TRL's, the same recipe", "trl", ("trl",), "ours", "TRL"),
+)
+"""The same for the README, in fewer words."""
 
 
 def headline() -> str:
@@ -212,6 +238,19 @@ def middle(some: list[float]) -> str:
     return f"{statistics.median(some):.2f} [{min(some):.2f}, {max(some):.2f}]"
 
 
+def summary() -> str:
+    """The README's rows: one or two of each page of findings."""
+    lines = ["| does it raise accuracy, sampled and held out? | in pairs | |", "|---|---|---|"]
+    for question, page, names, one, other in SUMMARY:
+        cell = in_a_cell(together([read(name) for name in names], one, other, "sampled"))
+        lines.append(f"| [{question}](docs/findings/{page}.md) | {cell} |")
+    ends = (
+        "One small model, one kind of problem, AMD EPYC; the first row of ten seeds, the reflection reward of three, "
+        "the others of five. The commands, and more questions: [docs/findings.md](docs/findings.md)."
+    )
+    return "\n".join([*lines, "", ends])
+
+
 def hours() -> str:
     """The time of all runs, by result."""
     lines = ["| result | commit | seeds | hours | made by |", "|---|---|---|---|---|"]
@@ -220,7 +259,10 @@ def hours() -> str:
         total += (spent := found.get("hours") or 0.0)
         cells = [name, found["commit"], len(found["seeds"]), f"{spent:.1f}"]
         lines.append(f"| {' | '.join(map(str, cells))} | `{found['command']}` |")
-    ends = f"Together {total:.0f} hours: each run from its start to its end, added up, whatever ran beside it."
+    ends = (
+        f"Together {total:.0f} hours: each run from its start to its end, added up, whatever ran beside it. A run that "
+        "several results share counts in each."
+    )
     return "\n".join([*lines, "", ends])
 
 
@@ -239,6 +281,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "in_training": in_training,
     "sft_cost": sft_cost,
     "findings": findings,
+    "summary": summary,
     "hours": hours,
 }
 """A function for each table that a page may hold, by the first word of its mark; the other words are its arguments."""
