@@ -154,15 +154,16 @@ def test_dividing_is_the_gain_with_group_less_the_gain_with_none(results, tmp_pa
         for advantage in ("group", "none"):
             more = gain * (advantage == "group")
             right[f"{reward}, {advantage}"] = {"sampled": [[0.25 + more] * 3] * 2}
-            seeds = [{"sampled": {"reflections": r + 4 * more, "length": 40.0}} for r in (1.0, 2.0)]
-            variants[f"{reward}, {advantage}"] = {"sft": [], "grpo": seeds}
+            seeds = [{"samples": 2, "sampled": {"reflections": r + 4 * more, "length": 40.0}} for r in (1.0, 2.0)]
+            variants[f"{reward}, {advantage}"] = {"sft": seeds, "grpo": seeds}
     (tmp_path / "spread/results.json").write_text(json.dumps({**found, "right": right, "variants": variants}))
     rows = {
         cells[1].strip(): cells[2:5] for row in page_tables.dividing().splitlines() if (cells := row.split("|"))[4:]
     }
     assert [cell.strip(" *")[:6] for cell in rows["ungated: accuracy"]] == ["+0.500", "+0.000", "+0.500"]
-    assert [cell.strip(" *")[:6] for cell in rows["gated: reflections"]] == ["+1.000", "+0.000", "+1.000"]
-    assert [cell.strip(" *")[:6] for cell in rows["waits: length"]] == ["+0.000"] * 3
+    assert [cell.strip(" *")[:5] for cell in rows["gated: reflections"]] == ["+1.00", "+0.00", "+1.00"]
+    assert rows["gated: reflections"][0].startswith(" **") and "*" not in rows["gated: reflections"][1]
+    assert [cell.strip(" *")[:5] for cell in rows["waits: length"]] == ["+0.00"] * 3
 
 
 def test_metrics_of_the_training_are_means_over_steps_then_over_seeds(results):

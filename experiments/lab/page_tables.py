@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.lab.questions import UNPAID, findings, summary
 from experiments.lab.results import KINDS, of_arrays, spread
 from experiments.lab.tables import (
     COLUMNS,
@@ -24,7 +25,6 @@ from experiments.lab.tables import (
     read_all,
     rows,
     signs,
-    together,
     values,
 )
 from grpo.runs.files import read_mapping
@@ -46,53 +46,6 @@ LESS = (
     ("SFT + GRPO", "GRPO only, equal compute"),
 )
 """The pairs of the paper's rows; a result that lacks an arm leaves its pairs out."""
-TEN = ("paper", "again/paper")
-"""Seeds 0 to 4 and 5 to 9."""
-BY_TOTAL = "gated, groups dropped by total reward"
-FINDINGS: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
-    ("Does SFT help?", "stages", TEN, "SFT, full", "base"),
-    ("Does GRPO add to SFT?", "stages", TEN, "SFT + GRPO", "SFT, full"),
-    ("Does SFT before GRPO help, at equal steps of GRPO?", "stages", TEN, "SFT + GRPO", "GRPO only"),
-    ("The same, at about equal compute", "stages", ("again/paper",), "SFT + GRPO", "GRPO only, equal compute"),
-    ("Is SFT with LoRA as good?", "sft", TEN, "SFT, LoRA", "SFT, full"),
-    ("The same, after GRPO from each?", "sft", ("sft",), "LoRA 16", "full"),
-    (
-        "Does a loss on SFT's prompts too cost accuracy, after GRPO as well?",
-        "sft",
-        ("sft",),
-        "full, prompts too",
-        "full",
-    ),
-    ("Dr. GRPO's preset in place of GRPO's, same learning rate?", "losses", ("losses",), "dr_grpo", "grpo"),
-    ("SAPO's (a soft gate, no KL), one of 13 presets compared?", "losses", ("losses",), "sapo", "grpo"),
-    ("Samples drawn at temperature 0.3 in training?", "failures", ("failures",), "temperature 0.3", "the demo"),
-    ("100 steps without KL in place of 25 with it?", "failures", ("failures",), "no KL, 100 steps", "the demo"),
-    ("Does TRL's trainer learn the same from the same recipe?", "trl", ("trl",), "ours", "TRL"),
-    ("Does paying for reflection help where a check helps?", "reflection", ("reflection",), "gated", "none"),
-    ("The same, paid in wrong answers too", "reflection", ("reflection",), "ungated", "none"),
-    ("Does it cost accuracy where a check does not help?", "reflection", ("incompetent",), "gated", "none"),
-    ("The same, paid in wrong answers too", "reflection", ("incompetent",), "ungated", "none"),
-    ("Does it cost more if groups with equal accuracy train too?", "reflection", ("incompetent",), BY_TOTAL, "gated"),
-)
-"""A question, its page, the results (their seeds are taken together) and the two variants that answer it."""
-
-
-SUMMARY: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
-    ("GRPO, on the SFT model", "stages", TEN, "SFT + GRPO", "SFT, full"),
-    ("SFT before GRPO, at about equal compute", "stages", ("again/paper",), "SFT + GRPO", "GRPO only, equal compute"),
-    (
-        "a loss on the prompts of SFT too, as in the paper's LoRA run; then GRPO",
-        "sft",
-        ("sft",),
-        "full, prompts too",
-        "full",
-    ),
-    ("the reflection reward, where a check helps", "reflection", ("reflection",), "gated", "none"),
-    ("the reflection reward, where it does not", "reflection", ("incompetent",), "gated", "none"),
-    ("Dr. GRPO's loss in place of GRPO's", "losses", ("losses",), "dr_grpo", "grpo"),
-    ("this trainer in place of TRL's, the same recipe", "trl", ("trl",), "ours", "TRL"),
-)
-"""The same for the README, in fewer words."""
 
 
 def headline() -> str:
@@ -169,15 +122,6 @@ def step_seconds(found: dict[str, Any]) -> dict[str, list[float]]:
     return {arm: [statistics.median(run["seconds"]) for run in runs] for arm, runs in found["training"].items()}
 
 
-def findings() -> str:
-    """A row per question: the paired difference that answers it."""
-    lines = ["| question | difference in sampled accuracy | | page |", "|---|---|---|---|"]
-    for question, page, names, one, other in FINDINGS:
-        cell = in_a_cell(together([read(name) for name in names], one, other, "sampled"))
-        lines.append(f"| {question} | {one}, less {other}: {cell} | [{page}](findings/{page}.md) |")
-    return "\n".join(lines)
-
-
 def dividing() -> str:
     """What each reward changes with `group`, which divides by the spread, with `none`, and the one less the other."""
     found = read("spread")
@@ -187,15 +131,21 @@ def dividing() -> str:
         for what in ("accuracy", "reflections", "length"):
             gains = []
             for advantage in ("group", "none"):
-                paid, unpaid = (
-                    measured(found, f"{one}, {advantage}", what) for one in (reward, "no reflection reward")
-                )
+                paid, unpaid = (measured(found, f"{one}, {advantage}", what) for one in (reward, UNPAID))
                 gains.append(paid - unpaid)
-            some = [in_bold(of_arrays(gain, np.zeros_like(gain))) for gain in gains]
-            lines.append(f"| {' | '.join([f'{reward}: {what}', *some, in_bold(of_arrays(*gains))])} |")
-    return "\n".join(
-        [*lines, "", "Accuracy: over seeds and problems. Reflections and tokens a completion: over seeds."]
-    )
+            pairs = [(gain, np.zeros_like(gain)) for gain in gains] + [tuple(gains)]
+            lines.append(f"| {reward}: {what} | {' | '.join(of_a_gain(*pair) for pair in pairs)} |")
+    ends = "In bold: 0 lies outside of the interval. Accuracy: over seeds and problems; the others: over seeds."
+    return "\n".join([*lines, "", f"{ends} {facts(found)}"])
+
+
+def of_a_gain(one: np.ndarray, other: np.ndarray) -> str:
+    """one - other, of accuracy in three digits, [S, P], and of another figure in two, [1, S]."""
+    d = of_arrays(one, other)
+    if len(one) > 1:
+        return in_bold(d)
+    text = f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]"
+    return f"**{text}**" if d.shown else text
 
 
 def measured(found: dict[str, Any], arm: str, what: str) -> np.ndarray:
@@ -236,19 +186,6 @@ def sft_cost() -> str:
 def middle(some: list[float]) -> str:
     """Median [lowest, highest]."""
     return f"{statistics.median(some):.2f} [{min(some):.2f}, {max(some):.2f}]"
-
-
-def summary() -> str:
-    """The README's rows: one or two of each page of findings."""
-    lines = ["| does it raise accuracy, sampled and held out? | in pairs | |", "|---|---|---|"]
-    for question, page, names, one, other in SUMMARY:
-        cell = in_a_cell(together([read(name) for name in names], one, other, "sampled"))
-        lines.append(f"| [{question}](docs/findings/{page}.md) | {cell} |")
-    ends = (
-        "One small model, one kind of problem, AMD EPYC; the first row of ten seeds, the reflection reward of three, "
-        "the others of five. The commands, and more questions: [docs/findings.md](docs/findings.md)."
-    )
-    return "\n".join([*lines, "", ends])
 
 
 def hours() -> str:

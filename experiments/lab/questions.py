@@ -1,0 +1,88 @@
+"""The questions of the findings, and the tables of their answers, for docs/findings.md and README."""
+
+from __future__ import annotations
+
+from experiments.lab.tables import in_a_cell, read, together
+
+TEN = ("paper", "again/paper")
+"""Seeds 0 to 4 and 5 to 9."""
+UNPAID = "no reflection reward"
+BY_TOTAL = "gated, groups dropped by total reward"
+FINDINGS: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
+    ("Does SFT help?", "stages", TEN, "SFT, full", "base"),
+    ("Does GRPO add to SFT?", "stages", TEN, "SFT + GRPO", "SFT, full"),
+    ("Does SFT before GRPO help, at equal steps of GRPO?", "stages", TEN, "SFT + GRPO", "GRPO only"),
+    ("The same, at about equal compute", "stages", ("again/paper",), "SFT + GRPO", "GRPO only, equal compute"),
+    ("Is SFT with LoRA as good?", "sft", TEN, "SFT, LoRA", "SFT, full"),
+    ("The same, after GRPO from each?", "sft", ("sft",), "LoRA 16", "full"),
+    (
+        "Does a loss on SFT's prompts too cost accuracy, after GRPO as well?",
+        "sft",
+        ("sft",),
+        "full, prompts too",
+        "full",
+    ),
+    ("Dr. GRPO's preset in place of GRPO's, same learning rate?", "losses", ("losses",), "dr_grpo", "grpo"),
+    ("SAPO's (a soft gate, no KL), one of 13 presets compared?", "losses", ("losses",), "sapo", "grpo"),
+    ("Samples drawn at temperature 0.3 in training?", "failures", ("failures",), "temperature 0.3", "the demo"),
+    ("100 steps without KL in place of 25 with it?", "failures", ("failures",), "no KL, 100 steps", "the demo"),
+    ("Does TRL's trainer learn the same from the same recipe?", "trl", ("trl",), "ours", "TRL"),
+    ("Does paying for reflection help where a check helps?", "reflection", ("reflection",), "gated", "none"),
+    ("The same, paid in wrong answers too", "reflection", ("reflection",), "ungated", "none"),
+    ("Does it cost accuracy where a check does not help?", "reflection", ("incompetent",), "gated", "none"),
+    ("The same, paid in wrong answers too", "reflection", ("incompetent",), "ungated", "none"),
+    ("Does it cost more if groups with equal accuracy train too?", "reflection", ("incompetent",), BY_TOTAL, "gated"),
+    ("Does it cost accuracy there, against no such reward?", "spread", ("spread",), "gated, group", f"{UNPAID}, group"),
+    ("The same, where `none` does not divide by the spread", "spread", ("spread",), "gated, none", f"{UNPAID}, none"),
+    (
+        "A reward for a word, of weight 0.2, divided by the spread?",
+        "spread",
+        ("spread",),
+        "waits, group",
+        f"{UNPAID}, group",
+    ),
+    ("The same, where `none` does not divide", "spread", ("spread",), "waits, none", f"{UNPAID}, none"),
+)
+"""A question, its page, the results (their seeds are taken together) and the two variants that answer it."""
+
+
+SUMMARY: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
+    ("GRPO, on the SFT model", "stages", TEN, "SFT + GRPO", "SFT, full"),
+    ("SFT before GRPO, at about equal compute", "stages", ("again/paper",), "SFT + GRPO", "GRPO only, equal compute"),
+    (
+        "a loss on the prompts of SFT too, as in the paper's LoRA run; then GRPO",
+        "sft",
+        ("sft",),
+        "full, prompts too",
+        "full",
+    ),
+    ("the reflection reward, where a check helps", "reflection", ("reflection",), "gated", "none"),
+    ("the reflection reward, where it does not", "reflection", ("incompetent",), "gated", "none"),
+    ("a reward of 0.2 for a word, divided by the spread", "spread", ("spread",), "waits, group", f"{UNPAID}, group"),
+    ("the same, not divided", "spread", ("spread",), "waits, none", f"{UNPAID}, none"),
+    ("Dr. GRPO's loss in place of GRPO's", "losses", ("losses",), "dr_grpo", "grpo"),
+    ("this trainer in place of TRL's, the same recipe", "trl", ("trl",), "ours", "TRL"),
+)
+"""The same for the README, in fewer words."""
+
+
+def findings() -> str:
+    """A row per question: the paired difference that answers it."""
+    lines = ["| question | difference in sampled accuracy | | page |", "|---|---|---|---|"]
+    for question, page, names, one, other in FINDINGS:
+        cell = in_a_cell(together([read(name) for name in names], one, other, "sampled"))
+        lines.append(f"| {question} | {one}, less {other}: {cell} | [{page}](findings/{page}.md) |")
+    return "\n".join(lines)
+
+
+def summary() -> str:
+    """The README's rows: one or two of each page of findings."""
+    lines = ["| does it raise accuracy, sampled and held out? | in pairs | |", "|---|---|---|"]
+    for question, page, names, one, other in SUMMARY:
+        cell = in_a_cell(together([read(name) for name in names], one, other, "sampled"))
+        lines.append(f"| [{question}](docs/findings/{page}.md) | {cell} |")
+    ends = (
+        "One small model, one kind of problem, AMD EPYC; the first row of ten seeds, the reflection reward of three, "
+        "the others of five. The commands, and more questions: [docs/findings.md](docs/findings.md)."
+    )
+    return "\n".join([*lines, "", ends])
