@@ -72,7 +72,7 @@ def draw_training(plan: Plan, found: dict[str, Any], path: Path) -> bool:
     if not plan.watch or (plt := plotting()) is None:
         return False
     high = -(-len(plan.watch) // 2)
-    _, axes = plt.subplots(high, 2, figsize=(9, 2.6 * high), layout="constrained", squeeze=False)
+    drawing, axes = plt.subplots(high, 2, figsize=(9, 0.4 + 2.6 * high), layout="constrained", squeeze=False)
     for axis, name in zip(axes.flat, plan.watch, strict=False):
         for number, variant in enumerate(plan.variants):
             runs = [per_step(run, name) for run in found["training"][variant]]
@@ -83,7 +83,8 @@ def draw_training(plan: Plan, found: dict[str, Any], path: Path) -> bool:
         axis.set(title=name, xlabel="step")
         if name == "kl":  # a single token may make it a thousand times as large
             axis.set_yscale("symlog", linthresh=0.1)
-    axes[0, 0].legend(frameon=False, fontsize=7)
+    lines = axes[0, 0].get_legend_handles_labels()
+    drawing.legend(*lines, frameon=False, fontsize=8, loc="outside lower center", ncols=min(4, len(plan.variants)))
     for axis in list(axes.flat)[len(plan.watch) :]:
         axis.remove()
     save(plt, path)
