@@ -179,4 +179,4 @@ def test_what_sft_costs_stands_beside_the_demos(results, tmp_path, monkeypatch):
     (tmp_path / "sft_cost.json").write_text(json.dumps(cost))
     lines = page_tables.sft_cost().splitlines()
     row = "| LoRA | 1,234 | 0.600 [0.500, 0.700] | 5,678 | 2.00 [1.00, 3.00] | 2.60 [2.50, 2.70] |"
-    assert lines[2] == row and "of 3 steps of 4 examples, 1 thread, two processes each; P; commit abc" in lines[-1]
+    assert lines[2] == row and "of 3 steps in two processes, 4 examples a step, 1 thread; P; commit abc" in lines[-1]

@@ -176,11 +176,12 @@ def sft_cost() -> str:
         cells = [f"{small[0]['saved']:,}", seconds[0], f"{one['trained']:,}", seconds[1], middle(one["gb"])]
         lines.append(f"| {' | '.join([arm, *cells])} |")
     threads = f"{real['threads']} thread{'s' * (real['threads'] > 1)}"
-    ends = f"SmolLM2: median [lowest, highest] of {len(one['seconds'])} steps of {real['rows']} examples, {threads}"
-    made = f"two processes each; {real['processor']}; commit {real['commit']}; `{real['command']}`"
-    return "\n".join(
-        [*lines, "", f"Demo: the median step of each seed, with one thread; other runs ran beside it. {ends}, {made}."]
+    each = f"median [lowest, highest] of {len(one['seconds'])} steps in two processes, {real['rows']} examples a step"
+    ends = (
+        "Demo: the median step of each seed, mean [lowest, highest] over seeds; one thread, with other runs beside it. "
+        f"SmolLM2 on SVAMP: {each}, {threads}; {real['processor']}; commit {real['commit']}; `{real['command']}`."
     )
+    return "\n".join([*lines, "", ends])
 
 
 def middle(some: list[float]) -> str:

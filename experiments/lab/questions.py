@@ -13,10 +13,10 @@ FINDINGS: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
     ("Does GRPO add to SFT?", "stages", TEN, "SFT + GRPO", "SFT, full"),
     ("Does SFT before GRPO help, at equal steps of GRPO?", "stages", TEN, "SFT + GRPO", "GRPO only"),
     ("The same, at about equal compute", "stages", ("again/paper",), "SFT + GRPO", "GRPO only, equal compute"),
-    ("Is SFT with LoRA as good?", "sft", TEN, "SFT, LoRA", "SFT, full"),
+    ("Does SFT with LoRA, rank 16, differ from full-parameter SFT?", "stages", TEN, "SFT, LoRA", "SFT, full"),
     ("The same, after GRPO from each?", "sft", ("sft",), "LoRA 16", "full"),
     (
-        "Does a loss on SFT's prompts too cost accuracy, after GRPO as well?",
+        "Does a loss on the prompts too, in full-parameter SFT, cost accuracy after GRPO?",
         "sft",
         ("sft",),
         "full, prompts too",
@@ -35,7 +35,7 @@ FINDINGS: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
     ("Does it cost accuracy there, against no such reward?", "spread", ("spread",), "gated, group", f"{UNPAID}, group"),
     ("The same, where `none` does not divide by the spread", "spread", ("spread",), "gated, none", f"{UNPAID}, none"),
     (
-        "A reward for a word, of weight 0.2, divided by the spread?",
+        "There too: a reward for the word `wait`, weight 0.2, divided by the spread?",
         "spread",
         ("spread",),
         "waits, group",
@@ -47,10 +47,10 @@ FINDINGS: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
 
 
 SUMMARY: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
-    ("GRPO, on the SFT model", "stages", TEN, "SFT + GRPO", "SFT, full"),
+    ("GRPO, on the SFT model (ten seeds; above are five)", "stages", TEN, "SFT + GRPO", "SFT, full"),
     ("SFT before GRPO, at about equal compute", "stages", ("again/paper",), "SFT + GRPO", "GRPO only, equal compute"),
     (
-        "a loss on the prompts of SFT too, as in the paper's LoRA run; then GRPO",
+        "a loss on the prompts too, in full-parameter SFT, after GRPO",
         "sft",
         ("sft",),
         "full, prompts too",
@@ -58,7 +58,13 @@ SUMMARY: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
     ),
     ("the reflection reward, where a check helps", "reflection", ("reflection",), "gated", "none"),
     ("the reflection reward, where it does not", "reflection", ("incompetent",), "gated", "none"),
-    ("a reward of 0.2 for a word, divided by the spread", "spread", ("spread",), "waits, group", f"{UNPAID}, group"),
+    (
+        "there, a reward for the word `wait`, weight 0.2, divided by the spread",
+        "spread",
+        ("spread",),
+        "waits, group",
+        f"{UNPAID}, group",
+    ),
     ("the same, not divided", "spread", ("spread",), "waits, none", f"{UNPAID}, none"),
     ("Dr. GRPO's loss in place of GRPO's", "losses", ("losses",), "dr_grpo", "grpo"),
     ("this trainer in place of TRL's, the same recipe", "trl", ("trl",), "ours", "TRL"),
@@ -77,7 +83,7 @@ def findings() -> str:
 
 def summary() -> str:
     """The README's rows: one or two of each page of findings."""
-    lines = ["| does it raise accuracy, sampled and held out? | in pairs | |", "|---|---|---|"]
+    lines = ["| what it does to accuracy, sampled and held out | in pairs | is a difference shown? |", "|---|---|---|"]
     for question, page, names, one, other in SUMMARY:
         cell = in_a_cell(together([read(name) for name in names], one, other, "sampled"))
         lines.append(f"| [{question}](docs/findings/{page}.md) | {cell} |")
