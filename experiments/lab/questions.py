@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from experiments.lab.tables import in_a_cell, read, together
 
+Question = tuple[str, str, tuple[str, ...], str, str]
+"""A question, its page, the results (their seeds are taken together) and the two variants that answer it."""
 TEN = ("paper", "again/paper")
 """Seeds 0 to 4 and 5 to 9."""
 UNPAID = "no reflection reward"
 BY_TOTAL = "gated, groups dropped by total reward"
-FINDINGS: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
+FINDINGS: tuple[Question, ...] = (
     ("Does SFT help?", "stages", TEN, "SFT, full", "base"),
     ("Does GRPO add to SFT?", "stages", TEN, "SFT + GRPO", "SFT, full"),
     ("Does SFT before GRPO help, at equal steps of GRPO?", "stages", TEN, "SFT + GRPO", "GRPO only"),
@@ -43,10 +45,9 @@ FINDINGS: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
     ),
     ("The same, where `none` does not divide", "spread", ("spread",), "waits, none", f"{UNPAID}, none"),
 )
-"""A question, its page, the results (their seeds are taken together) and the two variants that answer it."""
 
 
-SUMMARY: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
+SUMMARY: tuple[Question, ...] = (
     ("GRPO, on the SFT model (ten seeds; above are five)", "stages", TEN, "SFT + GRPO", "SFT, full"),
     ("SFT before GRPO, at about equal compute", "stages", ("again/paper",), "SFT + GRPO", "GRPO only, equal compute"),
     (
@@ -69,14 +70,19 @@ SUMMARY: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
     ("Dr. GRPO's loss in place of GRPO's", "losses", ("losses",), "dr_grpo", "grpo"),
     ("this trainer in place of TRL's, the same recipe", "trl", ("trl",), "ours", "TRL"),
 )
-"""The same for the README, in fewer words."""
+"""Those of the README, in fewer words."""
+
+
+def answer(names: tuple[str, ...], one: str, other: str) -> str:
+    """The paired difference in sampled accuracy, over the seeds of these results."""
+    return in_a_cell(together([read(name) for name in names], one, other, "sampled"))
 
 
 def findings() -> str:
     """A row per question: the paired difference that answers it."""
     lines = ["| question | difference in sampled accuracy | | page |", "|---|---|---|---|"]
     for question, page, names, one, other in FINDINGS:
-        cell = in_a_cell(together([read(name) for name in names], one, other, "sampled"))
+        cell = answer(names, one, other)
         lines.append(f"| {question} | {one}, less {other}: {cell} | [{page}](findings/{page}.md) |")
     return "\n".join(lines)
 
@@ -85,7 +91,7 @@ def summary() -> str:
     """The README's rows: one or two of each page of findings."""
     lines = ["| what it does to accuracy, sampled and held out | in pairs | is a difference shown? |", "|---|---|---|"]
     for question, page, names, one, other in SUMMARY:
-        cell = in_a_cell(together([read(name) for name in names], one, other, "sampled"))
+        cell = answer(names, one, other)
         lines.append(f"| [{question}](docs/findings/{page}.md) | {cell} |")
     ends = (
         "One small model, one kind of problem, AMD EPYC; the first row of ten seeds, the reflection reward of three, "
