@@ -44,9 +44,9 @@ GROUPS: dict[str, dict[str, str]] = {
         "updates": "Optimiser steps of the step: mini-batches times passes, fewer where groups are missing.",
         "skipped": "Optimiser steps skipped because the loss or gradient was NaN or infinite; they moved nothing.",
         "lr": "Learning rate of the step, after warm-up and schedule.",
-        "sampler_gap": "Mean |trainer's - sampler's logp| per token before the update. It is rounding, since matmuls of "
-        "other shapes round otherwise: below 1e-4 in float32, a few hundredths in bfloat16. The ratio is not affected: "
-        "both of its log-probs are the trainer's.",
+        "sampler_gap": "Mean |trainer's - sampler's logp| per token before the update. It is rounding, since matmuls "
+        "of other shapes round otherwise: below 1e-4 in float32, a few hundredths in bfloat16. The ratio is not "
+        "affected: both of its log-probs are the trainer's.",
     },
     "Speed": {
         "tokens_per_second": "Completion tokens per second of the whole step (GRPO: sampled; SFT: trained on).",
