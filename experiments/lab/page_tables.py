@@ -184,6 +184,22 @@ def sft_cost() -> str:
     return "\n".join([*lines, "", ends])
 
 
+def sft_rates() -> str:
+    """Accuracy on the validation split by kind of SFT and learning rate; an arm is named `kind, rate`."""
+    found = read("sft_lr")
+    kinds: dict[str, list[str]] = {}
+    for arm, stages in found["variants"].items():
+        kind, rate = arm.rsplit(", ", 1)
+        (evaluations,) = stages.values()
+        kinds.setdefault(kind, []).append(f"{rate}: {spread([one['sampled']['accuracy'] for one in evaluations])}")
+    lines = ["| SFT | lowest rate | middle | highest |", "|---|---|---|---|"]
+    lines += [f"| {' | '.join([kind, *cells])} |" for kind, cells in kinds.items()]
+    ends = "Rate: sampled accuracy on the validation split, mean over seeds [lowest, highest]"
+    seeds = " and ".join(map(str, found["seeds"]))
+    ends += f"; seeds {seeds}; {found['processor']}; commit {found['commit']}; `{found['command']}`."
+    return "\n".join([*lines, "", ends])
+
+
 def middle(some: list[float]) -> str:
     """Median [lowest, highest]."""
     return f"{statistics.median(some):.2f} [{min(some):.2f}, {max(some):.2f}]"
@@ -218,6 +234,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "dividing": dividing,
     "in_training": in_training,
     "sft_cost": sft_cost,
+    "sft_rates": sft_rates,
     "findings": findings,
     "summary": summary,
     "hours": hours,
