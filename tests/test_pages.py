@@ -158,7 +158,7 @@ def test_dividing_is_the_gain_with_group_less_the_gain_with_none(results, tmp_pa
             variants[f"{reward}, {advantage}"] = {"sft": seeds, "grpo": seeds}
     (tmp_path / "spread/results.json").write_text(json.dumps({**found, "right": right, "variants": variants}))
     rows = {
-        cells[1].strip(): cells[2:5] for row in page_tables.dividing().splitlines() if (cells := row.split("|"))[4:]
+        cells[1].strip(): cells[2:5] for row in page_tables.dividing("spread").splitlines() if (cells := row.split("|"))[4:]
     }
     assert [cell.strip(" *")[:6] for cell in rows["ungated: accuracy"]] == ["+0.500", "+0.000", "+0.500"]
     assert [cell.strip(" *")[:5] for cell in rows["gated: reflections"]] == ["+1.00", "+0.00", "+1.00"]

@@ -122,9 +122,9 @@ def step_seconds(found: dict[str, Any]) -> dict[str, list[float]]:
     return {arm: [statistics.median(run["seconds"]) for run in runs] for arm, runs in found["training"].items()}
 
 
-def dividing() -> str:
+def dividing(name: str) -> str:
     """What each reward changes with `group`, which divides by the spread, with `none`, and the one less the other."""
-    found = read("spread")
+    found = read(name)
     heads = ["less the arm without a reflection reward", "with `group`", "with `none`", "`group` less `none`"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for reward in ("gated", "ungated", "waits"):

@@ -48,7 +48,7 @@ FINDINGS: tuple[Question, ...] = (
 
 
 SUMMARY: tuple[Question, ...] = (
-    ("GRPO, on the SFT model (ten seeds; above are five)", "stages", TEN, "SFT + GRPO", "SFT, full"),
+    ("GRPO, on the SFT model (above are five of these seeds)", "stages", TEN, "SFT + GRPO", "SFT, full"),
     ("SFT before GRPO, at about equal compute", "stages", ("again/paper",), "SFT + GRPO", "GRPO only, equal compute"),
     (
         "a loss on the prompts too, in full-parameter SFT, after GRPO",
@@ -74,13 +74,14 @@ SUMMARY: tuple[Question, ...] = (
 
 
 def answer(names: tuple[str, ...], one: str, other: str) -> str:
-    """The paired difference in sampled accuracy, over the seeds of these results."""
-    return in_a_cell(together([read(name) for name in names], one, other, "sampled"))
+    """The paired difference in sampled accuracy, over the seeds of these results, and how many those are."""
+    d = together([read(name) for name in names], one, other, "sampled")
+    return f"{in_a_cell(d)} | {d.seeds}"
 
 
 def findings() -> str:
     """A row per question: the paired difference that answers it."""
-    lines = ["| question | difference in sampled accuracy | | page |", "|---|---|---|---|"]
+    lines = ["| question | difference in sampled accuracy | | seeds | page |", "|---|---|---|---|---|"]
     for question, page, names, one, other in FINDINGS:
         cell = answer(names, one, other)
         lines.append(f"| {question} | {one}, less {other}: {cell} | [{page}](findings/{page}.md) |")
@@ -89,12 +90,13 @@ def findings() -> str:
 
 def summary() -> str:
     """The README's rows: one or two of each page of findings."""
-    lines = ["| what it does to accuracy, sampled and held out | in pairs | is a difference shown? |", "|---|---|---|"]
+    heads = ["what it does to accuracy, sampled and held out", "in pairs", "is a difference shown?", "seeds"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for question, page, names, one, other in SUMMARY:
         cell = answer(names, one, other)
         lines.append(f"| [{question}](docs/findings/{page}.md) | {cell} |")
     ends = (
-        "One small model, one kind of problem, AMD EPYC; the first row of ten seeds, the reflection reward of three, "
-        "the others of five. The commands, and more questions: [docs/findings.md](docs/findings.md)."
+        "One small model, one kind of problem, AMD EPYC. The commands, and more questions: "
+        "[docs/findings.md](docs/findings.md)."
     )
     return "\n".join([*lines, "", ends])
