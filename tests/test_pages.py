@@ -157,9 +157,8 @@ def test_dividing_is_the_gain_with_group_less_the_gain_with_none(results, tmp_pa
             seeds = [{"samples": 2, "sampled": {"reflections": r + 4 * more, "length": 40.0}} for r in (1.0, 2.0)]
             variants[f"{reward}, {advantage}"] = {"sft": seeds, "grpo": seeds}
     (tmp_path / "spread/results.json").write_text(json.dumps({**found, "right": right, "variants": variants}))
-    rows = {
-        cells[1].strip(): cells[2:5] for row in page_tables.dividing("spread").splitlines() if (cells := row.split("|"))[4:]
-    }
+    table = page_tables.dividing("spread").splitlines()
+    rows = {cells[1].strip(): cells[2:5] for row in table if (cells := row.split("|"))[4:]}
     assert [cell.strip(" *")[:6] for cell in rows["ungated: accuracy"]] == ["+0.500", "+0.000", "+0.500"]
     assert [cell.strip(" *")[:5] for cell in rows["gated: reflections"]] == ["+1.00", "+0.00", "+1.00"]
     assert rows["gated: reflections"][0].startswith(" **") and "*" not in rows["gated: reflections"][1]
