@@ -39,7 +39,7 @@ demo: $(VENV)/.ready ## the four stages on the embedded problems, then the table
 	@$(VENV)/bin/python -m experiments.expected check runs/demo/3-grpo
 
 ablate: $(VENV)/.ready-figures ## arms x seeds, paired, with a figure: make ablate NAME=reflection SEEDS="0 1 2"
-	$(VENV)/bin/python -m experiments.ablate $(NAME) --seeds $(SEEDS) $(ARGS)
+	$(VENV)/bin/python -m experiments.ablate $(NAME) $(ARGS) --seeds $(SEEDS)
 
 paper: ## the rows of the paper's table on the embedded problems: make paper SEEDS="0 1 2 3 4"
 	@$(MAKE) --no-print-directory ablate NAME=paper

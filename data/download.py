@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None, downloads: dict[str, dict[str, Download]
             for file_name, download in downloads[name].items():
                 fetch(download, Path(args.root) / file_name, args.base_url or download.host)
     except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"data: {error}", file=sys.stderr)
         return 2
     return 0
 

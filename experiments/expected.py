@@ -208,8 +208,8 @@ def shaping(run: Path) -> dict[str, Any]:
 def run_minimal(given: argparse.Namespace) -> int:
     """Run grpo.minimal, show what it prints as it comes, and then the line."""
     command = [sys.executable, "-m", "grpo.minimal", str(given.seed)]
-    lines = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    quiet, lines = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}, []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=quiet) as process:
         for line in process.stdout:
             print(line, end="", flush=True)
             lines.append(line)

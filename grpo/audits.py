@@ -13,11 +13,13 @@ import json
 
 from grpo.distributed import rank
 from grpo.runs.config import Config, RewardConfig
+from grpo.runs.hints import program
 from grpo.runs.log import say
 from grpo.scoring import RewardSet
 from grpo.types import Problem
 from rewards.audit import GOLD, Audit
 from rewards.audit.audit import PROMPT, OutOfTime
+from rewards.audit.report import NO_CASE
 from rewards.sandbox import Sandbox
 
 SLOW = 0.05  # seconds a completion from which on a reward is not audited
@@ -36,7 +38,8 @@ def say_audits(config: Config, rewards: RewardSet, problems: list[Problem], chat
                 found = audit_line(path, reward, rewards.functions[name], problems[0], chat)
             except Exception as error:  # the user's code; whatever it does here, it may work in the run
                 found = f"not made ({said(error)[:200]})"
-            say(f"audit of {path}: {found}; all of it: {command(path, reward)}")
+            more = "" if found == NO_CASE else f"; all of it: {command(path, reward)}"
+            say(f"audit of {path}: {found}{more}")
 
 
 def audit_line(path: str, reward: RewardConfig, function: object, problem: Problem, chat: bool) -> str:
@@ -70,4 +73,4 @@ def said(error: Exception) -> str:
 def command(path: str, reward: RewardConfig) -> str:
     """The command that shows the whole audit."""
     settings = "".join(f" --set '{key}={json.dumps(value)}'" for key, value in reward.args.items())
-    return f"python -m grpo audit {path}{settings}"
+    return f"{program()} audit {path}{settings}"

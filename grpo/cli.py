@@ -129,7 +129,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     def add(name: str, text: str, example: str, **options: bool) -> argparse.ArgumentParser:
-        epilog = f"example: python -m grpo {name} {example}"
+        epilog = f"example: {hints.program()} {name} {example}"
         return commands.add_parser(name, help=text, description=text, epilog=epilog, allow_abbrev=False, **options)
 
     for name, (text, example) in CONFIGURED.items():

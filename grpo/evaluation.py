@@ -106,6 +106,7 @@ def summary(config: Config, problems: list[Problem], sampled: list[Judged], gree
         "top_p": config.eval.top_p,
         "source": config.eval.data.label,
         "seed": config.eval.seed,
+        "reward_settings": {name: {"function": one.function, **one.args} for name, one in config.rewards.items()},
         "sampled": {
             **describe(sampled),
             "se": standard_error(shares),
@@ -210,10 +211,8 @@ def shortened(row: Judged, most: int) -> Judged:
 def without_middle(text: str, most: int) -> str:
     """A text of about `most` bytes of JSON at most: its beginning and its end."""
     size = len(json.dumps(text))
-    if size <= most:
-        return text
     half = max(20, most * len(text) // size // 2)
-    if 2 * half >= len(text):
+    if size <= most or 2 * half >= len(text):
         return text
     return f"{text[:half]} ... ({len(text) - 2 * half} characters) ... {text[-half:]}"
 

@@ -10,6 +10,7 @@ from helpers_runs import grpo, lines, write_module
 
 from grpo import audits
 from grpo.runs.config import Config, RewardConfig, SandboxConfig
+from grpo.runs.hints import program
 from grpo.scoring import load_rewards
 from grpo.types import Problem
 
@@ -77,7 +78,7 @@ def said(tmp_path, monkeypatch, capsys):
 def test_the_last_line_of_the_audit_is_said_with_the_command_that_shows_all(said):
     text = said("waits", weight=2)
     assert text.startswith("pays for reflection; of 20 cases ")
-    assert text.endswith("; all of it: python -m grpo audit M:waits --set 'weight=2'")
+    assert text.endswith(f"; all of it: {program()} audit M:waits --set 'weight=2'")
 
 
 def test_a_column_of_the_data_that_holds_the_gold_is_found(said):
@@ -89,7 +90,7 @@ def test_a_column_of_the_data_that_holds_the_gold_is_found(said):
 
 def test_a_reward_that_pays_all_messages_alike_says_so_where_completions_are_messages(said):
     assert "is constant on messages: pays everything alike (-1)" in said("text_only", chat=True)
-    assert "there is no case for what it pays" in said("text_only")
+    assert said("text_only").endswith("there is no case for what it pays")  # and no command, which says no more
 
 
 @pytest.mark.parametrize(

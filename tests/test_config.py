@@ -193,3 +193,11 @@ def test_dapos_preset_drops_groups_by_correctness_unless_told_otherwise(tmp_path
 
 def test_an_empty_text_may_be_written_as_nothing():
     assert load_config(None, ["eval.folder=", 'prompt.system=""']).eval.folder == ""
+
+
+@pytest.mark.parametrize("folder", ["demo", "gsm8k", "svamp", "paper"])
+def test_the_stages_of_an_experiment_have_the_same_rewards(folder):
+    """So that their evaluations, which stand side by side, are of the same rewards."""
+    stages = ("base", "sft", "grpo", "eval")
+    found = [load_config(str(REPO / "experiments" / folder / f"{stage}.yaml")).rewards for stage in stages]
+    assert all(one == found[0] for one in found), found

@@ -112,7 +112,7 @@ def test_trouble_is_one_line_and_leaves_nothing(server, tmp_path, capsys, monkey
     assert main(["small", "--root", str(root), "--base-url", server.url + trouble], table("")) == 2
     out, err = capsys.readouterr()
     last = err.splitlines()[-1]
-    assert out == "" and err.count("error:") == 1 and last.startswith("error: ") and reason in last
+    assert out == "" and err.count("data:") == 1 and last.startswith("data: ") and reason in last
     assert list(tmp_path.iterdir()) == []
     if trouble == "/long":
         assert server.hung_up.wait(5), "an answer that is far too long is not read to its end"
@@ -122,7 +122,7 @@ def test_trouble_is_one_line_and_leaves_nothing(server, tmp_path, capsys, monkey
 def test_no_server(tmp_path, capsys, url):
     assert main(["small", "--root", str(tmp_path / "d"), "--base-url", url], table("")) == 2
     err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1
+    assert err.startswith("data: ") and err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -152,7 +152,7 @@ def test_another_file_of_that_name_is_kept(server, tmp_path, capsys):
 def test_a_root_that_is_a_file(server, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["small", "--root", str(tmp_path / "file")], table(server.url)) == 2
-    assert capsys.readouterr().err.startswith("error: ")
+    assert capsys.readouterr().err.startswith("data: ")
 
 
 def test_unknown_name(capsys):

@@ -151,7 +151,7 @@ def test_a_resume_on_other_data_is_refused(tmp_path, capsys):
     assert run_stage("sft", tmp_path / "run", **settings) == 2
     said = one_line(capsys)
     assert "the training data is not what this run began with (data_hash" in said
-    assert "restore it or name another folder" in said
+    assert "restore it, or name another folder with run=DIR" in said
     data.write_text(before)
     assert run_stage("sft", tmp_path / "run", **settings) == 0
 

@@ -15,7 +15,7 @@ from grpo import __version__, cli
 from grpo.model import hub
 from grpo.model.checks import ModelError
 from grpo.presets import PRESETS
-from grpo.runs.hints import OTHER_LOSSES, SYNONYMS, known_keys
+from grpo.runs.hints import OTHER_LOSSES, SYNONYMS, known_keys, program
 from grpo.runs.settings import ConfigError, load_config
 
 REPO = Path(__file__).parents[1]
@@ -145,7 +145,7 @@ def test_nothing_at_all_shows_the_commands(capsys):
 def test_help_of_a_command_has_an_example(capsys, name):
     with pytest.raises(SystemExit) as stop:
         cli.main([name, "--help"])
-    assert stop.value.code == 0 and f"example: python -m grpo {name} " in capsys.readouterr().out
+    assert stop.value.code == 0 and f"example: {program()} {name} " in capsys.readouterr().out
 
 
 IMPORTED = """
@@ -191,7 +191,7 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path):
 
 def test_the_file_of_another_stage_is_refused(tmp_path, capsys):
     assert grpo("sft", tmp_path / "run", "--config", DEMO) == 2
-    assert f"{DEMO}: this configuration is for `python -m grpo grpo`" in one_line(capsys)
+    assert f"{DEMO}: this configuration is for `{program()} grpo`" in one_line(capsys)
     assert not (tmp_path / "run").exists()
     assert load_config(DEMO, ["stage=sft"]).stage == "sft"
 
@@ -252,3 +252,18 @@ def test_the_minimal_edition_says_what_its_argument_is(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("grpo.minimal", run_name="__main__")
     assert stop.value.code == 2 and "invalid int value: 'one'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("called", "python", "words"),
+    [
+        ("/usr/bin/grpo", "/usr/bin/python3", "grpo"),
+        ("grpo/__main__.py", "{here}/.venv/bin/python", ".venv/bin/python -m grpo"),
+        ("grpo/__main__.py", "/usr/bin/python3", "python -m grpo"),
+    ],
+)
+def test_a_command_that_is_named_can_be_pasted_into_the_shell(tmp_path, monkeypatch, called, python, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [called])
+    monkeypatch.setattr(sys, "executable", python.format(here=tmp_path))
+    assert program() == words

@@ -85,6 +85,14 @@ def test_every_evaluated_figure_is_explained():
     assert all(text for *_, text in rows)
 
 
+def test_a_reward_with_other_settings_is_marked():
+    """Stages whose rewards differ are not compared in silence; evaluations of older code do not say what they had."""
+    one, other = (evaluation() | {"reward_settings": {"accuracy": {"cap": cap}}} for cap in (1, 3))
+    for results, mark in (([one, other], ", settings differ"), ([one, one], ""), ([one, evaluation()], "")):
+        labels = [label for label, *_ in evaluation_rows(results)]
+        assert f"reward accuracy{mark}" in labels and "  Level 5" in labels
+
+
 def test_every_rejection_count_is_explained():
     counts: Counter[str] = Counter({"sampled": 6, "kept": 1})
 

@@ -171,9 +171,8 @@ def test_a_reward_that_is_constant_for_a_chat_model_says_what_to_read(capsys):
 def test_a_reward_without_cases_of_its_kind_is_no_all_clear_either(capsys):
     assert main(["alike:shorter"]) == 0
     said = capsys.readouterr().out
-    assert said == "shorter tells completions apart, but not by answer, form or reflection: " + (
-        "there is no case for what it pays\n"
-    )
+    about = "shorter looks at neither answer, form nor reflection, as a reward of length does"
+    assert said == f"{about}: there is no case for what it pays\n"
     assert main(["alike:called_as_by_a_trainer"]) == 0
 
 

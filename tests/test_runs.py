@@ -82,7 +82,7 @@ def test_other_settings_are_refused_with_the_differing_keys(tmp_path, capsys):
         grpo("sft", tmp_path / "run", "coldstart.reflect_share=0.1", seed=1, data__count=5, optim__eps=1, sft__steps=1)
         == 2
     )
-    assert "and 1 more; only an unfinished run of optim.schedule=constant can be made longer" in one_line(capsys)
+    assert "and 1 more; name another folder with run=DIR, or delete this one" in one_line(capsys)
     assert grpo("grpo", tmp_path / "run", "rewards.format=") == 2
     assert "holds a sft run, not grpo" in one_line(capsys)
     assert files(tmp_path / "run") == before

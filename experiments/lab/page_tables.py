@@ -165,6 +165,21 @@ def in_training(name: str, *metrics: str) -> str:
     return "\n".join(lines)
 
 
+def sizes() -> str:
+    """Problems x completions of a step: accuracy less that of 32 x 8, in pairs, and tokens drawn in a run."""
+    found = read("groups")
+    heads = [f"{way}: {what}" for way in ("refilled", "not refilled") for what in ("less 32 x 8", "1000 tokens drawn")]
+    lines = [f"| problems x completions | {' | '.join(heads)} |", "|---" * 5 + "|"]
+    for size in ("64 x 4", "32 x 8", "16 x 16", "8 x 32"):
+        cells = [size]
+        for way in ("", ", no refill"):
+            one, other = size + way, f"32 x 8{way}"
+            cells.append("" if one == other else in_bold(difference(found, one, other, "sampled")))
+            cells.append(spread([sum(run["sampled_tokens"]) / 1000 for run in found["training"][one]]))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"In bold: 0 lies outside of the interval. {facts(found)}"])
+
+
 def sft_cost() -> str:
     """What SFT costs, by arm: in the demo, and of a step on a real model (experiments/sft_cost.py)."""
     demo, real = read("sft"), read_mapping(RESULTS / "sft_cost.json")
@@ -233,6 +248,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "seconds": seconds,
     "dividing": dividing,
     "in_training": in_training,
+    "sizes": sizes,
     "sft_cost": sft_cost,
     "sft_rates": sft_rates,
     "findings": findings,

@@ -206,7 +206,7 @@ def processor() -> str:
 def page(name: str, plan: Plan, found: dict[str, Any], command: str, figure: str = "") -> str:
     """The results as Markdown."""
     seeds, trl = len(found["seeds"]), f"; TRL {found['trl']}" if "trl" in found else ""
-    lines = [f"# {name}", "", plan.about, "", f"    {command}", ""]
+    lines = [f"# {name}", "", *([plan.about, ""] if plan.about else []), f"    {command}", ""]
     lines += [
         f"{found['processor']}; commit {found['commit'] or 'unknown'}; torch {found['versions']['torch']}{trl}.",
         "",
@@ -230,7 +230,8 @@ def page(name: str, plan: Plan, found: dict[str, Any], command: str, figure: str
             middle = f"{statistics.median(reached):,.0f}" if reached else "-"
             lines.append(f"| {variant} | {middle} | {len(reached)} of {len(each)} seeds |")
         lines += [""]
-    lines += [f"## Figures: mean over {seeds} seeds [lowest, highest], held-out problems", ""]
+    over = f"mean over {seeds} seeds [lowest, highest]" if seeds > 1 else "one seed"
+    lines += [f"## Figures: {over}, held-out problems", ""]
     heads = ["variant", "stage", *FIGURES]
     lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for variant, stages in found["variants"].items():
@@ -239,7 +240,7 @@ def page(name: str, plan: Plan, found: dict[str, Any], command: str, figure: str
             lines.append(f"| {' | '.join([variant, stage, *cells])} |")
     lines += [
         "",
-        f"All runs together, from start to end of each, evaluations and stops included: {found['hours']:.1f} hours.",
+        f"All runs together, from start to end of each, evaluations and stops included: {found['hours']:.2g} hours.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -127,7 +127,8 @@ def described(config: Config, row: Judged) -> str:
     """A problem, a completion, whether it is right, and what each reward gave it and why."""
     facts = [f"gold {row.gold}", "right" if row.correct else "wrong", f"{row.reflections} reflections"]
     facts += [f"{row.tokens} tokens", *["cut off"] * row.truncated]
-    return f"--- {row.id}: {row.question}\n{row.text}\n\n    {', '.join(facts)}\n{why.lines(config, row)}\n"
+    number = f", sample {row.sample + 1} of {config.eval.samples}" if config.eval.samples > 1 else ""
+    return f"--- {row.id}{number}: {row.question}\n{row.text}\n\n    {', '.join(facts)}\n{why.lines(config, row)}\n"
 
 
 def _bench(config: Config, arguments: argparse.Namespace) -> None:

@@ -29,10 +29,20 @@ def evaluation_rows(results: list[dict[str, Any]]) -> list[tuple[str, list[str],
                 rows.append((label, [_difference(value, digits) for value in values], text))
         elif label.endswith(("@k", " *")):  # one value for each k (that of 1 is the accuracy once more) or reward
             keys = sorted({key for some in values for key in some or ()} - {"1"}, key=lambda key: (len(key), key))
-            rows += [(label[:-1] + k, [_cell((some or {}).get(k), digits) for some in values], text) for k in keys]
+            more = {k: ", settings differ" for k in keys if label.endswith("*") and not same_reward(k, results)}
+            rows += [
+                (label[:-1] + k + more.get(k, ""), [_cell((some or {}).get(k), digits) for some in values], text)
+                for k in keys
+            ]
         else:
             rows.append((label, [_cell(value, digits) for value in values], text))
     return rows
+
+
+def same_reward(name: str, results: list[dict[str, Any]]) -> bool:
+    """Whether a reward had the same settings in all evaluations that say which it had."""
+    settings = [result["reward_settings"][name] for result in results if name in result.get("reward_settings", {})]
+    return all(one == settings[0] for one in settings)
 
 
 def evaluation_table(results: dict[str, dict[str, Any]]) -> str:

@@ -102,7 +102,7 @@ class Run:
         if rank() == 0 and before not in (None, digest) and _has_results(self):
             raise RunError(
                 f"run={self.folder}: the {what} is not what this run began with ({key} {digest[:12]} now, "
-                f"{str(before)[:12]} there); restore it or name another folder"
+                f"{str(before)[:12]} there); restore it, or name another folder with run=DIR"
             )
         self.manifest[key] = digest
         write_json(self.folder / "manifest.json", self.manifest)
@@ -158,9 +158,9 @@ def _open(run: Run, stage: str) -> dict[str, Any]:
         run.lock = (folder / "lock").open("w")
         fcntl.flock(run.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise RunError(f"run={folder}: another process is writing there; wait for it or name another folder") from None
+        raise RunError(f"run={folder}: another process is writing there; wait for it or name another run=DIR") from None
     except OSError as error:
-        raise RunError(f"run={folder}: cannot be written: {error.strerror}; name another folder") from None
+        raise RunError(f"run={folder}: cannot be written: {error.strerror}; name another folder with run=DIR") from None
     if manifest_file.exists():
         run.manifest = read_mapping(manifest_file)
         if not (differing := _differing(run, stage) or _changed_code(run)):
@@ -168,7 +168,7 @@ def _open(run: Run, stage: str) -> dict[str, Any]:
                 write_text(folder / "config.yaml", to_yaml(run.config))
             return run.manifest
         if _has_results(run):
-            raise RunError(f"run={folder}: {differing}; name another folder")
+            raise RunError(f"run={folder}: {differing}; name another folder with run=DIR, or delete this one")
     run.manifest = _new_manifest(run.config, stage)
     write_json(manifest_file, run.manifest)
     write_text(folder / "config.yaml", to_yaml(run.config))
@@ -219,7 +219,8 @@ def _differing(run: Run, stage: str) -> str:
         keys = [k for k in keys if k not in LONGER or new[k] < old[k]]
     shown = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} now)" for k in keys[:4])
     more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
-    more += "; only an unfinished run of optim.schedule=constant can be made longer" if {*keys} & {*LONGER} else ""
+    longer = any(k in LONGER and None not in (old.get(k), new.get(k)) and new[k] > old[k] for k in keys)
+    more += "; only an unfinished run of optim.schedule=constant can be made longer" if longer else ""
     return f"holds a run with other settings: {shown}{more}" if keys else ""
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import sys
 import typing
 from collections.abc import Iterable
+from pathlib import Path
 
 from grpo.runs.config import Config, RewardConfig
 
@@ -98,7 +100,7 @@ def unknown(key: tuple[str, ...]) -> str:
     elif found := ours(name):
         hint = f"did you mean {found!r}?"
     else:
-        hint = "see `python -m grpo config` for all keys"
+        hint = f"see `{program()} config` for all keys"
     return f"unknown key {name!r}; {hint}"
 
 
@@ -126,9 +128,17 @@ def option(words: list[str], at: int) -> str:
     if near := difflib.get_close_matches(flag, ["--config", "--help", "--version"], n=1, cutoff=0.75):
         return f"no option {flag}; did you mean {near[0]}?"
     if not (key := ours(flag.lstrip("-"))):
-        return f"no option {flag}; settings are written key.sub=value; see `python -m grpo config` for all keys"
+        return f"no option {flag}; settings are written key.sub=value; see `{program()} config` for all keys"
     setting = key if "=" in key else f"{key}={value or 'VALUE'}"
     return f"no option {flag}; write {setting}"
+
+
+def program() -> str:
+    """How a shell in this folder calls this program: `grpo`, if it was called so, else by this Python."""
+    if Path(sys.argv[0]).name == "grpo":
+        return "grpo"
+    python, here = Path(sys.executable), Path.cwd()
+    return f"{python.relative_to(here) if python.is_relative_to(here) else 'python'} -m grpo"
 
 
 def did_you_mean(value: object, choices: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from grpo.runs import shipped
 from grpo.runs.config import Config
+from grpo.runs.hints import program
 from grpo.runs.settings import ConfigError, included, load_config
 
 TRAINING = ("sft", "grpo", "reject")
@@ -19,7 +20,7 @@ def check_stage(config: Config, file: str | None, command: str) -> None:
         raise ConfigError("sampling.temperature is 0: all completions of a problem would be the same; set it to 1")
     if command in TRAINING and config.stage not in ("", command):
         raise ConfigError(
-            f"{file or 'command line'}: this configuration is for `python -m grpo {config.stage}`; run that, or set "
+            f"{file or 'command line'}: this configuration is for `{program()} {config.stage}`; run that, or set "
             f"stage={command}"
         )
     if (Path(config.run) / "manifest.json").exists() or (command == "eval" and config.eval.folder):
@@ -45,7 +46,7 @@ def made_by(path: str, file: str | None) -> str:
         except ConfigError:
             continue
         if other.stage in TRAINING and Path(other.run) == run:
-            return f"python -m grpo {other.stage} --config {shipped.name(beside)}"
+            return f"{program()} {other.stage} --config {shipped.name(beside)}"
     return ""
 
 

@@ -8,7 +8,7 @@ from rewards.audit.cases import Case
 
 FORMS = {False: "text", True: "messages"}
 READ = "read completion[0]['content'], or rewards.text.completion_text(completion)"
-NO_CASE = "tells completions apart, but not by answer, form or reflection: there is no case for what it pays"
+NO_CASE = "looks at neither answer, form nor reflection, as a reward of length does: there is no case for what it pays"
 GIVE = "If it reads a column of the data, give it: --column NAME (it holds the gold answer) or --column NAME=VALUE."
 
 
