@@ -20,5 +20,5 @@ def test_the_first_ablation_is_valid_as_it_is_written(tmp_path, monkeypatch):
     plan = read_plan(Path("my_ablation.yaml"))
     chains = nodes_of(plan, Path("runs"), [0])
     assert 'loss.weight=["my_weight:unsure"]' in chains["unsure", 0][1].command
-    assert chains["unsure", 0][0].folder == chains["grpo", 0][0].folder  # SFT is shared
-    assert "loss.weight" not in " ".join(chains["grpo", 0][1].command)
+    assert chains["unsure", 0][0].folder == chains["all tokens", 0][0].folder  # SFT is shared
+    assert "loss.weight" not in " ".join(chains["all tokens", 0][1].command)

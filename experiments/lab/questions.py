@@ -48,8 +48,13 @@ FINDINGS: tuple[Question, ...] = (
 
 
 SUMMARY: tuple[Question, ...] = (
-    ("GRPO, on the SFT model (above are five of these seeds)", "stages", TEN, "SFT + GRPO", "SFT, full"),
-    ("SFT before GRPO, at about equal compute", "stages", ("again/paper",), "SFT + GRPO", "GRPO only, equal compute"),
+    (
+        "SFT before GRPO, not GRPO alone, at about equal compute",
+        "stages",
+        ("again/paper",),
+        "SFT + GRPO",
+        "GRPO only, equal compute",
+    ),
     (
         "a loss on the prompts too, in full-parameter SFT, after GRPO",
         "sft",
@@ -68,7 +73,6 @@ SUMMARY: tuple[Question, ...] = (
     ),
     ("the same, not divided", "spread", ("spread",), "waits, none", f"{UNPAID}, none"),
     ("Dr. GRPO's loss in place of GRPO's", "losses", ("losses",), "dr_grpo", "grpo"),
-    ("this trainer in place of TRL's, the same recipe", "trl", ("trl",), "ours", "TRL"),
 )
 """Those of the README, in fewer words."""
 
