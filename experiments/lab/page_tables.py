@@ -229,8 +229,8 @@ def hours() -> str:
         cells = [name, found["commit"], len(found["seeds"]), f"{spent:.1f}"]
         lines.append(f"| {' | '.join(map(str, cells))} | `{found['command']}` |")
     ends = (
-        f"Together {total:.0f} hours: each run from its start to its end, added up, whatever ran beside it. A run that "
-        "several results share counts in each."
+        f"Together {total:.0f} hours: each run from its start to its end, added up, also where several ran at once. A "
+        "run that several results share counts in each."
     )
     return "\n".join([*lines, "", ends])
 

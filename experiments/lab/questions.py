@@ -14,9 +14,15 @@ FINDINGS: tuple[Question, ...] = (
     ("Does SFT help?", "stages", TEN, "SFT, full", "base"),
     ("Does GRPO add to SFT?", "stages", TEN, "SFT + GRPO", "SFT, full"),
     ("Does SFT before GRPO help, at equal steps of GRPO?", "stages", TEN, "SFT + GRPO", "GRPO only"),
-    ("The same, at about equal compute", "stages", ("again/paper",), "SFT + GRPO", "GRPO only, equal compute"),
+    (
+        "Does SFT before GRPO help, at about equal compute?",
+        "stages",
+        ("again/paper",),
+        "SFT + GRPO",
+        "GRPO only, equal compute",
+    ),
     ("Does SFT with LoRA, rank 16, differ from full-parameter SFT?", "stages", TEN, "SFT, LoRA", "SFT, full"),
-    ("The same, after GRPO from each?", "sft", ("sft",), "LoRA 16", "full"),
+    ("Do they differ after GRPO from each?", "sft", ("sft",), "LoRA 16", "full"),
     (
         "Does a loss on the prompts too, in full-parameter SFT, cost accuracy after GRPO?",
         "sft",
@@ -25,25 +31,49 @@ FINDINGS: tuple[Question, ...] = (
         "full",
     ),
     ("Dr. GRPO's preset in place of GRPO's, same learning rate?", "losses", ("losses",), "dr_grpo", "grpo"),
-    ("SAPO's (a soft gate, no KL), one of 13 presets compared?", "losses", ("losses",), "sapo", "grpo"),
-    ("Samples drawn at temperature 0.3 in training?", "failures", ("failures",), "temperature 0.3", "the demo"),
-    ("100 steps without KL in place of 25 with it?", "failures", ("failures",), "no KL, 100 steps", "the demo"),
-    ("Does TRL's trainer learn the same from the same recipe?", "trl", ("trl",), "ours", "TRL"),
-    ("Does paying for reflection help where a check helps?", "reflection", ("reflection",), "gated", "none"),
-    ("The same, paid in wrong answers too", "reflection", ("reflection",), "ungated", "none"),
-    ("Does it cost accuracy where a check does not help?", "reflection", ("incompetent",), "gated", "none"),
-    ("The same, paid in wrong answers too", "reflection", ("incompetent",), "ungated", "none"),
-    ("Does it cost more if groups with equal accuracy train too?", "reflection", ("incompetent",), BY_TOTAL, "gated"),
-    ("Does it cost accuracy there, against no such reward?", "spread", ("spread",), "gated, group", f"{UNPAID}, group"),
-    ("The same, where `none` does not divide by the spread", "spread", ("spread",), "gated, none", f"{UNPAID}, none"),
     (
-        "There too: a reward for the word `wait`, weight 0.2, divided by the spread?",
+        "SAPO's (a soft gate, no KL)? Of 13 compared: not shown if corrected for that",
+        "losses",
+        ("losses",),
+        "sapo",
+        "grpo",
+    ),
+    ("Samples drawn at temperature 0.3 in training?", "failures", ("failures",), "temperature 0.3", "the demo"),
+    (
+        "100 steps without KL in place of 25 with it? (two changes)",
+        "failures",
+        ("failures",),
+        "no KL, 100 steps",
+        "the demo",
+    ),
+    ("Does TRL's trainer learn the same from the same recipe?", "trl", ("trl",), "ours", "TRL"),
+    ("Where a check helps: does `gated` help?", "reflection", ("reflection",), "gated", "none"),
+    ("Where a check helps: does `ungated` help?", "reflection", ("reflection",), "ungated", "none"),
+    ("Where it does not: does `gated` cost accuracy?", "reflection", ("incompetent",), "gated", "none"),
+    ("Where it does not: does `ungated`?", "reflection", ("incompetent",), "ungated", "none"),
+    (
+        "Does `gated` cost more there if groups with equal accuracy train too?",
+        "reflection",
+        ("incompetent",),
+        BY_TOTAL,
+        "gated",
+    ),
+    (
+        "If such groups train: does `gated` cost accuracy there?",
+        "spread",
+        ("spread",),
+        "gated, group",
+        f"{UNPAID}, group",
+    ),
+    ("The same question, not divided by the spread", "spread", ("spread",), "gated, none", f"{UNPAID}, none"),
+    (
+        "If such groups train: does `waits`, divided by the spread?",
         "spread",
         ("spread",),
         "waits, group",
         f"{UNPAID}, group",
     ),
-    ("The same, where `none` does not divide", "spread", ("spread",), "waits, none", f"{UNPAID}, none"),
+    ("The same question, not divided", "spread", ("spread",), "waits, none", f"{UNPAID}, none"),
 )
 
 
@@ -85,10 +115,10 @@ def answer(names: tuple[str, ...], one: str, other: str) -> str:
 
 def findings() -> str:
     """A row per question: the paired difference that answers it."""
-    lines = ["| question | difference in sampled accuracy | | seeds | page |", "|---|---|---|---|---|"]
+    lines = ["| question | difference in sampled accuracy | shown? | seeds | page |", "|---|---|---|---|---|"]
     for question, page, names, one, other in FINDINGS:
         cell = answer(names, one, other)
-        lines.append(f"| {question} | {one}, less {other}: {cell} | [{page}](findings/{page}.md) |")
+        lines.append(f"| {question} | `{one}` less `{other}`: {cell} | [{page}](findings/{page}.md) |")
     return "\n".join(lines)
 
 
