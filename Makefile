@@ -12,6 +12,9 @@ VENV ?= .venv
 RUN  := $(VENV)/bin/python -m grpo
 CONFIGS := experiments/$(EXP)
 .DEFAULT_GOAL := help
+ifeq ($(wildcard $(CONFIGS)/),)
+$(error EXP=$(EXP): there is no folder $(CONFIGS); there are $(patsubst experiments/%/base.yaml,%,$(wildcard experiments/*/base.yaml)))
+endif
 
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 

@@ -267,3 +267,9 @@ def test_a_command_that_is_named_can_be_pasted_into_the_shell(tmp_path, monkeypa
     monkeypatch.setattr(sys, "argv", [called])
     monkeypatch.setattr(sys, "executable", python.format(here=tmp_path))
     assert program() == words
+
+
+def test_make_names_the_experiments_that_there_are():
+    found = subprocess.run(["make", "-n", "base", "EXP=none"], cwd=REPO, capture_output=True, text=True)
+    assert found.returncode == 2 and found.stderr.count("\n") == 1
+    assert "EXP=none: there is no folder experiments/none; there are " in found.stderr and "svamp" in found.stderr
