@@ -160,7 +160,8 @@ def in_training(name: str, *metrics: str) -> str:
     """Metrics of the training, a mean over all steps of a run, by arm."""
     lines = [f"| arm, mean over its steps | {' | '.join(metrics)} |", "|---" * (1 + len(metrics)) + "|"]
     for arm, runs in read(name)["training"].items():
-        cells = [spread([statistics.mean(x for x in run[one] if x is not None) for run in runs]) for one in metrics]
+        columns = [[[x for x in run.get(one, ()) if x is not None] for run in runs] for one in metrics]
+        cells = [spread([statistics.mean(some) if some else None for some in column]) for column in columns]
         lines.append(f"| {' | '.join([arm, *cells])} |")
     return "\n".join(lines)
 

@@ -38,6 +38,10 @@ FINDINGS: tuple[Question, ...] = (
         "sapo",
         "grpo",
     ),
+    ("The KL left out, with four mini-batches a rollout?", "kl", ("kl",), "none", "k3"),
+    ("k1 in place of k3? Of 8 compared, uncorrected", "kl", ("kl",), "k1", "k3"),
+    ("An entropy bonus of 0.01?", "kl", ("kl",), "k3, entropy bonus", "k3"),
+    ("The clip left out?", "kl", ("kl",), "no clip", "k3"),
     ("Samples drawn at temperature 0.3 in training?", "failures", ("failures",), "temperature 0.3", "the demo"),
     (
         "100 steps without KL in place of 25 with it? (two changes)",
@@ -103,6 +107,7 @@ SUMMARY: tuple[Question, ...] = (
     ),
     ("the same, not divided", "spread", ("spread",), "waits, none", f"{UNPAID}, none"),
     ("Dr. GRPO's loss in place of GRPO's", "losses", ("losses",), "dr_grpo", "grpo"),
+    ("no clip, with four mini-batches a rollout", "kl", ("kl",), "no clip", "k3"),
 )
 """Those of the README, in fewer words."""
 
