@@ -167,17 +167,20 @@ def in_training(name: str, *metrics: str) -> str:
 
 
 def sizes() -> str:
-    """Problems x completions of a step: accuracy less that of 32 x 8, in pairs, and tokens drawn in a run."""
-    found = read("groups")
+    """Problems x completions of a step: accuracy less that of 32 x 8, in pairs, and tokens drawn in a run; and, in the
+    last row, the smallest groups less the largest."""
+    found, ways = read("groups"), ("", ", no refill")
     heads = [f"{way}: {what}" for way in ("refilled", "not refilled") for what in ("less 32 x 8", "1000 tokens drawn")]
     lines = [f"| problems x completions | {' | '.join(heads)} |", "|---" * 5 + "|"]
     for size in ("64 x 4", "32 x 8", "16 x 16", "8 x 32"):
         cells = [size]
-        for way in ("", ", no refill"):
+        for way in ways:
             one, other = size + way, f"32 x 8{way}"
             cells.append("" if one == other else in_bold(difference(found, one, other, "sampled")))
             cells.append(spread([sum(run["sampled_tokens"]) / 1000 for run in found["training"][one]]))
         lines.append(f"| {' | '.join(cells)} |")
+    ends = [in_bold(difference(found, f"64 x 4{way}", f"8 x 32{way}", "sampled")) for way in ways]
+    lines.append(f"| 64 x 4, less 8 x 32 | {ends[0]} | | {ends[1]} | |")
     return "\n".join([*lines, "", f"In bold: 0 lies outside of the interval. {facts(found)}"])
 
 

@@ -42,6 +42,9 @@ FINDINGS: tuple[Question, ...] = (
     ("k1 in place of k3? Of 8 compared, uncorrected", "kl", ("kl",), "k1", "k3"),
     ("An entropy bonus of 0.01?", "kl", ("kl",), "k3, entropy bonus", "k3"),
     ("The clip left out?", "kl", ("kl",), "no clip", "k3"),
+    ("Groups of 4 or of 32, at equal samples?", "groups", ("groups",), "64 x 4, no refill", "8 x 32, no refill"),
+    ("Dropped groups not replaced by other problems?", "groups", ("groups",), "32 x 8, no refill", "32 x 8"),
+    ("No group dropped?", "groups", ("groups",), "32 x 8, nothing dropped", "32 x 8"),
     ("Samples drawn at temperature 0.3 in training?", "failures", ("failures",), "temperature 0.3", "the demo"),
     (
         "100 steps without KL in place of 25 with it? (two changes)",
@@ -108,6 +111,7 @@ SUMMARY: tuple[Question, ...] = (
     ("the same, not divided", "spread", ("spread",), "waits, none", f"{UNPAID}, none"),
     ("Dr. GRPO's loss in place of GRPO's", "losses", ("losses",), "dr_grpo", "grpo"),
     ("no clip, with four mini-batches a rollout", "kl", ("kl",), "no clip", "k3"),
+    ("groups of 4, not 32, at equal samples", "groups", ("groups",), "64 x 4, no refill", "8 x 32, no refill"),
 )
 """Those of the README, in fewer words."""
 
