@@ -21,6 +21,7 @@ from experiments.lab.tables import (
     in_a_cell,
     in_bold,
     interval,
+    judged,
     read,
     read_all,
     rows,
@@ -46,6 +47,18 @@ LESS = (
     ("SFT + GRPO", "GRPO only, equal compute"),
 )
 """The pairs of the paper's rows; a result that lacks an arm leaves its pairs out."""
+UNFILLED = "32 x 8, no refill"
+BETWEEN: dict[str, list[tuple[str, str]]] = {
+    "groups": [
+        *((f"{size}, no refill", UNFILLED) for size in ("64 x 4", "16 x 16", "8 x 32")),
+        ("64 x 4", "8 x 32"),
+        ("64 x 4, no refill", "8 x 32, no refill"),
+        *((size, f"{size}, no refill") for size in ("64 x 4", "32 x 8", "16 x 16", "8 x 32")),
+        ("32 x 8, nothing dropped", UNFILLED),
+    ],
+    "kl": [("k1", "none"), ("no clip, no KL", "none")],
+}
+"""Pairs of arms without the baseline, by plan."""
 
 
 def headline() -> str:
@@ -166,22 +179,16 @@ def in_training(name: str, *metrics: str) -> str:
     return "\n".join(lines)
 
 
-def sizes() -> str:
-    """Problems x completions of a step: accuracy less that of 32 x 8, in pairs, and tokens drawn in a run; and, in the
-    last row, the smallest groups less the largest."""
-    found, ways = read("groups"), ("", ", no refill")
-    heads = [f"{way}: {what}" for way in ("refilled", "not refilled") for what in ("less 32 x 8", "1000 tokens drawn")]
-    lines = [f"| problems x completions | {' | '.join(heads)} |", "|---" * 5 + "|"]
-    for size in ("64 x 4", "32 x 8", "16 x 16", "8 x 32"):
-        cells = [size]
-        for way in ways:
-            one, other = size + way, f"32 x 8{way}"
-            cells.append("" if one == other else in_bold(difference(found, one, other, "sampled")))
-            cells.append(spread([sum(run["sampled_tokens"]) / 1000 for run in found["training"][one]]))
-        lines.append(f"| {' | '.join(cells)} |")
-    ends = [in_bold(difference(found, f"64 x 4{way}", f"8 x 32{way}", "sampled")) for way in ways]
-    lines.append(f"| 64 x 4, less 8 x 32 | {ends[0]} | | {ends[1]} | |")
-    return "\n".join([*lines, "", f"In bold: 0 lies outside of the interval. {facts(found)}"])
+def between(name: str) -> str:
+    """Paired differences between arms of which neither need be the baseline."""
+    found = read(name)
+    kinds = list(judged(found, found["baseline"]))
+    lines = [f"| difference | {' | '.join(kinds)} |", "|---" * (1 + len(kinds)) + "|"]
+    for pair in BETWEEN[name]:
+        one, other = (judged(found, arm) for arm in pair)
+        cells = [in_bold(of_arrays(one[kind], other[kind])) for kind in kinds]
+        lines.append(f"| {' | '.join(['{} less {}'.format(*(f'`{arm}`' for arm in pair)), *cells])} |")
+    return "\n".join([*lines, "", "In bold: 0 lies outside of the interval."])
 
 
 def sft_cost() -> str:
@@ -252,7 +259,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "seconds": seconds,
     "dividing": dividing,
     "in_training": in_training,
-    "sizes": sizes,
+    "between": between,
     "sft_cost": sft_cost,
     "sft_rates": sft_rates,
     "findings": findings,
