@@ -165,9 +165,32 @@ def test_dividing_is_the_gain_with_group_less_the_gain_with_none(results, tmp_pa
     assert [cell.strip(" *")[:5] for cell in rows["waits: length"]] == ["+0.00"] * 3
 
 
+def test_arms_are_compared_in_the_order_of_a_pair(results, monkeypatch):
+    results("two", 0.25)
+    monkeypatch.setattr(page_tables, "BETWEEN", {"two": [("b", "a"), ("a", "b")]})
+    heads, _, *rows = page_tables.between("two").splitlines()[:4]
+    assert heads == "| difference | sampled | greedy | pass@2 |"
+    for row, label, signs in zip(rows, ("`b` less `a`", "`a` less `b`"), ("+++", "---"), strict=True):
+        cells = [cell.strip(" *") for cell in row.strip("|").split("|")]
+        values = [f"{sign}{x}" for sign, x in zip(signs, ("0.188", "0.188", "0.250"), strict=True)]
+        assert cells[0] == label and [cell[:6] for cell in cells[1:]] == values
+
+
+def test_learning_rates_stand_beside_each_other_by_kind_of_sft(results, tmp_path):
+    results("sft_lr", 0.0)
+    found = tables.read("sft_lr")
+    arms = {"full, 1e-3": 0.5, "full, 3e-3": 0.25, "LoRA 4, attention, 1e-3": 0.75, "LoRA 4, attention, 3e-3": 1.0}
+    variants = {arm: {"sft": [{"sampled": {"accuracy": x}}] * 2} for arm, x in arms.items()}
+    (tmp_path / "sft_lr/results.json").write_text(json.dumps({**found, "variants": variants}))
+    rows = page_tables.sft_rates().splitlines()[2:4]
+    assert rows[0] == "| full | 1e-3: 0.500 [0.500, 0.500] | 3e-3: 0.250 [0.250, 0.250] |"
+    assert rows[1].startswith("| LoRA 4, attention | 1e-3: 0.750 ")
+
+
 def test_metrics_of_the_training_are_means_over_steps_then_over_seeds(results):
     results("two", 0.0, training={"a": [{"kl": [1.0, None, 3.0]}, {"kl": [4.0, 4.0, 4.0]}]})
-    assert page_tables.in_training("two", "kl").splitlines()[2] == "| a | 3.00 [2.00, 4.00] |"
+    rows = page_tables.in_training("two", "kl", "entropy").splitlines()
+    assert rows[2] == "| a | 3.00 [2.00, 4.00] | - |"  # a metric that no run has
 
 
 def test_what_sft_costs_stands_beside_the_demos(results, tmp_path, monkeypatch):
