@@ -80,10 +80,11 @@ def beside_trl() -> str:
     found = read("trl")
     d, each = difference(found, "ours", "TRL", "sampled"), step_seconds(found)
     ours, theirs = (f"{statistics.mean(each[arm]):.1f} s" for arm in ("ours", "TRL"))
+    verdict = "shown" if d.shown else "no difference is shown"
     return (
-        f"**The same recipe in TRL's `GRPOTrainer`**, from the same SFT models: ours, less TRL, {interval(d)}: "
-        f"{'shown' if d.shown else 'no difference is shown'}. A step takes {ours} here, and {theirs} in TRL, with one "
-        f"thread ({found['processor']}; `{found['command']}`; [docs/findings/trl.md](docs/findings/trl.md))."
+        f"**The same recipe in TRL's `GRPOTrainer`**, from the same SFT models: our accuracy less TRL's is "
+        f"{interval(d)}, {verdict}. A step takes {ours} here, and {theirs} in TRL, with one thread "
+        f"({found['processor']}; `{found['command']}`; [docs/findings/trl.md](docs/findings/trl.md))."
     )
 
 
