@@ -77,6 +77,7 @@ def test_sample_prints_completions_with_their_gold(tmp_path, capsys):
     assert grpo("sample", tmp_path / "run") == 0
     said = capsys.readouterr().out
     assert said.count("--- demo/test/") == 6 and "gold " in said and " reflections" in said
+    assert said.count(", sample 1 of 2: ") == said.count(", sample 2 of 2: ") == 3
     assert not (tmp_path / "run").exists()
 
 

@@ -357,6 +357,7 @@ def test_each_judged_completion_stays_in_the_run_folder(tmp_path, tmp_path_facto
         json.loads((run / "eval.json").read_text()),
         load_problems(load_config(str(run / "config.yaml")).data),
     )
+    assert result["reward_settings"] == {"format": {"function": ""}}
     sampled = rows[:8]
     assert [row["sample"] for row in sampled] == [0, 1] * 4
     assert result["sampled"]["accuracy"] == sum(row["correct"] for row in sampled) / 8
