@@ -1,4 +1,4 @@
-"""A reward that pays a word, as the paper's does, for the plans `failures` and `spread`.
+"""A reward that pays a word, as the paper's does, for the plans `failures`, `spread` and `spread_helps`.
 
 The paper's reward (rewards/habits.py) counts words such as "check" and "step". The demo's model never writes one of
 them: its checks begin with "Wait". So this counts that word, by the paper's formula.

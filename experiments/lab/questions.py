@@ -82,6 +82,28 @@ FINDINGS: tuple[Question, ...] = (
         f"{UNPAID}, group",
     ),
     ("The same question, not divided", "spread", ("spread",), "waits, none", f"{UNPAID}, none"),
+    (
+        "Where a check helps, and such groups train: does `gated` help?",
+        "spread",
+        ("spread_helps",),
+        "gated, group",
+        f"{UNPAID}, group",
+    ),
+    (
+        "The same question, not divided by the spread",
+        "spread",
+        ("spread_helps",),
+        "gated, none",
+        f"{UNPAID}, none",
+    ),
+    (
+        "Where a check helps: does `waits`, divided by the spread, cost accuracy?",
+        "spread",
+        ("spread_helps",),
+        "waits, group",
+        f"{UNPAID}, group",
+    ),
+    ("The same question, not divided", "spread", ("spread_helps",), "waits, none", f"{UNPAID}, none"),
 )
 
 
