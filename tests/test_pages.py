@@ -153,16 +153,35 @@ def test_dividing_is_the_gain_with_group_less_the_gain_with_none(results, tmp_pa
     for reward, gain in gains.items():
         for advantage in ("group", "none"):
             more = gain * (advantage == "group")
-            right[f"{reward}, {advantage}"] = {"sampled": [[0.25 + more] * 3] * 2}
+            right[f"{reward}, {advantage}"] = {"sampled": [[0.25 + more] * 3] * 2, "greedy": [[0.5 - more] * 3] * 2}
             seeds = [{"samples": 2, "sampled": {"reflections": r + 4 * more, "length": 40.0}} for r in (1.0, 2.0)]
             variants[f"{reward}, {advantage}"] = {"sft": seeds, "grpo": seeds}
     (tmp_path / "spread/results.json").write_text(json.dumps({**found, "right": right, "variants": variants}))
     table = page_tables.dividing("spread").splitlines()
     rows = {cells[1].strip(): cells[2:5] for row in table if (cells := row.split("|"))[4:]}
     assert [cell.strip(" *")[:6] for cell in rows["ungated: accuracy"]] == ["+0.500", "+0.000", "+0.500"]
+    assert [cell.strip(" *")[:6] for cell in rows["ungated: greedy accuracy"]] == ["-0.500", "+0.000", "-0.500"]
     assert [cell.strip(" *")[:5] for cell in rows["gated: reflections"]] == ["+1.00", "+0.00", "+1.00"]
     assert rows["gated: reflections"][0].startswith(" **") and "*" not in rows["gated: reflections"][1]
     assert [cell.strip(" *")[:5] for cell in rows["waits: length"]] == ["+0.00"] * 3
+
+
+def test_a_total_holds_the_reward_that_the_arm_was_paid_and_no_other(results, tmp_path):
+    results("spread", 0.0)
+    variants = {}
+    for arm in ("no reflection reward", "gated", "ungated", "waits"):
+        for advantage, paid in (("group", 0.5), ("none", 1.0)):
+            rewards = {"accuracy": 0.5, "format": 1.0, "reflection": paid, "waits": paid / 2}
+            variants[f"{arm}, {advantage}"] = {"sft": [], "grpo": [{"sampled": {"rewards": rewards}}] * 2}
+    (tmp_path / "spread/results.json").write_text(json.dumps({**tables.read("spread"), "variants": variants}))
+    rows = [row.strip("|").split("|") for row in page_tables.totals("spread").splitlines()[2:]]
+    values = {arm.strip(): [cell.strip(" *")[:6] for cell in cells] for arm, *cells in rows}
+    assert values == {
+        "no reflection reward": ["0.700 ", "0.700 ", "+0.000"],
+        "gated": ["0.800 ", "0.900 ", "-0.100"],
+        "ungated": ["0.800 ", "0.900 ", "-0.100"],
+        "waits": ["0.750 ", "0.800 ", "-0.050"],
+    }
 
 
 def test_arms_are_compared_in_the_order_of_a_pair(results, monkeypatch):

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.lab.questions import UNPAID, findings, summary
+from experiments.lab.dividing import dividing, totals
+from experiments.lab.questions import findings, summary
 from experiments.lab.results import KINDS, of_arrays, spread
 from experiments.lab.tables import (
     COLUMNS,
@@ -136,40 +137,6 @@ def step_seconds(found: dict[str, Any]) -> dict[str, list[float]]:
     return {arm: [statistics.median(run["seconds"]) for run in runs] for arm, runs in found["training"].items()}
 
 
-def dividing(name: str) -> str:
-    """What each reward changes with `group`, which divides by the spread, with `none`, and the one less the other."""
-    found = read(name)
-    heads = ["less the arm without a reflection reward", "with `group`", "with `none`", "`group` less `none`"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for reward in ("gated", "ungated", "waits"):
-        for what in ("accuracy", "reflections", "length"):
-            gains = []
-            for advantage in ("group", "none"):
-                paid, unpaid = (measured(found, f"{one}, {advantage}", what) for one in (reward, UNPAID))
-                gains.append(paid - unpaid)
-            pairs = [(gain, np.zeros_like(gain)) for gain in gains] + [tuple(gains)]
-            lines.append(f"| {reward}: {what} | {' | '.join(of_a_gain(*pair) for pair in pairs)} |")
-    ends = "In bold: 0 lies outside of the interval. Accuracy: over seeds and problems; the others: over seeds."
-    return "\n".join([*lines, "", f"{ends} {facts(found)}"])
-
-
-def of_a_gain(one: np.ndarray, other: np.ndarray) -> str:
-    """one - other, of accuracy in three digits, [S, P], and of another figure in two, [1, S]."""
-    d = of_arrays(one, other)
-    if len(one) > 1:
-        return in_bold(d)
-    text = f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]"
-    return f"**{text}**" if d.shown else text
-
-
-def measured(found: dict[str, Any], arm: str, what: str) -> np.ndarray:
-    """Sampled accuracy [S, P]; another figure of the last stage's evaluation [1, S], its seeds in place of problems."""
-    if what == "accuracy":
-        return np.array(found["right"][arm]["sampled"])
-    *_, evaluations = found["variants"][arm].values()
-    return np.array([[evaluation["sampled"][what] for evaluation in evaluations]])
-
-
 def in_training(name: str, *metrics: str) -> str:
     """Metrics of the training, a mean over all steps of a run, by arm."""
     lines = [f"| arm, mean over its steps | {' | '.join(metrics)} |", "|---" * (1 + len(metrics)) + "|"]
@@ -259,6 +226,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "pairs": pairs,
     "seconds": seconds,
     "dividing": dividing,
+    "totals": totals,
     "in_training": in_training,
     "between": between,
     "sft_cost": sft_cost,
