@@ -135,6 +135,14 @@ SUMMARY: tuple[Question, ...] = (
     ("Dr. GRPO's preset (loss, advantage, no KL) in place of GRPO's", "losses", ("losses",), "dr_grpo", "grpo"),
     ("the clip wide open, with four mini-batches a rollout", "kl", ("kl",), "no clip", "k3"),
     ("groups of 32, not 8, at equal samples", "groups", ("groups",), "8 x 32, no refill", "32 x 8, no refill"),
+    (
+        "a learning rate 30 times as high, and other failures",
+        "failures",
+        ("failures",),
+        "learning rate 30 times as high",
+        "the demo",
+    ),
+    ("SmolLM2-135M-Instruct on SVAMP: GRPO after SFT", "svamp", ("svamp",), "SFT + GRPO", "SFT"),
 )
 """Those of the README, in fewer words."""
 
@@ -162,7 +170,8 @@ def summary() -> str:
         cell = answer(names, one, other)
         lines.append(f"| [{question}](docs/findings/{page}.md) | {cell} |")
     ends = (
-        "One small model, one kind of problem, AMD EPYC. The commands, and more questions: "
+        "All rows but the last: one small model, one kind of problem. AMD EPYC. With one seed the interval is over "
+        "problems alone. The commands, and more questions: "
         "[docs/findings.md](docs/findings.md)."
     )
     return "\n".join([*lines, "", ends])

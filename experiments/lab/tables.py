@@ -49,7 +49,9 @@ def interval(d: Difference) -> str:
 
 
 def in_a_cell(d: Difference) -> str:
-    return f"{interval(d)} | {'shown' if d.shown else 'not shown'}"
+    """A difference and its verdict; the interval of one seed says nothing of another, so it has none."""
+    verdict = "one seed" if d.seeds == 1 else "shown" if d.shown else "not shown"
+    return f"{interval(d)} | {verdict}"
 
 
 def facts(found: dict[str, Any]) -> str:
