@@ -138,6 +138,13 @@ def test_seconds_are_of_the_same_seed(results):
     ]
 
 
+def test_one_seed_has_an_interval_and_no_verdict():
+    some = {"mean": 0.2, "low": 0.1, "high": 0.3, "problems": 9}
+    assert tables.in_a_cell(Difference(**some)) == "+0.200 [+0.100, +0.300] | one seed"
+    assert tables.in_a_cell(Difference(**some, seeds=2)).endswith("| shown")
+    assert tables.in_a_cell(Difference(**{**some, "low": -0.1}, seeds=2)).endswith("| not shown")
+
+
 def test_hours_are_added_over_all_results(results):
     results("two", 0.25, hours=1.25)
     results("again/two", 0.25, hours=2.5)
