@@ -191,6 +191,30 @@ def test_a_total_holds_the_reward_that_the_arm_was_paid_and_no_other(results, tm
     }
 
 
+def test_the_rules_for_dropping_are_compared_total_reward_less_accuracy(results, tmp_path):
+    for name, more in (("reflection", 0.0), ("incompetent", 0.25), ("spread_helps", 0.0), ("spread", 0.0)):
+        results(name, 0.0)
+        arms = ["none", "gated", "ungated"]
+        if name.startswith("spread"):
+            arms = ["no reflection reward, group", "gated, group", "ungated, group"]
+        right = {arm: {kind: [[0.25 + more] * 3] * 2 for kind in ("sampled", "greedy")} for arm in arms}
+        variants = {arm: {"grpo": [{"samples": 4}] * 2} for arm in arms}
+        found = {**tables.read(name), "right": right, "variants": variants}
+        (tmp_path / name / "results.json").write_text(json.dumps(found))
+    heads, _, *rows = page_tables.by_total().splitlines()
+    assert heads == "| by total reward, less by accuracy | reward | sampled | greedy | pass@4 |" and len(rows) == 6
+    values = {
+        tuple(x.strip() for x in cells[:2]): cells[2].strip(" *")[:6]
+        for cells in (r.strip("|").split("|") for r in rows)
+    }
+    assert values["a check corrects a slip", "gated"] == "+0.000"
+    assert (
+        values["a check repeats a slip", "no reflection reward"]
+        == values["a check repeats a slip", "ungated"]
+        == "-0.250"
+    )
+
+
 def test_arms_are_compared_in_the_order_of_a_pair(results, monkeypatch):
     results("two", 0.25)
     monkeypatch.setattr(page_tables, "BETWEEN", {"two": [("b", "a"), ("a", "b")]})

@@ -1,4 +1,5 @@
-"""The tables of docs/findings/spread.md: three rewards, with an advantage that divides and without."""
+"""The tables of docs/findings/spread.md: three rewards, with an advantage that divides and without; and one of
+docs/findings/reflection.md, which compares the rules for dropping groups."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from experiments.lab.questions import UNPAID
 from experiments.lab.results import of_arrays, spread
-from experiments.lab.tables import facts, in_bold, read
+from experiments.lab.tables import facts, in_bold, judged, read
 from grpo.results.statistics import Difference
 
 REWARDS = {"gated": "reflection", "ungated": "reflection", "waits": "waits"}
@@ -16,6 +17,8 @@ REWARDS = {"gated": "reflection", "ungated": "reflection", "waits": "waits"}
 WEIGHTS = {"accuracy": 1.0, "format": 0.2}
 WEIGHT = 0.2
 """Of the rewards above, in the two plans."""
+TASKS = {"a check corrects a slip": ("reflection", "spread_helps"), "a check repeats a slip": ("incompetent", "spread")}
+"""Each task's results: with groups dropped by accuracy, and by their total reward."""
 
 
 def dividing(name: str) -> str:
@@ -72,3 +75,20 @@ def total(found: dict[str, Any], arm: str, advantage: str) -> np.ndarray:
     *_, evaluations = found["variants"][f"{arm}, {advantage}"].values()
     paid = [evaluation["sampled"]["rewards"] for evaluation in evaluations]
     return np.array([[sum(weight * each[reward] for reward, weight in weights.items()) for each in paid]])
+
+
+def by_total() -> str:
+    """Groups dropped by total reward, less the same with groups dropped by accuracy: one setting differs."""
+    lines, kinds = [], []
+    for task, (by_accuracy, by_reward) in TASKS.items():
+        for arm in (UNPAID, "gated", "ungated"):
+            one, other = (
+                judged(read(by_reward), f"{arm}, group"),
+                judged(read(by_accuracy), arm.replace(UNPAID, "none")),
+            )
+            kinds = list(one)
+            lines.append(
+                f"| {task} | {arm} | {' | '.join(in_bold(of_arrays(one[kind], other[kind])) for kind in kinds)} |"
+            )
+    heads = ["by total reward, less by accuracy", "reward", *kinds]
+    return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *lines])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.lab.dividing import dividing, totals
+from experiments.lab.dividing import by_total, dividing, totals
 from experiments.lab.questions import findings, summary
 from experiments.lab.results import KINDS, of_arrays, spread
 from experiments.lab.tables import (
@@ -227,6 +227,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "seconds": seconds,
     "dividing": dividing,
     "totals": totals,
+    "by_total": by_total,
     "in_training": in_training,
     "between": between,
     "sft_cost": sft_cost,

@@ -9,7 +9,6 @@ Question = tuple[str, str, tuple[str, ...], str, str]
 TEN = ("paper", "again/paper")
 """Seeds 0 to 4 and 5 to 9."""
 UNPAID = "no reflection reward"
-BY_TOTAL = "gated, groups dropped by total reward"
 FINDINGS: tuple[Question, ...] = (
     ("Does SFT help?", "stages", TEN, "SFT, full", "base"),
     ("Does GRPO add to SFT?", "stages", TEN, "SFT + GRPO", "SFT, full"),
@@ -60,14 +59,7 @@ FINDINGS: tuple[Question, ...] = (
     ("Where a check repeats a slip: does `gated` change accuracy?", "reflection", ("incompetent",), "gated", "none"),
     ("There, `ungated`?", "reflection", ("incompetent",), "ungated", "none"),
     (
-        "There, does `gated` cost more if groups with equal accuracy train too?",
-        "reflection",
-        ("incompetent",),
-        BY_TOTAL,
-        "gated",
-    ),
-    (
-        "Such groups train, a check repeats a slip: does `gated` change accuracy?",
+        "Groups of equal accuracy train, a check repeats a slip: does `gated` change accuracy?",
         "spread",
         ("spread",),
         "gated, group",
@@ -83,7 +75,7 @@ FINDINGS: tuple[Question, ...] = (
     ),
     ("There, `waits`, not divided?", "spread", ("spread",), "waits, none", f"{UNPAID}, none"),
     (
-        "Such groups train, a check corrects a slip: does `gated` change accuracy?",
+        "Groups of equal accuracy train, a check corrects a slip: does `gated` change accuracy?",
         "spread",
         ("spread_helps",),
         "gated, group",
