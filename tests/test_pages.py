@@ -184,10 +184,10 @@ def test_a_total_holds_the_reward_that_the_arm_was_paid_and_no_other(results, tm
     rows = [row.strip("|").split("|") for row in page_tables.totals("spread").splitlines()[2:]]
     values = {arm.strip(): [cell.strip(" *")[:6] for cell in cells] for arm, *cells in rows}
     assert values == {
-        "no reflection reward": ["0.700 ", "0.700 ", "+0.000"],
-        "gated": ["0.800 ", "0.900 ", "-0.100"],
-        "ungated": ["0.800 ", "0.900 ", "-0.100"],
-        "waits": ["0.750 ", "0.800 ", "-0.050"],
+        "no reflection reward": ["0.700 ", "0.700 ", "+0.000", ""],
+        "gated": ["0.800 ", "0.900 ", "-0.100", "-0.500"],
+        "ungated": ["0.800 ", "0.900 ", "-0.100", "-0.500"],
+        "waits": ["0.750 ", "0.800 ", "-0.050", "-0.250"],
     }
 
 

@@ -61,20 +61,31 @@ def measured(found: dict[str, Any], arm: str, what: str) -> np.ndarray:
 def totals(name: str) -> str:
     """The held-out total reward of an arm, by the weights it was trained with: over seeds."""
     found = read(name)
-    lines = ["| total reward, held out | with `group` | with `none` | `group` less `none` |", "|---" * 4 + "|"]
+    heads = ["total reward, held out", "with `group`", "with `none`", "`group` less `none`", "its own reward: the same"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for arm in (UNPAID, *REWARDS):
         group, none = (total(found, arm, advantage) for advantage in ("group", "none"))
         cells = [spread(list(group[0])), spread(list(none[0])), in_digits(of_arrays(group, none))]
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
+        own = [
+            np.array([[each[REWARDS[arm]] for each in paid(found, arm, a)]])
+            for a in ("group", "none")
+            if arm in REWARDS
+        ]
+        lines.append(f"| {' | '.join([arm, *cells, in_digits(of_arrays(*own)) if own else ''])} |")
     return "\n".join(lines)
 
 
 def total(found: dict[str, Any], arm: str, advantage: str) -> np.ndarray:
     """The weighted sum of the rewards that an arm is paid, [1, S]: a value for each seed."""
     weights = WEIGHTS | ({REWARDS[arm]: WEIGHT} if arm in REWARDS else {})
+    each_seed = paid(found, arm, advantage)
+    return np.array([[sum(weight * each[reward] for reward, weight in weights.items()) for each in each_seed]])
+
+
+def paid(found: dict[str, Any], arm: str, advantage: str) -> list[dict[str, float]]:
+    """The mean of each reward, held out, before its weight: one for each seed."""
     *_, evaluations = found["variants"][f"{arm}, {advantage}"].values()
-    paid = [evaluation["sampled"]["rewards"] for evaluation in evaluations]
-    return np.array([[sum(weight * each[reward] for reward, weight in weights.items()) for each in paid]])
+    return [evaluation["sampled"]["rewards"] for evaluation in evaluations]
 
 
 def by_total() -> str:

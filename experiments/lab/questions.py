@@ -59,7 +59,7 @@ FINDINGS: tuple[Question, ...] = (
     ("Where a check repeats a slip: does `gated` change accuracy?", "reflection", ("incompetent",), "gated", "none"),
     ("There, `ungated`?", "reflection", ("incompetent",), "ungated", "none"),
     (
-        "Groups of equal accuracy train, a check repeats a slip: does `gated` change accuracy?",
+        "Groups of equal accuracy train, a check repeats a slip: does `gated`, divided by the spread?",
         "spread",
         ("spread",),
         "gated, group",
@@ -67,7 +67,7 @@ FINDINGS: tuple[Question, ...] = (
     ),
     ("There, `gated`, not divided by the spread?", "spread", ("spread",), "gated, none", f"{UNPAID}, none"),
     (
-        "There, `waits`, divided by the spread?",
+        "There, `waits`, divided by the spread? Of 6 compared: not shown if corrected for that",
         "spread",
         ("spread",),
         "waits, group",
@@ -75,7 +75,7 @@ FINDINGS: tuple[Question, ...] = (
     ),
     ("There, `waits`, not divided?", "spread", ("spread",), "waits, none", f"{UNPAID}, none"),
     (
-        "Groups of equal accuracy train, a check corrects a slip: does `gated` change accuracy?",
+        "Groups of equal accuracy train, a check corrects a slip: does `gated`, divided by the spread?",
         "spread",
         ("spread_helps",),
         "gated, group",
@@ -89,13 +89,19 @@ FINDINGS: tuple[Question, ...] = (
         f"{UNPAID}, none",
     ),
     (
-        "There, `waits`, divided by the spread?",
+        "There, `waits`, divided by the spread? Of 6 compared: not shown if corrected for that",
         "spread",
         ("spread_helps",),
         "waits, group",
         f"{UNPAID}, group",
     ),
-    ("There, `waits`, not divided?", "spread", ("spread_helps",), "waits, none", f"{UNPAID}, none"),
+    (
+        "There, `waits`, not divided? Of 6: not shown if corrected",
+        "spread",
+        ("spread_helps",),
+        "waits, none",
+        f"{UNPAID}, none",
+    ),
 )
 
 
