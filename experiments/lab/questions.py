@@ -168,8 +168,7 @@ def summary() -> str:
         cell = answer(names, one, other)
         lines.append(f"| [{question}](docs/findings/{page}.md) | {cell} |")
     ends = (
-        "All rows but the last: one small model, one kind of problem. AMD EPYC. With one seed the interval is over "
-        "problems alone. The commands, and more questions: "
+        "All rows but the last: one small model, one kind of problem. AMD EPYC. The commands, and more questions: "
         "[docs/findings.md](docs/findings.md)."
     )
     return "\n".join([*lines, "", ends])
