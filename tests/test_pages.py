@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from experiments import pages
-from experiments.lab import page_tables, tables
+from experiments.lab import dividing, page_tables, tables
+from experiments.lab.plan import read_plan
 from grpo.results.statistics import Difference, crossed
+from grpo.runs.settings import load_config
 
 PAIR = re.compile(r"([-+]0\.\d{3})\s+\[([-+]0\.\d{3}), ([-+]0\.\d{3})\]")
 
@@ -189,6 +191,16 @@ def test_a_total_holds_the_reward_that_the_arm_was_paid_and_no_other(results, tm
         "ungated": ["0.800 ", "0.900 ", "-0.100", "-0.500"],
         "waits": ["0.750 ", "0.800 ", "-0.050", "-0.250"],
     }
+
+
+@pytest.mark.parametrize("name", ["spread", "spread_helps"])
+def test_the_weights_of_a_total_are_those_of_the_plan(name):
+    plan = read_plan(pages.REPO / f"experiments/ablations/{name}.yaml")
+    for arm in plan.variants:
+        stage, settings = plan.of(arm)[-1]
+        given = {reward: c.weight for reward, c in load_config(stage.file, settings).rewards.items() if c.weight}
+        own = dividing.REWARDS.get(arm.split(", ")[0])
+        assert given == dividing.WEIGHTS | ({own: dividing.WEIGHT} if own else {})
 
 
 def test_the_rules_for_dropping_are_compared_total_reward_less_accuracy(results, tmp_path):

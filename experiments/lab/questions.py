@@ -59,7 +59,7 @@ FINDINGS: tuple[Question, ...] = (
     ("Where a check repeats a slip: does `gated` change accuracy?", "reflection", ("incompetent",), "gated", "none"),
     ("There, `ungated`?", "reflection", ("incompetent",), "ungated", "none"),
     (
-        "Groups of equal accuracy train, a check repeats a slip: does `gated`, divided by the spread?",
+        "Groups of equal accuracy train, a check repeats a slip: what does `gated`, divided by the spread, change?",
         "spread",
         ("spread",),
         "gated, group",
@@ -75,7 +75,7 @@ FINDINGS: tuple[Question, ...] = (
     ),
     ("There, `waits`, not divided?", "spread", ("spread",), "waits, none", f"{UNPAID}, none"),
     (
-        "Groups of equal accuracy train, a check corrects a slip: does `gated`, divided by the spread?",
+        "Groups of equal accuracy train, a check corrects a slip: what does `gated`, divided by the spread, change?",
         "spread",
         ("spread_helps",),
         "gated, group",
@@ -96,7 +96,7 @@ FINDINGS: tuple[Question, ...] = (
         f"{UNPAID}, group",
     ),
     (
-        "There, `waits`, not divided? Of 6: not shown if corrected",
+        "There, `waits`, not divided? Of 6 compared: not shown if corrected for that",
         "spread",
         ("spread_helps",),
         "waits, none",
