@@ -289,6 +289,7 @@ def test_the_progress_table_says_how_far_each_run_is(plan: Path) -> None:
     rows = runner.progress_table([node], 2).splitlines()
     assert rows[0].split() == ["arm", "stage", "seed", "step", "reward", "left"] and rows[-1].startswith("2 more runs")
     assert rows[2].split() == ["halved", "grpo", "7", "1", "of", "2", "0.500", "1:30"]
+    assert runner.progress_table([node], 1).endswith("\n1 more run after these")
 
 
 # ---- plans --------------------------------------------------------------------------------------------------

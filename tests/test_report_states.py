@@ -108,6 +108,23 @@ def test_the_command_prints_the_table(tmp_path, capsys):
     assert "accuracy, sampled" in out and out.endswith(f"report: {folder / 'report.html'}\n")
 
 
+def test_the_command_says_which_runs_have_no_evaluation(tmp_path, capsys):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", eval__json=None, manifest__json={"stage": "grpo"})
+    assert main(["report", str(tmp_path)]) == 0
+    table, others, _ = capsys.readouterr().out.split("\n\n")
+    assert table.splitlines()[0].split() == ["a"] and others == "b: no evaluation; unfinished, 5 steps so far"
+    assert main(["report", str(tmp_path / "b")]) == 0
+    assert capsys.readouterr().out.startswith("b: no evaluation; unfinished, 5 steps so far\n\nreport: ")
+
+
+def test_runs_in_hidden_folders_are_not_looked_for(tmp_path):
+    for name in ("seen", ".venv/lib/run"):
+        write_run(tmp_path / name)
+    write_reports(tmp_path)
+    assert [path.parent.name for path in sorted(tmp_path.rglob("report.html"))] == [tmp_path.name, "seen"]
+
+
 def test_the_report_as_json_has_the_evaluations_by_the_path_of_their_run(tmp_path, capsys):
     for arm, accuracy in (("a", 0.25), ("b", 0.5)):
         write_run(tmp_path / arm / "seed-1", eval__json=evaluation(accuracy))

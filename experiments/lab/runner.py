@@ -120,7 +120,7 @@ def progress_table(running: list[Node], waiting: int) -> str:
         shown = "-" if reward is None else f"{'loss ' if 'reward' not in last else ''}{reward:.3f}"
         rows.append([node.variant, node.stage.name, str(node.seed), of, shown, "-" if left is None else clock(left)])
     heads = ["arm", "stage", "seed", "step", "reward", "left"]
-    return f"{table(heads, rows)}\n{waiting} more runs after these"
+    return f"{table(heads, rows)}\n{waiting} more {'run' if waiting == 1 else 'runs'} after these"
 
 
 def clock(seconds: float) -> str:

@@ -40,8 +40,11 @@ def write_reports(folder: Path) -> str:
             write_text(where / "report.html", page(where.resolve().name, shown))
     except OSError as error:
         raise ValueError(f"{error.filename or folder}: report.html cannot be written: {error.strerror}") from None
-    table = evaluation_table({run.name: run.evaluation for run in runs.values()})
-    return f"{table}\n\nreport: {folder / 'report.html'}"
+    evaluated = {run.name: run.evaluation for run in runs.values() if run.evaluation}
+    parts = [evaluation_table(evaluated)] if evaluated else []
+    if others := [f"{run.name}: no evaluation; {run.status}" for run in runs.values() if not run.evaluation]:
+        parts.append("\n".join(others))
+    return "\n\n".join([*parts, f"report: {folder / 'report.html'}"])
 
 
 def write_report(run: Path) -> None:

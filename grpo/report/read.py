@@ -72,7 +72,8 @@ def _runs_below(folder: Path, depth: int = 0) -> list[Path]:
         return [folder]
     if depth > 5 or not folder.is_dir():
         return []
-    inner = sorted((p for p in folder.iterdir() if p.is_dir() and p.name not in INSIDE), key=lambda p: natural(p.name))
+    inner = [p for p in folder.iterdir() if p.is_dir() and p.name not in INSIDE and not p.name.startswith(".")]
+    inner.sort(key=lambda p: natural(p.name))
     return [run for path in inner for run in _runs_below(path, depth + 1)]
 
 
