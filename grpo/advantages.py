@@ -47,7 +47,7 @@ def _group(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
 
 
 def _none(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
-    """Dr. GRPO: A_i = r_i - mean(r), no division by the spread (it favours too easy and too hard prompts)."""
+    """Dr. GRPO: A_i = r_i - mean(r), no division by the spread, which favours too easy and too hard prompts."""
     r = total_reward(rewards, weights).view(-1, group_size)  # [P, G]
     return (r - r.nanmean(dim=1, keepdim=True)).nan_to_num(nan=0.0).flatten()
 
@@ -74,6 +74,8 @@ def _gdpo(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
 def _maxrl(rewards: Tensor, weights: Tensor, group_size: int) -> Tensor:
     """MaxRL: A_i = (r_i - mean(r)) / mean(r), for rewards of 0 and 1; 0 where none succeeds (mean <= eps)."""
     r = total_reward(rewards, weights).view(-1, group_size)  # [P, G]
+    if (r < 0).any():
+        raise ValueError(f"the advantage maxrl needs total rewards of at least 0; one is {r[r < 0].min().item():.3g}")
     mean = r.nanmean(dim=1, keepdim=True)
     return torch.where(mean > EPS, (r - mean) / mean, 0.0).nan_to_num(nan=0.0).flatten()
 
@@ -86,7 +88,8 @@ def group_advantages(rewards: Tensor, weights: Tensor, group_size: int, normalis
 
     rewards: [N, K] fp32, K reward functions, NaN where one does not apply; the rows of a group are adjacent.
     weights: [K]. group_size: G, at least 2, divides N. normalise: `group` (GRPO), `none` (Dr. GRPO), `batch`,
-    `rloo`, `gdpo`, `maxrl`. Returns [N] fp32. Raises ValueError for an unknown variant or sizes that do not fit.
+    `rloo`, `gdpo`, `maxrl`. Returns [N] fp32. Raises ValueError for an unknown variant, sizes that do not fit, and
+    with `maxrl` for a total reward below 0.
     """
     if normalise not in ADVANTAGES:
         raise ValueError(f"unknown advantage {normalise!r}; choose one of {', '.join(ADVANTAGES)}")

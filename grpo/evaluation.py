@@ -277,9 +277,9 @@ def interval(shares: list[float], samples: int) -> list[float]:
     """95 % interval of the accuracy, from each problem's share of right completions among `samples`.
 
     Wilson's interval with continuity correction (Newcombe 1998, method 4). The number of trials is chosen so that
-    independent trials would have the observed spread: n problems, if each is always or never solved; n * samples, if
-    they do not differ. The fewer problems tell the spread, the less of it is believed: by (1.96 / t)^2, as in Korn and
-    Graubard (1998).
+    independent trials would have the observed spread: n problems, if each is always or never solved, or if all are
+    equal; n * samples, if only chance tells them apart. The fewer problems tell the spread, the less of it is believed:
+    by (1.96 / t)^2, as in Korn and Graubard (1998).
     """
     n, p, z = len(shares), sum(shares) / len(shares), 1.96
     spread = sum((x - p) ** 2 for x in shares) / max(1, n - 1)

@@ -121,13 +121,12 @@ def groups_to_keep(config: Config, rewards: RewardSet, scores: Tensor) -> Tensor
 
     With the KL in the reward no total is flat: its part of the reward differs from completion to completion.
     """
-    drop_by, kl_in_reward = config.grpo.drop_by, bool(config.loss.beta) and config.loss.kl_in == "reward"
-    weights = rewards.weights
+    drop_by, weights = config.grpo.drop_by, rewards.weights
     if drop_by:
         columns = [i for i, name in enumerate(rewards.functions) if name in drop_by]
         scores, weights = scores[:, columns], torch.ones(len(columns))
     flat = zero_spread(scores, weights, config.grpo.group_size, config.loss.advantage)
-    drops = config.grpo.drop_zero_spread and (drop_by or not kl_in_reward)
+    drops = config.grpo.drop_zero_spread and (drop_by or not config.loss.kl_in_reward)
     return ~flat if drops else torch.ones_like(flat)
 
 

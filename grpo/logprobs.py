@@ -26,7 +26,7 @@ def completion_logps(policy: Policy, rollouts: Rollouts, temperature: float) -> 
     """Log-prob of each sampled token, and the entropy of the distribution that it was drawn from.
 
     Returns logps [B, T] and entropy [B, T], both with gradient (where autograd is on), fp32 in nats, on the CPU, 0
-    where the mask is false. The entropy of a policy that is frozen is not computed: it is 0.
+    where the mask is false. The entropy of a model without trainable parameters is not computed: it is 0.
     """
     mask = rollouts.mask.to(policy.device)  # [B, T]
     hidden = policy.completion_states(rollouts)  # [M, D], M = mask.sum()
@@ -57,7 +57,7 @@ def token_logps(policy: Policy, hidden: Tensor, targets: Tensor, temperature: fl
 
     hidden: [M, D], targets: [M]. Returns two tensors [M].
     """
-    with_entropy = bool(policy.trainable())  # a frozen policy's entropy is of no interest
+    with_entropy = bool(policy.trainable())  # that of a frozen model is of no interest
     return _TokenLogps.apply(
         hidden, policy.head.weight, policy.head.bias, policy.current_head(), targets, temperature, with_entropy
     )

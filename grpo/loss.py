@@ -108,7 +108,6 @@ def sapo(ratio: Tensor, advantages: Tensor, logps: Tensor, config: LossConfig) -
 
 
 SURROGATES: dict[str, Surrogate] = {"clip": clip, "reinforce": reinforce, "cispo": cispo, "sapo": sapo}
-NEVER_CLIP = ("reinforce", "cispo", "sapo")  # a token keeps its gradient, whatever its ratio
 register_surrogate = functools.partial(register, SURROGATES)
 
 
@@ -205,14 +204,14 @@ def token_loss(tokens: Tokens, config: LossConfig, counts: Counts) -> tuple[Tens
 
 def token_values(ratio: Tensor, weight: Tensor, tokens: Tokens, config: LossConfig) -> dict[str, Tensor]:
     """What is logged of each token, [B, T] each: ratio, KL, weight, whether the ratio is beyond the clip range on the
-    side of its advantage, and whether the token has no gradient for that (`clipped`)."""
+    side of its advantage, and whether the token has no gradient for that (`clipped`, known of the surrogate `clip`)."""
     clipped = token_ratio(tokens.logps, tokens.old) if config.ratio == "geometric" else ratio
     bad, good = (tokens.advantages < 0) & tokens.mask, (tokens.advantages > 0) & tokens.mask
     values = {"clip_fraction_low": (clipped < 1 - config.eps_low) & bad}
     values["clip_fraction_high"] = (clipped > 1 + config.eps_high) & good
     if config.delta is not None:
         values["clip_fraction_delta"] = (ratio > config.delta) & bad
-    values["clipped"] = sum(x.float() for x in values.values()) * (config.surrogate not in NEVER_CLIP)
+    values["clipped"] = sum(x.float() for x in values.values()) * (config.surrogate == "clip")
     values["ratio"] = ratio
     if config.weight:
         values["weight"] = weight
@@ -241,12 +240,15 @@ def policy_loss(
     logps, old_logps, ref_logps: [B, T] fp32 log-probs of the sampled tokens, in nats (ref_logps may be None when
     beta is 0). advantages: [B] or [B, T]. mask: [B, T] bool, true at sampled tokens, the EOS included. Masked slots may
     hold anything, NaN and inf included.
-    num_tokens, num_sequences: counts of the global batch (default: of this one, rows with an empty mask included).
+    num_tokens, num_sequences: counts of the global batch (default: of this one, rows with an empty mask included). The
+    aggregation `constant` divides by `config.max_length` too (default: T, where the batch is in one piece).
     sampler_logps, entropy: for weights, see `Tokens`; without the first, the sampler is the old policy.
 
     Returns (loss, metrics). Metrics are detached scalars that add up over micro-batches like the loss, except
-    `ratio_max` (take the maximum). Raises ValueError if a term needs ref_logps or entropy that are not there.
+    `ratio_max` (take the maximum). Raises ValueError if a term needs ref_logps, entropy or a length that is not there.
     """
+    if config.aggregation == "constant" and not config.max_length and (num_tokens or num_sequences):
+        raise ValueError("the aggregation constant over several micro-batches, whose widths differ, needs max_length")
     tokens = Tokens.of(
         mask, logps=logps, old=old_logps, sampler=old_logps if sampler_logps is None else sampler_logps,
         reference=ref_logps, entropy=entropy, advantages=advantages,

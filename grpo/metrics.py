@@ -36,7 +36,7 @@ def summary(updates: list[dict[str, float]], last: int) -> dict[str, float]:
 def metrics_without_update(
     config: Config, policy: Policy, optimizer: Optimizer, batch: Batch, step: int
 ) -> dict[str, float]:
-    """The metrics of a step that learns nothing, since all groups were dropped: how far has the policy collapsed?"""
+    """The metrics of a step that has no completion to learn from: how far has the policy collapsed?"""
     rollouts = batch.rollouts if len(batch.rollouts) else batch.sampled[0].rollouts
     how = config.sampling.temperature, config.tokens_per_micro_batch
     logps, entropy = logps_without_grad(policy, rollouts, *how)  # [N, T] each

@@ -22,7 +22,7 @@ gets stories of one to three. At first it answers 46 % of them correctly: it for
 30 steps it answers 94 % correctly, with tags. It then checks most steps ("Wait, 6 + 7 = 13."), at first hardly any.
 
 The trainer (`trainer.py`) computes the same numbers with `grpo.drop_zero_spread=false`: `tests/test_minimal.py`
-compares samples, advantages, loss, gradients and weights. It computes a prompt once for its group, and no padding.
+compares samples, advantages, loss, gradients and weights. It computes a prompt once for its group, and less padding.
 """
 
 from __future__ import annotations

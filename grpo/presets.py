@@ -48,14 +48,19 @@ class LossConfig:
     max_length: PositiveInt | None = None
     """Length divisor of `constant`, in tokens; null: the sampler's max_new_tokens."""
 
+    @property
+    def kl_in_reward(self) -> bool:
+        """Whether the KL is a part of the reward."""
+        return bool(self.beta) and self.kl_in == "reward"
+
     def length_divisor(self, max_new_tokens: int) -> int:
         """L_max of the aggregation `constant`, in tokens, for completions of at most `max_new_tokens`."""
         return self.max_length or max_new_tokens
 
 
 # While a batch gets one update (grpo.mini_batches and grpo.updates_per_batch are 1), every ratio pi / pi_old is 1: no
-# clip and no gate has an effect. Presets then differ in advantage, aggregation, KL and weights alone. The weights of
-# deepseek_v32 and dppo still act: they compare the policy with the sampler.
+# clip and no gate has an effect. Presets then differ in advantage, aggregation, KL and weights alone. Of the weights,
+# top_entropy acts as ever; those of deepseek_v32 and dppo act only where the policy differs from its sampler.
 # "not given": the paper leaves it open; "not checked": its text was not at hand.
 PRESETS: dict[str, LossConfig] = {
     "grpo": LossConfig(),  # arXiv:2402.03300

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from grpo.advantages import total_reward
+from grpo.advantages import total_reward, unscored
 from grpo.experience import Batch, ScoredGroups
 from grpo.logprobs import logps_without_grad
 from grpo.model.policy import Policy
@@ -169,10 +169,12 @@ def spread_shares(scores: Tensor, rewards: RewardSet, size: int) -> dict[str, fl
 
         share_k = sum_i w_k (r_ik - mean(r_k)) (r_i - mean(r)) / sum_i (r_i - mean(r))^2        means over the group
 
-    Negative where a reward pulls against the total. scores: [N, K]. NaN where there is no spread.
+    Negative where a reward pulls against the total. scores: [N, K]; as in the advantages, a completion without any
+    score is left out. NaN where there is no spread.
     """
-    weighted = (scores.nan_to_num(nan=0.0) * rewards.weights).view(-1, size, len(rewards.weights))  # [P, G, K]
-    centred = weighted - weighted.mean(dim=1, keepdim=True)
+    weighted = (scores.nan_to_num(nan=0.0) * rewards.weights).masked_fill(unscored(scores)[:, None], torch.nan)
+    weighted = weighted.view(-1, size, len(rewards.weights))  # [P, G, K]
+    centred = (weighted - weighted.nanmean(dim=1, keepdim=True)).nan_to_num(nan=0.0)
     total = centred.sum(dim=2, keepdim=True)  # [P, G, 1]
     variance = total.square().sum()
     shares = (centred * total).sum(dim=(0, 1)) / torch.where(variance > 1e-12, variance, torch.nan)

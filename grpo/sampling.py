@@ -7,7 +7,7 @@
 
 u is one uniform number per token, a function of (seed, step, problem, sample index, position) and of nothing else.
 So what is sampled does not depend on which rows share a batch, on when finished rows leave it, or on how many
-processes the work is spread over.
+processes the work is spread over, up to rounding: in fp32 another token is very rare, in bfloat16 it is not.
 """
 
 from __future__ import annotations

@@ -160,8 +160,8 @@ def add_gradient(
 
 
 def needs_old_values(config: Config) -> bool:
-    """Whether the updates need log-probs and entropies from before the first of them: one alone computes them itself,
-    unless a weight looks at the entropies of the whole mini-batch."""
+    """Whether log-probs and entropies are computed before the updates. Not for a single update, which computes them
+    itself, unless a weight needs the entropies of the whole mini-batch."""
     several = config.grpo.mini_batches * config.grpo.updates_per_batch > 1
     return several or needs_batch_entropy(config.loss.weight)
 
@@ -185,13 +185,13 @@ def trained_rows(config: Config, batch: Batch) -> Tensor:
     left_out = unscored(batch.rewards)  # [N]
     if config.grpo.mask_truncated:
         left_out = left_out | batch.rollouts.truncated
-    return batch.rollouts.mask.any(dim=1) & ~left_out
+    return ~left_out
 
 
 def batch_constants(config: Config, policy: Policy, batch: Batch, weights: Tensor, cut: list[Tensor]) -> BatchConstants:
     """Advantages, and the log-probs that they and the updates need, each computed once. cut: the mini-batches."""
     rows = cut
-    if kl_in_reward := bool(config.loss.beta) and config.loss.kl_in == "reward":  # of all completions with a reward
+    if config.loss.kl_in_reward:  # of all completions with a reward
         others = ~unscored(batch.rewards)
         others[torch.cat(cut)] = False
         rows = [*cut, others.nonzero().squeeze(1)]
@@ -200,7 +200,7 @@ def batch_constants(config: Config, policy: Policy, batch: Batch, weights: Tenso
     if config.loss.beta:
         with policy.reference() as frozen:
             reference, _ = logps_without_grad(frozen, batch.rollouts, *how, rows)
-    if kl_in_reward or needs_old_values(config):
+    if config.loss.kl_in_reward or needs_old_values(config):
         old, entropy = logps_without_grad(policy, batch.rollouts, *how, rows)
     advantages = batch_advantages(config, batch, weights, old, reference)
     if not needs_old_values(config):
@@ -213,7 +213,7 @@ def batch_advantages(
 ) -> Tensor:
     """Advantages [N]; with the KL in the reward, r_i loses beta * sum_t kl_it before it is compared."""
     rewards = batch.rewards
-    if config.loss.beta and config.loss.kl_in == "reward":
+    if config.loss.kl_in_reward:
         kl = KL_ESTIMATORS[config.loss.kl](logps, ref_logps)  # [N, T]
         kl = (kl * batch.rollouts.mask).sum(dim=1, keepdim=True)  # [N, 1]: one more reward, of weight -beta
         kl = kl.masked_fill(unscored(rewards)[:, None], torch.nan)

@@ -93,7 +93,10 @@ def opsm(tokens: Tokens, delta: float = 0.5) -> Tensor:
 
 
 def top_entropy(tokens: Tokens, share: float = 0.2) -> Tensor:
-    """arXiv:2506.01939: 1 for the `share` of the mini-batch's tokens of highest entropy, else 0."""
+    """arXiv:2506.01939: 1 for the `share` of the mini-batch's tokens of highest entropy, else 0.
+
+    What is high is decided by the entropies before the first update on the batch.
+    """
     if tokens.entropy is None:
         raise ValueError("top_entropy needs entropy; got None")
     every = tokens.entropy[tokens.mask] if tokens.batch_entropy is None else tokens.batch_entropy  # [M]

@@ -40,8 +40,8 @@ def length_reward(
         completions: texts or messages; their words are counted where there are no token ids.
         completion_ids: token ids per completion (a column that TRL and our trainer pass).
         trainer_state: of our trainer it holds the sampler's limit, `max_new_tokens`; TRL's does not.
-        max_length: L_max in tokens; None: the sampler's limit. Longer ones there are not, so with a larger L_max the
-            punishment never sets in.
+        max_length: L_max in tokens; None: the sampler's limit. Longer ones there are not, so with an
+            L_max - L_cache of that limit or more the punishment never sets in.
         cache: L_cache in tokens: how long before the limit the punishment sets in; None: a quarter of L_max.
         columns: not read.
 

@@ -112,7 +112,10 @@ def test_every_variant_has_its_equation_here():
 @pytest.mark.parametrize("variant", EQUATIONS)
 @given(batch=batches())
 def test_equation(variant, batch):
-    ours, plain = advantages(*batch, variant), EQUATIONS[variant](*batch)
+    rewards, weights, size = batch
+    if variant == "maxrl":
+        rewards = [[abs(x) for x in row] for row in rewards]
+    ours, plain = advantages(rewards, weights, size, variant), EQUATIONS[variant](rewards, weights, size)
     # gdpo divides twice, so where rewards cancel, rounding is divided by EPS
     torch.testing.assert_close(ours, torch.tensor(plain), atol=5e-3 if variant == "gdpo" else 1e-5, rtol=1e-4)
 
@@ -128,7 +131,14 @@ def test_maxrl_favours_what_seldom_succeeds():
     """The advantages of the successes of a group add up to its share of failures, times G."""
     ours = advantages([[1.0], [0.0], [0.0], [0.0], [1.0], [1.0], [1.0], [0.0]], [1.0], 4, "maxrl").tolist()
     assert ours == [3.0, -1.0, -1.0, -1.0] + [pytest.approx(1 / 3)] * 3 + [-1.0]
-    assert advantages([[0.0], [0.0], [-1.0], [0.5]], [1.0], 2, "maxrl").tolist() == [0.0] * 4
+    assert advantages([[0.0], [0.0]], [1.0], 2, "maxrl").tolist() == [0.0] * 2
+
+
+def test_maxrl_refuses_a_total_below_0():
+    """A mean that is hardly above 0 would make advantages of hundreds."""
+    with pytest.raises(ValueError, match=r"^the advantage maxrl needs total rewards of at least 0; one is -0\.99$"):
+        advantages([[1.0, 0.0], [0.0, -0.99], [0.0, 0.0]], [1.0, 1.0], 3, "maxrl")
+    assert advantages([[1.0, 0.0], [0.0, -0.99]], [1.0, 0.0], 2, "maxrl").tolist() == [1.0, -1.0]  # weight 0: logged
 
 
 # ---- a reward that does not apply ----------------------------------------------------------------------------
@@ -200,7 +210,7 @@ def test_advantages_of_a_group_cancel_and_keep_its_order(variant):
 @pytest.mark.parametrize("variant", EQUATIONS)
 @pytest.mark.parametrize("value", [0.0, 0.1, 1.7, -3.3])
 def test_a_group_of_equals_gets_no_advantage(variant, value):
-    rewards = torch.full((7, 1), value)
+    rewards = torch.full((7, 1), abs(value) if variant == "maxrl" else value)
     assert group_advantages(rewards, torch.ones(1), 7, variant).abs().max() < 5e-3
     assert zero_spread(rewards, torch.ones(1), 7, variant).tolist() == [True]
 
@@ -253,7 +263,7 @@ def test_an_unknown_variant_lists_the_known_ones():
 @pytest.mark.parametrize("normalise", ADVANTAGES)
 def test_a_completion_without_a_score_changes_nothing_for_its_siblings(normalise):
     """One whose grader was killed: its advantage is 0, and the others compare with each other alone."""
-    rewards = torch.tensor([[1.0, -0.5], [0.0, -0.1], [1.0, -0.3], [0.0, -0.2], [0.0, 0.0], [1.0, -0.4]])
+    rewards = torch.tensor([[1.0, 0.5], [0.0, 0.1], [1.0, 0.3], [0.0, 0.2], [0.0, 0.0], [1.0, 0.4]])
     weights = torch.tensor([1.0, 0.5])
     expected = group_advantages(rewards, weights, 3, normalise)
     nothing = torch.full((1, 2), torch.nan)

@@ -53,6 +53,7 @@ def errors(tmp_path: Path, text: str, *overrides: str) -> list[str]:
         ("eval: {samples: 2, pass_at: [1, 4]}", "c.yaml:1: eval.pass_at [1, 4] must lie between 1 and eval.samples=2"),
         ("loss: {surrogate: reinforce, ratio: sequence}", "loss.ratio does nothing with loss.surrogate=reinforce"),
         ("loss: {kl_ratio: true, kl_in: reward}", "c.yaml:1: loss.kl_ratio does nothing with loss.kl_in=reward"),
+        ("loss: {preset: maxrl, kl_in: reward, beta: 0.1}", "loss.kl_in must be loss with loss.advantage=maxrl"),
         ("loss: {max_length: 64}", "c.yaml:1: loss.max_length does nothing with loss.aggregation=sequence_mean"),
         ("loss: {tau_neg: 1.5}", "c.yaml:1: loss.tau_neg does nothing with loss.surrogate=clip"),
         ("loss: {delta: 1.1}", "c.yaml:1: loss.delta must be above 1 + loss.eps_high, not 1.1"),

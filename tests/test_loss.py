@@ -411,8 +411,14 @@ def test_the_surrogate_of_every_preset_passes(preset):
     check_surrogate(PRESETS[preset])
 
 
-@pytest.mark.parametrize(("surrogate", "clipped"), [("clip", 1.0), ("sapo", 0.0), ("cispo", 0.0), ("reinforce", 0.0)])
-def test_a_token_is_clipped_only_where_that_takes_its_gradient(surrogate, clipped):
+UNCLIPPED = ["sapo", "cispo", "reinforce", "my_quadratic:quadratic"]
+
+
+@pytest.mark.parametrize(("surrogate", "clipped"), [("clip", 1.0), *((name, 0.0) for name in UNCLIPPED)])
+def test_a_token_is_clipped_only_where_that_takes_its_gradient(surrogate, clipped, tmp_path, monkeypatch):
+    body = "def quadratic(ratio, advantages, logps, config):\n    return ratio * advantages - (ratio - 1) ** 2\n"
+    (tmp_path / "my_quadratic.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
     logps, one, mask = torch.tensor([[2.0]], requires_grad=True), torch.ones(1), torch.ones(1, 1, dtype=torch.bool)
     old = torch.zeros(1, 1)
     tokens = Tokens.of(mask, logps=logps, old=old, sampler=old, reference=None, entropy=None, advantages=one)

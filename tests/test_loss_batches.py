@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo.loss import AGGREGATIONS, PRESETS, Counts, LossConfig, token_loss, token_means
+from grpo.loss import AGGREGATIONS, PRESETS, Counts, LossConfig, policy_loss, token_loss, token_means
 from grpo.weights import Tokens
 
 LENGTHS = (3, 6, 1, 4, 4, 2, 6, 5)
@@ -65,6 +66,14 @@ CONFIGS = {
     name: LossConfig(**{**vars(c), "max_length": 10}) if c.aggregation == "constant" else c
     for name, c in CONFIGS.items()
 }
+
+
+@pytest.mark.parametrize("count", ["num_tokens", "num_sequences"])
+def test_parts_of_a_batch_need_a_length_that_is_not_their_width(count, make_loss_batch):
+    batch, config = make_loss_batch(lengths=LENGTHS), PRESETS["dr_grpo"]
+    with pytest.raises(ValueError, match="constant over several micro-batches, whose widths differ, needs max_length"):
+        policy_loss(*batch, config, **{count: 20})
+    policy_loss(*batch, replace(config, max_length=10), **{count: 20})
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from pathlib import Path
 
@@ -74,6 +75,8 @@ def test_shares_of_the_spread_are_by_hand():
     assert shares == pytest.approx({"spread_share_a": 0.2, "spread_share_b": 0.8, "spread_share_c": 0.0})
     against = spread_shares(torch.tensor([[0.0, 1, 0], [3, 0, 0]]), rewards, 2)  # b pulls the other way
     assert against["spread_share_b"] < 0 and sum(against.values()) == pytest.approx(1)
+    killed = torch.tensor([[1.0, 1, 0], [1, 1, 0], [1, 0, 0], [math.nan] * 3])  # its score is unknown, not 0
+    assert spread_shares(killed, rewards, 4) == pytest.approx(spread_shares(killed[:3], rewards, 3))
     flat = spread_shares(torch.ones(4, 3), rewards, 2)
     assert all(x != x for x in flat.values())
 

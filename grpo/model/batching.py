@@ -5,6 +5,9 @@ gradient. The budget bounds the memory: a micro-batch of B completions of P prom
 
     P * (longest prompt) + B * (longest completion)  tokens, padding included, where prompts are shared
     B * (longest prompt + longest completion)        where each row holds its prompt (`whole_rows.py`)
+
+Attention alone copies the keys and values of a shared prompt for each completion, which is not counted. It is little
+unless completions are far shorter than prompts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The first of two ways through a model: a prompt is computed once for its whole group, and nothing is padding.
+"""The first of two ways through a model: a prompt is computed once for all its completions, and only attention pads.
 
     training   prompts and completions are one list of tokens; a `Layout` says who attends to whom (`attention.py`)
     sampling   a `Cache` keeps the keys and values of a prompt once for its group (`cache.py`)

@@ -32,7 +32,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "entropy": "Mean entropy of the policy at each sampled token; near 0 it no longer explores.",
     },
     "Optimisation": {
-        "loss": "SFT: cross-entropy per completion token. GRPO: the policy loss, by design near 0 while ratio = 1.",
+        "loss": "SFT: cross-entropy per completion token. GRPO: the policy loss; GRPO's own is 0 while ratio = 1.",
         "kl": "KL(policy || reference) per token, k3 estimate: how far the policy has moved since the stage began.",
         "clip_fraction_low": "Share of tokens with A < 0 below the clip range: a clip leaves them no gradient.",
         "clip_fraction_high": "Share of tokens with A > 0 above the clip range: a clip leaves them no gradient.",

@@ -49,6 +49,8 @@ def _contradictions(config: Config) -> Iterator[Mistake]:
         yield "eval.top_p", f"must be above 0 and at most 1, not {config.eval.top_p}"
     if loss.eps_low > 1:
         yield "loss.eps_low", f"must be at most 1, not {loss.eps_low}: a ratio is never below 0"
+    if loss.advantage == "maxrl" and loss.kl_in_reward:
+        yield "loss.kl_in", "must be loss with loss.advantage=maxrl, for which no total reward may be below 0"
     yield from _without_effect(loss)
     if unknown := [name for name in config.grpo.drop_by if name not in config.rewards]:
         yield (
