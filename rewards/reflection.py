@@ -35,6 +35,8 @@ _CLAUSE_OPENS = re.compile(r"(?:^|[,:(\u2013\u2014-]|\b(?:but|and|oh|no|so|ah|ok
 
 # A check that the story tells of: "has to check 6 books out" is no reflection.
 _TOLD_BEFORE = re.compile(r"\b(?:wants|wanted|has|had|needs|needed|goes|went|likes|able|allowed|asked|used|costs?)\s+$")
+# "I don't need to check 6 * 7" says that there is none.
+_DENIED = re.compile(r"(?:\b(?:no|not|never|without)|n't)\s+(?:(?:need|have|want|going|bother|even)\s+)?(?:to\s+)?$")
 _TOLD_AFTER = re.compile(r"\s+(?:\w+\s+){0,4}(?:out|in|into)\b|\s+(?:accounts?|bags?|luggage)\b")
 
 # What a marker may be wrapped in without there being anything to reflect on.
@@ -180,8 +182,11 @@ def _read(sentence: str, pattern: re.Pattern[str]) -> _Sentence:
     kinds, rest, end = set(), [], 0
     for match in pattern.finditer(sentence):
         kind, start = str(match.lastgroup), match.start()
-        before = sentence[max(0, start - 16) : start]
-        if not (_CLAUSE_OPENS.search(before) if kind == "hesitation" else not re.search(r"[\w-]$", before)):
+        before = sentence[max(0, start - 32) : start]
+        if kind == "hesitation":
+            if not _CLAUSE_OPENS.search(before):
+                continue
+        elif re.search(r"[\w-]$", before) or _DENIED.search(before):
             continue
         told = _TOLD_BEFORE.search(before) or _TOLD_AFTER.match(sentence, match.end())
         if told and match[0] in ("to check", "checking", "verify", "verifying"):
@@ -209,8 +214,8 @@ def _compile(markers: str | tuple[str, ...]) -> re.Pattern[str]:
     phrases = sorted({marker.casefold() for marker in markers}, key=len, reverse=True)
     hesitations = "|".join(_phrase(p) for p in phrases if p in HESITATIONS) or r"(?!)"
     checks = "|".join(_phrase(p) for p in phrases if p not in HESITATIONS) or r"(?!)"
-    # "wait times" and "wait for" are no hesitation; what stands before a marker is looked at in `_read`.
-    times = r"(?!\s+(?:times?|for|until|till|lists?|periods?|staff|rooms?)\b)"
+    # "wait times", "wait for" and "hold on to" are no hesitation; what stands before a marker is looked at in `_read`.
+    times = r"(?!\s+(?:times?|for|to|until|till|lists?|periods?|staff|rooms?)\b)"
     return re.compile(rf"(?:(?P<hesitation>{hesitations}){times}|(?P<check>{checks}))(?![\w-])")
 
 

@@ -26,6 +26,10 @@ class Sections:
     """Exactly `<think>…</think><answer>…</answer>`, neither empty, only white space around and between."""
 
 
+_BLANK = dict.fromkeys(
+    [0xAD, 0x115F, 0x1160, 0x2800, 0x3164, 0xFEFF, 0xFFA0, *range(0x200B, 0x2010), *range(0x2060, 0x2070)]
+)
+"""Characters that nobody sees, and that Unicode does not count as white space."""
 _DEEPSEEK = "<\uff5cend\u2581of\u2581sentence\uff5c>"
 _ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "<|return|>")
 _ENDS += ("<|END_OF_TURN_TOKEN|>", "</s>", "<eos>", "<end_of_turn>", _DEEPSEEK)
@@ -88,8 +92,8 @@ def split_sections(text: str) -> Sections:
     well_formed = names == ["<think>", "</think>", "<answer>", "</answer>"] and think is not None
     ok = bool(
         well_formed
-        and re.search(r"[^\W_]", think or "")  # "." is no thought
-        and (answer or "").strip()
+        and re.search(r"[^\W_]", (think or "").translate(_BLANK))  # "." is no thought
+        and (answer or "").translate(_BLANK).strip()
         and not text[: tags[0][1]].strip()
         and not text[tags[1][2] : tags[2][1]].strip()
         and not text[tags[3][2] :].strip()

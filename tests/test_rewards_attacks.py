@@ -49,6 +49,12 @@ FOUND = [
     ("42", f"2\\begin{{pmatrix}}1&{ROOTS}\\\\2&3\\end{{pmatrix}}"),
     (f"{ROOTS}^4", f"{ROOTS}^4+1{ROOTS}"),
     (f"{POWERS}^{{-20}}", f"{POWERS}^{{-19}}"),
+    ("42", "5 " + "m^2 " * 25 + "#"),
+    ("42", "5 " + "m^{2} " * 40),
+    ("42", "5 a^2 b^2 c^2 d^2 e^2 f^2 g^2 h^2 k^2 l^2 m^2 n^2 p^2 q^2 r^2 s^2 t^2 u^2 v^2 w^2 + 1"),
+    ("42", "x for" + " \n" * 100 + "!"),
+    ("42", "x for" + "$" * 100 + "!"),
+    ("42", "x \\equiv 3 \\pmod 7" + " " * 900 + "x"),
     ("\\lfloor x! \\rfloor", "\\sum_{k=1}^{n} \\sum_{j=1}^{999} \\lfloor \\sin(jk) \\rfloor"),
 ]
 

@@ -22,6 +22,8 @@ MALFORMED = [
     ("<think></think><answer>42</answer>", "42"),
     ("<think>.</think><answer>42</answer>", "42"),
     ("<think>a</think><answer> </answer>", " "),
+    *((f"<think>a</think><answer>{sign}</answer>", sign) for sign in "\u200b\u2800\u3164\u00ad"),  # nothing is seen
+    ("<think>\u3164</think><answer>42</answer>", "42"),
     ("<think>a</think>so<answer>42</answer>", "42"),
     ("so<think>a</think><answer>42</answer>", "42"),
     ("<think>a</think><answer>42</answer>.", "42"),

@@ -81,6 +81,7 @@ def test_what_is_left_of_a_box_or_between_two_counts(value, a):
     box = f"\\boxed{{{value}}}"
     wrong = [f"{a}x = {box}", f"x - {a} = {box}", f"\\frac{{x}}{{{a}}} = {box}", f"x{box}", f"f({box})", f"x_{{{box}}}"]
     wrong += [f"{a}, {box}", f"{a} and {box}", f"x = {a}, x = {box}", f"{box}+{box}", box + box]
+    wrong += [f"{a} * {box}", f"{box} * {a}", f"**{a} * {box}**"]
     wrong += [f"{box} \\text{{ million}}", f"{box} thousand dollars", f"{box}. Correction: it is less"]
     for answer in wrong:
         assert not graded(value, answer), answer

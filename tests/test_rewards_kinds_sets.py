@@ -23,6 +23,21 @@ def test_two_bounds_joined_by_and_are_an_interval(low, width, signs):
     )
 
 
+@given(st.integers(-20, 20), st.integers(0, 20))
+def test_the_empty_set_is_no_pair(a, width):
+    """Read as an interval, (3, -1) would be empty, and any empty set would be paid for it."""
+    for gold in (f"({a},{a - width})", f"(x,y)=({a},{a - width})", f"({a},{a - width}) \\cup (50, 51)"):
+        for answer in (
+            "x < 0 \\text{ and } x > 1",
+            "(0,1) \\cap (2,3)",
+            "\\{1\\} \\setminus \\{1\\}",
+            "\\emptyset",
+            "(50,51)",
+        ):
+            assert not paid(gold, answer), (gold, answer)
+    assert paid("\\emptyset", "(0,1) \\cap (2,3)")
+
+
 @st.composite
 def sets(draw) -> list[tuple[int, int, str]]:
     """Intervals that do not touch, in order: both ends, in halves, and their brackets."""

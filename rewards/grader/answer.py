@@ -31,6 +31,7 @@ __all__ = ["GradingConfig", "equivalent", "extract_answer", "last_boxed", "read"
 
 _MARKUP = "*_` \t\r\n"
 _BOLD = re.compile(r"(?<![\w)}])\*\*([^*\n]+)\*\*(?![\w({])")  # markdown; 2**3 is a power
+_OPENING = re.compile(r"\A(?:=(?![=>])|==|=>|:|→|⇒|\\(?:Rightarrow|implies|rightarrow|to|therefore)(?![a-zA-Z]))\s*")
 _MISSING = frozenset(["", "nan", "null"])  # what a broken data column holds, not an answer
 _UPPER, _LOWER = str.maketrans("\u00b1\u2213", "+-"), str.maketrans("\u00b1\u2213", "-+")
 
@@ -112,7 +113,8 @@ def stated(text: str, config: GradingConfig) -> str:
         )
         text = re.sub(r"(?<![0-9.,])(0(?=,[0-9]{3})|[0-9]+(?!,[0-9]{3}(?![0-9]))),([0-9]+)(?![0-9,.])", r"\1.\2", text)
     text = re.sub(r"(?<=\.)([0-9]{1,99})\.\.\.", r"\1\\ldots ", text)  # 0.333... repeats, 42... does not
-    text = text.strip(_MARKUP).rstrip(" .,;:\\\n\t").removeprefix("=").strip(_MARKUP)
+    text = re.sub(r"\s+", " ", text.strip(_MARKUP).rstrip(" .,;:\\\n\t"))  # one space: regexes have little to try
+    text = _OPENING.sub("", text).strip(_MARKUP)
     inside = r"^(?:[\"'\u201c\u2018](.*)[\"'\u201d\u2019]|\(?([A-Ja-j])\)|(?:[Oo]ption|[Cc]hoice) \(?([A-J])\)?)$"
     return re.sub(inside, r"\1\2\3", text)
 

@@ -14,8 +14,6 @@ from rewards.grader.values import MINUS_ONE, UNIT_VECTOR, Expression, Number, Op
 
 FLOAT_NOISE, FLOAT_DIGITS = Fraction(1, 10**14), 16
 """A decimal of so many digits is another if it is this near, relatively: 0.1 + 0.2 prints as 0.30000000000000004."""
-
-
 NAMES = {"": "number or expression", "(": "tuple or interval", "{": "set", "words": "text"}
 
 
@@ -124,22 +122,29 @@ class Comparison:
         return noise or (near and (rounded or cut)) or (self.config.rounded and rounded)
 
     def leaves_undone(self, a: Value, b: Value) -> bool:
-        """Whether the gold is a number and the answer arithmetic on numbers."""
-        return isinstance(a, Number) and not b.kind and self.is_undone(b) and not self.config.unevaluated
+        """Whether the gold is a number, or a constant as sqrt(13), and the answer arithmetic that gives it."""
+        if self.config.unevaluated or a.kind or b.kind or variables(a):
+            return False
+        if not isinstance(a, Number):
+            return self.is_undone(b, sums_alone=True) and not self.is_undone(a, sums_alone=True)
+        exact = a.decimals is None and isinstance(b, Op) and b.name in ("+", "*") and not _is_scientific(b)
+        return self.is_undone(b) or (exact and sum(arg != MINUS_ONE for arg in b.args if not variables(arg)) > 1)
 
-    def is_undone(self, value: Expression) -> bool:
+    def is_undone(self, value: Expression, sums_alone: bool = False) -> bool:
         """Whether arithmetic on numbers is left to do: 6 * 7, 40 + 2, 5!. A root or power of a number is none."""
         if not isinstance(value, Op):
             return False
-        if value.name not in ("+", "*", "^", "abs"):
+        if value.name not in ("+", "*", "^", "abs") and not sums_alone:
             return True
-        if value.name == "+" or (value.name == "*" and not _is_scientific(value)):
+        if value.name == "abs" and not variables(value) and not isinstance(value.args[0], Number):
+            return True  # |3 + 4i|
+        if value.name == "+" or (value.name == "*" and not sums_alone and not _is_scientific(value)):
             sign = () if value.name == "+" else (MINUS_ONE,)
             constants = [arg for arg in value.args if not variables(arg) and arg not in sign]
             numbers = [arg for arg in constants if isinstance(self.numbers.value(arg), Fraction)]
             if len(numbers) > 1:
                 return True
-        return any(map(self.is_undone, value.args))
+        return any(self.is_undone(arg, sums_alone) for arg in value.args)
 
     def as_vector(self, value: Value, other: Value) -> Value:
         """`2i + j` in unit vectors as (2, 1), where the other side is a vector; else the value itself."""

@@ -197,7 +197,8 @@ class Parser:
             digits = mantissa.replace(".", "").lstrip("0")
             places = len(mantissa.partition(".")[2]) - int(text[len(mantissa) + 1 :] or 0)
             whole = Number(whole.value, places, len(digits))
-        if text.isdigit() and self.sees("cmd", "frac"):  # 1\frac{4}{5}
+        raised = re.search(r"\^[-+]?$", "".join(t.text for t in self.tokens[max(0, self.at - 3) : self.at - 1]))
+        if text.isdigit() and self.sees("cmd", "frac") and not raised:  # 1\frac{4}{5}, not x^2\frac{1}{3}
             start = self.at
             part = self.atom()
             if isinstance(part, Number) and 0 < part.value < 1:

@@ -12,12 +12,13 @@ from rewards.grader.units import NO_UNIT, PLAIN, SCALES, counted
 from rewards.grader.values import Unreadable
 
 PHRASE = re.compile(
-    r"(?:\b(?:(?:the |my |our )?(?:final |correct )?answer(?: is| ?[:=]))|答案(?:是|为|:))[ :]*", re.IGNORECASE
+    r"(?:\b(?:(?:the |my |our )?(?:final |correct )?answer(?: is| ?[:=]|\**\n\s*))|答案(?:是|为|:)|答:)[ :]*",
+    re.IGNORECASE,
 )
 HEDGE = re.compile(
     r"\b(?:not|never|cannot|isn't|aren't|wasn't|can't|don't|doesn't|won't|wrong|incorrect|either|or|maybe|perhaps"
     r"|possibly|might|could|(?-i:may)|unsure|rule out|ruled out|instead|unlikely|wait|hmm|actually|sorry|rather"
-    r"|correction|mistake|oops)\b|不",
+    r"|correction|mistake|oops|false|doubt|alternatively|opposite)\b|不",
     re.IGNORECASE,
 )
 ALSO_CHANGING = frozenset(["inverse", "thrice", "fewer", "greater", "square", "cube", "power"])
@@ -59,7 +60,7 @@ _STATEMENT = re.compile(
 _VERDICT = re.compile(r"(yes|no|true|false)(?:\s*[.,;:!\u2014\u2013]|\s+-|\s+(?:because|since|as)\b)(.*)", re.I | re.S)
 _REVERSED = re.compile(
     r"\b(?:yes|true|false|but|however|wait|actually|sorry|hmm|maybe|perhaps|possibly|might|unsure|correction|mistake|oops"
-    r"|or|instead|rather|second thought)\b|(?:^|[.;!?])\s*no\b",
+    r"|or|instead|rather|although|opposite|second thought)\b|(?:^|[.;!?])\s*no\b",
     re.IGNORECASE,
 )
 _SAID = re.compile(
@@ -89,13 +90,12 @@ def said(text: str, sentences: bool = True) -> str:
     Raises Unreadable if it states several answers, or hedges, or is a sentence where `sentences` are off.
     """
     before, phrase, answer = split_phrase(text)
-    answer = answer.removesuffix(" I hope it is correct.")
     reason = ""
     if verdict := _verdict(answer):
         return verdict
     if before or phrase or answer[:1].isdigit():
         answer, reason = [*re.split(r",? *\b(?:because|since)\b", answer, maxsplit=1), ""][:2]
-    if HEDGE.search(before) or HEDGE.search(reason) or PHRASE.search(before) or not _leads(before):
+    if HEDGE.search(before) or HEDGE.search(reason) or PHRASE.search(before) or not leads(before):
         raise Unreadable("a hedged answer")
     if not sentences and text != answer:
         raise Unreadable("a sentence")
@@ -108,6 +108,12 @@ def split_phrase(text: str) -> tuple[str, str, str]:
     if not phrases:
         return "", "", text
     return text[: phrases[-1].start()], phrases[-1].group(), text[phrases[-1].end() :]
+
+
+def leads(before: str) -> bool:
+    """Whether "the answer is" may follow this: a sentence that is over, or "so"."""
+    before = before.rstrip(" *_#")
+    return not before.strip() or bool(re.search(rf"(?:[.!?:;,\n)$\u3002]|\b{_LEAD})\s*$", before, re.IGNORECASE))
 
 
 def qualified(text: str) -> tuple[str, str]:
@@ -123,11 +129,6 @@ def qualified(text: str) -> tuple[str, str]:
 
 
 # ---------------------------------------------------------------------------------------------------
-
-
-def _leads(before: str) -> bool:
-    """Whether "the answer is" may follow this: a sentence that is over, or "so"."""
-    return not before.strip() or bool(re.search(rf"(?:[.!?:;,\n)$\u3002]|\b{_LEAD})\s*$", before, re.IGNORECASE))
 
 
 def _verdict(text: str) -> str:

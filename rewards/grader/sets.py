@@ -48,6 +48,8 @@ class Sets:
             raise Unreadable("too many ends")
         if value.kind == "(" and len(value.items) == 2:
             (low, high), brackets = map(self.end, value.items), value.label or "()"
+            if low > high or (low == high and brackets != "[]"):
+                raise Unreadable("a pair that is no interval")  # as the empty set, any other one would be it
             return sympy.Interval(low, high, brackets[0] == "(", brackets[1] == ")")
         if value.kind in ("", "{"):  # a number alone: x = 1 or x > 3
             return sympy.FiniteSet(*map(self.end, value.items if value.kind else (value,)))

@@ -35,7 +35,9 @@ plus minus times half quarter third dozen hundred thousand million billion trill
 squared cubed doubled factorial root roots mod modulo base remainder wrong incorrect false invalid instead
 rather actually wait hmm guess think then so because since unless to from with without no never other
 another sure unsure mistake error should would also versus vs through until below under above over zero lakh crore
-past ago before after late early at one two three four five six seven eight nine ten twice double triple tenth hundredth
+past ago before after late early at one two three four five six seven eight nine ten eleven twelve
+thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety
+twice double triple tenth hundredth
 thousandth halve gross score mil mille permille basis ppm bps myriad fold short loss debt deficit opposite reciprocal
 add subtract divided multiplied multiply multiple factor divisor increased decreased halved tripled up too remove
 exceeds close approx est circa tops max incorrect itself"""
@@ -59,7 +61,7 @@ UNIT_LETTERS = {letter: _SYMBOLS.get(letter) or _UNITS[letter] for letter in "mg
 _SI = re.compile("(?:da|[fpnumcdkMGT])?(?:mol|Pa|Hz|eV|Wb|cd|rad|bar|cal|ohm|Wh|Ah|[mgsAKNJWVCFHTSLl])")
 _FACTOR = (
     r"(\s+per\s+|(?:[\s~*/.]|\\[,;: ])*)((?:sq|square|cu|cubic)\s+)?(\\mu\s*)?"
-    r"((?!(?:sq|square|cu|cubic|per)\b)[a-zA-Z]+(?![a-zA-Z])|[一-鿿]+(?![一-鿿])|\\Omega|[%$£€¥₹])(?:\s*\^\s*\{?\s*(-?\s*[0-9])\s*\}?)?"
+    r"((?!(?:sq|square|cu|cubic|per)\b)[a-zA-Z]+(?![a-zA-Z])|[一-鿿]+(?![一-鿿])|\\Omega|[%$£€¥₹])(?:\s*\^\s*(?:\{\s*)?((?:-\s*)?[0-9])(?:\s*\})?)?"
 )
 _FACTORS = re.compile(f"(?:{_FACTOR})+")
 _MEASURED = re.compile(rf"([-+0-9.,*^{{}} ]*[0-9}}])((?:[\s~*/.]|\\[,;: ])(?:{_FACTOR})+)")

@@ -18,10 +18,10 @@ MAX_OVER = 4
 """How deep `{a \\over b}` may nest."""
 # fmt: off
 _SPELLINGS = {
-    "*": r"\times \cdot \ast × · ⋅", "/": r"\div ÷", "-": "− – ‐", "^": "**", "±": r"\pm", "∓": r"\mp",
-    "%": r"\%", "°": r"\circ \degree", "|": r"\| \lvert \rvert \vert",
+    "*": r"\times \cdot \ast × · ⋅", "/": r"\div ÷", "-": "− – ‐ ‒", "^": "**", "±": r"\pm", "∓": r"\mp",
+    "%": r"\%", "°": r"\circ \degree º", "|": r"\| \lvert \rvert \vert",
     "∪": r"\cup", "∩": r"\cap", "∖": r"\setminus \backslash", "∈": r"\in", "∉": r"\notin",
-    "<": r"\lt", ">": r"\gt", "<=": r"\le \leq \leqslant ≤", ">=": r"\ge \geq \geqslant ≥",
+    "<": r"\lt", ">": r"\gt", "<=": r"\le \leq \leqslant ≤ ⩽", ">=": r"\ge \geq \geqslant ≥ ⩾",
     "!=": r"\ne \neq ≠", "≈": r"\approx \simeq", "≡": r"\equiv",
     "(": r"\langle ⟨", ")": r"\rangle ⟩", r"\{": r"\lbrace", r"\}": r"\rbrace", r"\{\}": r"\emptyset \varnothing ∅",
     r"\binom": r"\dbinom \tbinom", r"\sqrt": "√", r"\sum": "∑", r"\prod": "∏",
@@ -44,7 +44,7 @@ for _sign in "αβγδεζηθλμνξπρστφχψωΔΓΩΣΦΨΛ":  # GREEK 
 _VULGAR = re.compile("[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒]")
 _SCRIPTS = {"^": ("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n"), "_": ("₀₁₂₃₄₅₆₇₈₉", "0123456789")}
 _VARIANT = re.compile(r"\\\\|\\[a-zA-Z]+|\\[%|]|\*\*|[^\x00-\x7f]")
-_KEPT = "ℝ…"  # NFKC would make a letter, and three full stops, of them
+_KEPT = "ℝ…º"  # NFKC would make a letter, and three full stops, of them
 _CHINESE = str.maketrans({"。": ".", "、": ", ", "．": ".", "【": "[", "】": "]", "《": '"', "》": '"'})
 _WRAPPER = re.compile(  # around its argument, or before it, it only changes how that looks
     r"\\(?:boldsymbol|bm|pmb|mathbf|mathit|mathsf|mathtt|mathnormal|ensuremath|underline|uline|emph|mathclap"
@@ -56,11 +56,19 @@ _UNIT_VECTOR = re.compile(
 )
 _GROUP = r"([^{}]*(?:\{[^{}]*\}[^{}]*)*)"
 _OVER = re.compile(rf"\{{{_GROUP}\\over(?![a-zA-Z]){_GROUP}\}}|^{_GROUP}\\over(?![a-zA-Z]){_GROUP}$")
+_LABEL = re.compile(
+    r"\\text\s*\{\s*((?:the |final |correct )*(?:answer|total|result)(?: is| ?[:=])?)\s*\}", re.IGNORECASE
+)
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|mbox|operatorname)\s*\{([^{}]*)\}")
 _REPEATING = re.compile(r"(?<![0-9])([0-9]*)\.([0-9]*)\\(?:overline|bar|dot)\s*\{?([0-9]+)\}?")
 _PATTERNS = [
     (r"(?<=[0-9])(?:\{,\}|,\\!|\\[,!: ])\s*(?=[0-9]{3}(?![0-9]))", ""),  # 10\,000
     (r"(?<=[0-9])'(?=[0-9]{3}(?![0-9]))", ""),  # 10'000
+    (r"(?<=[0-9)])!=", "! = "),  # 5!=120
+    (r"\+/-", "±"),
+    (r"(?<=[(\[, +-])(?:inf|oo)(?=\s*[)\],])", r"\\infty"),
+    (r"\\\\\s*\[[0-9.]+ *(?:pt|em|ex|mm)\]", r"\\\\"),  # space between the rows of a matrix
+    (r"\\cr(?![a-zA-Z])", r"\\\\"),
     (r"\\(?:wedge|land)\b", " and "),
     (r"\\text\s*\{\s*(all real[^{}]*)\}", r" \1 "),
     (r"\\mathbb\s*(?:\{\s*R\s*\}|R)|\ball real(?: number)?s\b", r"(-\\infty,\\infty)"),
@@ -129,6 +137,7 @@ def normalised(text: str) -> str:
         table = str.maketrans(scripts, plain)
         text = re.sub(f"[{scripts}]+", lambda match, s=sign, t=table: f"{s}{{{match[0].translate(t)}}}", text)
     text = "".join(c if c in _KEPT else unicodedata.normalize("NFKC", c) for c in text) if not text.isascii() else text
+    text = _LABEL.sub(r"\1 ", text)
     text = _FRACTION.sub(r"\\frac", _UNIT_VECTOR.sub(r" \\unitvector\1\2 ", text.translate(_CHINESE)))
     while bare := _WRAPPER.search(text):
         before, after = text[: bare.start()], text[bare.end() :]
