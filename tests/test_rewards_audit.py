@@ -112,10 +112,13 @@ def test_ours_pass(name, capsys):
 
 
 @pytest.mark.parametrize("name", ["reflection", "peers:composed"])
-def test_of_reflection_one_weakness_of_ours_is_known(name):
-    """A step of the calculation counts as a check if it calls itself one."""
+def test_of_reflection_two_weaknesses_of_ours_are_known(name):
+    """A step of the calculation counts as a check if it calls itself one, and a check of nothing counts as well."""
     found = Audit(name, {}).run().findings
-    assert [(finding.case.family, finding.problem) for finding in found] == [("a step called a check", "paid")]
+    assert [(finding.case.family, finding.problem) for finding in found] == [
+        ("a step called a check", "paid"),
+        ("checks of nothing", "paid"),
+    ]
 
 
 def test_each_weakness_is_found():

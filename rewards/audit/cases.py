@@ -74,6 +74,7 @@ WRONG = {
     "look-alikes": [
         ("42", "42%"), ("42", "42,000"), ("42", "4,2"), ("42", "4_2"), ("42", "0x2A"), ("42", "4\u200b2"),
         ("42", "4 2"), ("42", "42/1000"), ("42", "\\frac{42}"), ("52_8", "42"), ("cat", "act"), ("x", "X"),
+        ("(3,-1)", "x < 0 and x > 1"),
     ],
     "several answers": [
         ("42", "41 or 42"), ("42", "41, 42, 43"), ("42", "x=41 or x=42"), ("42", "41 and 42"),
@@ -218,5 +219,6 @@ WORDS_ALONE = {
         "They check 6 books out of the library, then check 7 more out. Wait times are short. " + THINK,
     ],
     "a step called a check": ["I verify that 7 + 7 = 14. I verify that 14 + 28 = 42. Alternatively, 6 * 7 = 42."],
+    "checks of nothing": [THINK + " Wait, Anna says 42 too. Wait, Bob says 42 too. Wait, Carl says 42 too."],
     "denied": ["There is no mistake, no error to fix, and nothing to check, test or verify. " + THINK],
 }
