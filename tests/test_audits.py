@@ -77,7 +77,7 @@ def said(tmp_path, monkeypatch, capsys):
 
 def test_the_last_line_of_the_audit_is_said_with_the_command_that_shows_all(said):
     text = said("waits", weight=2)
-    assert text.startswith("pays for reflection; of 20 cases ")
+    assert text.startswith("pays for reflection; of 21 cases ")
     assert text.endswith(f"; all of it: {program()} audit M:waits --set 'weight=2'")
 
 
