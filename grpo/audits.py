@@ -1,7 +1,7 @@
 """When GRPO begins: what does a reward of the user's wrongly pay? A line for each, of `python -m grpo audit`.
 
-    audit of my_rewards:right: pays for answer; of 200 cases 31 wrongly paid or failed, 12 right ones refused; all of
-    them: python -m grpo audit my_rewards:right
+    audit of my_rewards:contains: pays for answer; of 201 cases 58 wrongly paid or failed, 31 right ones refused; all of
+    it: python -m grpo audit my_rewards:contains
 
 It runs in the worker process that the reward has in any case, and takes milliseconds; a reward that is too slow for
 that (a model that judges) is not audited. Nothing that an audit finds, or that goes wrong in it, stops a run.

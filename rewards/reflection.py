@@ -35,9 +35,9 @@ _CLAUSE_OPENS = re.compile(r"(?:^|[,:(\u2013\u2014-]|\b(?:but|and|oh|no|so|ah|ok
 
 # A check that the story tells of: "has to check 6 books out" is no reflection.
 _TOLD_BEFORE = re.compile(r"\b(?:wants|wanted|has|had|needs|needed|goes|went|likes|able|allowed|asked|used|costs?)\s+$")
+_TOLD_AFTER = re.compile(r"\s+(?:\w+\s+){0,4}(?:out|in|into)\b|\s+(?:accounts?|bags?|luggage)\b")
 # "I don't need to check 6 * 7" says that there is none.
 _DENIED = re.compile(r"(?:\b(?:no|not|never|without)|n't)\s+(?:(?:need|have|want|going|bother|even)\s+)?(?:to\s+)?$")
-_TOLD_AFTER = re.compile(r"\s+(?:\w+\s+){0,4}(?:out|in|into)\b|\s+(?:accounts?|bags?|luggage)\b")
 
 # What a marker may be wrapped in without there being anything to reflect on.
 _EMPTY_WORDS = """

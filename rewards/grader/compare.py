@@ -131,7 +131,7 @@ class Comparison:
         return self.is_undone(b) or (exact and sum(arg != MINUS_ONE for arg in b.args if not variables(arg)) > 1)
 
     def is_undone(self, value: Expression, sums_alone: bool = False) -> bool:
-        """Whether arithmetic on numbers is left to do: 6 * 7, 40 + 2, 5!. A root or power of a number is none."""
+        """Whether arithmetic is left to do: 6 * 7, 40 + 2, 5!. Not a root or power. sums_alone: 40 + 2, |3 + 4i|."""
         if not isinstance(value, Op):
             return False
         if value.name not in ("+", "*", "^", "abs") and not sums_alone:
