@@ -85,6 +85,7 @@ def test_what_is_left_of_a_box_or_between_two_counts(value, a):
     wrong += [f"{box} \\text{{ million}}", f"{box} thousand dollars", f"{box}. Correction: it is less"]
     for answer in wrong:
         assert not graded(value, answer), answer
+    assert not graded(f"{a}{value}", f"{a} * {box}") and not graded(f"{value}{a}", f"{box} * {a}")
     right = [f"f({a}) = {box}", f"{a} + {value - a} = {box} clips in May", f"P(A) = {box}", f"{box}\\text{{ cm}}"]
     for answer in [*right, f"{box} and again {box}"]:
         assert graded(value, answer) and not graded(value + 1, answer), answer
