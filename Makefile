@@ -97,7 +97,7 @@ chaos: $(VENV)/.ready-dev ## kill all stages at random moments; compare what the
 soak: $(VENV)/.ready-dev ## an hour of the demo's stages in one process, which must not grow
 	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/tools/soak.py --minutes 60 $(ARGS)
 
-bench: $(VENV)/.ready-dev ## a training step of ours, TRL's and a plain loop, side by side (35 minutes, an idle machine)
+bench: $(VENV)/.ready-dev ## a training step of ours, TRL's and a plain loop, side by side (45 minutes, an idle machine)
 	PYTHONPATH=. $(VENV)/bin/python experiments/bench.py --model $(MODEL) --device $(DEVICE) $(ARGS)
 
 parity: $(VENV)/.ready-dev ## our loss and its gradient beside those of TRL's installed GRPOTrainer, as a table

@@ -4,8 +4,9 @@
 
 Each run has a process of its own and the same checkpoint, prompts, group, lengths, AdamW and KL. TRL runs with several
 micro-batches (`trl/8`: of 8 completions; the last split is the whole batch). What we compare with is its fastest split,
-for memory also its leanest. The machine should do nothing else. The table is printed and written to
-experiments/results/bench.md; --growth adds how the cost of ours grows.
+for memory also its leanest. That split and ours then run in turn, a pair after the other, so that a slow minute of the
+machine meets both; the ratio is the median of the pairs'. The machine should do nothing else. The table is printed and
+written to experiments/results/bench.md; --growth adds how the cost of ours grows.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -50,7 +52,7 @@ GROWTH = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="the pretrained model")
-    parser.add_argument("--steps", type=int, default=2, help="timed steps of ours and of TRL's fastest split")
+    parser.add_argument("--pairs", type=int, default=3, help="timed steps of ours and of TRL's fastest split, in turn")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--growth", action="store_true", help="also how the cost of ours grows: 5 minutes more")
     parser.add_argument("--only", nargs="*", help="only rows whose name holds one of these, such as 'tiny float32'")
@@ -75,15 +77,24 @@ def main() -> int:
 
 
 def compare(arguments: argparse.Namespace, model: str, dtype: str, results: dict, record: Callable) -> None:
-    """The rows of one model in one type: a step of each of TRL's splits, the fastest of them again, ours, the loop."""
-    run = partial(measure, arguments, model, dtype)
+    """The rows of one model in one type: a step of each of TRL's splits, pairs of the fastest and ours, the loop."""
+    run, runs = partial(measure, arguments, model, dtype), defaultdict(list)
     for split in SPLITS[model]:
         record(f"{model} {dtype} trl/{split}", partial(run, f"trl/{split}", 1, SHORT))
     fastest = fastest_trl(f"{model} {dtype} trl", results)
-    if fastest and arguments.steps > 1:
-        record(fastest, partial(run, fastest.split(" ", 2)[2], arguments.steps))
-    record(f"{model} {dtype} ours", partial(run, "ours", arguments.steps))
+    for _ in range(arguments.pairs):  # the step by which the fastest was chosen does not count
+        for name in filter(None, (fastest, f"{model} {dtype} ours")):
+            record(name, partial(once_more, runs[name], partial(run, name.split(" ", 2)[2], 1, SHORT)))
     record(f"{model} {dtype} plain", partial(run, "plain", 1, SHORT))
+
+
+def once_more(runs: list[dict], run: Callable[[], dict]) -> dict:
+    """The figures of `runs` and of one run more, as those of one: lists of steps, the highest peak."""
+    runs.append(run())
+    if failed := [some for some in runs if "failed" in some]:
+        return failed[0]
+    steps = {key: [x for some in runs for x in some[key]] for key, value in runs[0].items() if isinstance(value, list)}
+    return runs[0] | steps | {"peak_gb": max(some["peak_gb"] for some in runs)}
 
 
 def growth(arguments: argparse.Namespace) -> list[tuple[str, Callable[[], dict]]]:
@@ -219,7 +230,10 @@ def row(name: str, results: dict[str, dict]) -> str:
     group = " ".join(name.split()[:2]) + " trl"
     if fastest := fastest_trl(group, results):
         peers = [r for other, r in results.items() if other.startswith(group) and "failed" not in r]
-        cells.append(f"{statistics.median(results[fastest]['seconds']) / median['seconds']:.2f}")
+        theirs, ours = results[fastest]["seconds"], result["seconds"]
+        pairs = [t / o for t, o in zip(theirs, ours, strict=True)] if len(theirs) == len(ours) > 1 else []
+        ratio = statistics.median(pairs) if pairs else statistics.median(theirs) / median["seconds"]
+        cells.append(f"{ratio:.2f}" + (f" [{min(pairs):.2f}, {max(pairs):.2f}]" if pairs and name != fastest else ""))
         for gb in (results[fastest]["peak_gb"], min(r["peak_gb"] for r in peers)):
             cells.append(f"{result['peak_gb'] / gb:.2f}")
     return f"| {name} | " + " | ".join(cells + [""] * (8 - len(cells))) + " |"
@@ -234,8 +248,9 @@ def write(arguments: argparse.Namespace, results: dict[str, dict]) -> None:
     command = shlex.join(["python", "experiments/bench.py", *sys.argv[1:]]).replace(arguments.model, "FOLDER")
     machines = sorted({f"{r['processor']}, {r['threads']} threads" for r in results.values() if "processor" in r})
     notes = (
-        f"{'; '.join(machines)}. Medians over {arguments.steps} steps after an uncounted one, [lowest, highest]; "
-        f"without a range: one step, after one of {SHORT} tokens (growth: a full one). One seed."
+        f"{'; '.join(machines)}. Medians of {arguments.pairs} steps, ours and TRL's fastest split in "
+        f"turn, [lowest, highest]; without a range: one step. Each after one of {SHORT} tokens (growth: a full one). "
+        "One seed."
     )
     text = "\n".join([f"    {command}", "", notes, "", *table(results), ""])
     arguments.out.write_text(text, encoding="utf-8")

@@ -178,7 +178,7 @@ def test_a_row_is_compared_with_trls_fastest_and_leanest_split(script):
         "tiny float32 ours": figures_of(1.0, 4.0, 5.0) | {"tflops": [0.5, 0.25, 0.125], "peak_share": None},
         "growth group 4": figures_of(1.0),
     }
-    expected = ["4.00 [1.00, 5.00]", "50", "50", "0.25", "1.00", "2.50", "0.25", "0.50"]
+    expected = ["4.00 [1.00, 5.00]", "50", "50", "0.25", "1.00", "4.00 [2.50, 9.00]", "0.25", "0.50"]
     assert cells(script.row("tiny float32 ours", results))[1:] == expected
     assert cells(script.row("tiny float32 trl/4", results))[1:] == [
         "20.00",
@@ -217,15 +217,34 @@ def recorded(script, monkeypatch, tmp_path):
     return run
 
 
-def test_the_fastest_split_is_timed_again_with_all_steps(recorded):
-    commands, text = recorded("--only", "tiny", "--steps", "3")
-    runs = [
-        ("ours" if "bench" in c else "plain" if "plain" in c else c[c.index("--micro") + 1],
-         c[c.index("--steps") + 1], c[c.index("--warmup-tokens") + 1]) for c in commands
-    ]  # fmt: skip
-    once = [(micro, "1", "16") for micro in ("32", "64", "128", "256")]
-    assert runs == 2 * [*once, ("64", "3", "0"), ("ours", "3", "0"), ("plain", "1", "16")]
-    assert "abacus, 1 threads" in text and text.count("| tiny float32 trl/64 |") == 1
+def test_the_fastest_split_and_ours_run_in_turn(recorded):
+    commands, text = recorded("--only", "tiny", "--pairs", "3")
+    runs = ["ours" if "bench" in c else "plain" if "plain" in c else c[c.index("--micro") + 1] for c in commands]
+    assert runs == 2 * ["32", "64", "128", "256", *(3 * ["64", "ours"]), "plain"]
+    for command in commands:
+        assert [command[command.index(flag) + 1] for flag in ("--steps", "--warmup-tokens")] == ["1", "16"]
+    assert "abacus, 1 threads" in text and "Medians of 3 steps" in text
+    rows = {line.split(" |")[0]: cells(line)[1:] for line in text.splitlines()}
+    assert rows["| tiny float32 trl/64"][0] == "2.00 [2.00, 2.00]" and rows["| tiny float32 trl/32"][0] == "3.00"
+    assert rows["| tiny float32 ours"][5] == "2.00 [2.00, 2.00]" and rows["| tiny float32 plain"][5] == "2.00"
+
+
+def test_the_ratio_is_the_median_of_the_pairs(script):
+    results = {
+        "tiny float32 trl/8": figures_of(10.0, 30.0, 20.0),
+        "tiny float32 ours": figures_of(5.0, 5.0, 10.0),  # in pairs 2, 6 and 2; of the medians 4
+    }
+    assert cells(script.row("tiny float32 ours", results))[6] == "2.00 [2.00, 6.00]"
+    assert cells(script.row("tiny float32 trl/8", results))[6] == "1.00"
+
+
+def test_runs_of_one_row_are_put_together_and_one_that_fails_speaks_for_all(script):
+    runs = []
+    for seconds, gb in ((4.0, 1.0), (2.0, 3.0), (3.0, 2.0)):
+        merged = script.once_more(runs, lambda seconds=seconds, gb=gb: figures_of(seconds, gb=gb))
+    assert merged["seconds"] == [4.0, 2.0, 3.0] and merged["peak_gb"] == 3.0 and merged["threads"] == 1
+    assert script.once_more(runs, lambda: {"failed": "no memory"}) == {"failed": "no memory"}
+    assert script.once_more(runs, lambda: figures_of(1.0)) == {"failed": "no memory"}
 
 
 def test_rows_are_chosen_by_name_and_their_settings_load(recorded):
